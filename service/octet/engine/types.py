@@ -1,0 +1,243 @@
+"""What goes into an engine and what comes out, free of protobuf, gRPC and vLLM."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from PIL import Image
+
+
+class Role(Enum):
+    """Who speaks in a message."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """A piece of text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """A decoded picture, RGB, upright."""
+
+    image: Image.Image
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """A call that the assistant made; `arguments_json` is a JSON object's text."""
+
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultPart:
+    """What the call `call_id` of the tool `name` gave; structured results are JSON text."""
+
+    call_id: str
+    name: str
+    content: str
+
+
+Part = TextPart | ImagePart | ToolCallPart | ToolResultPart
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function on offer; `parameters` is a JSON Schema of type object."""
+
+    name: str
+    description: str
+    parameters: Mapping[str, Any]
+
+
+class ToolChoiceMode(Enum):
+    """Whether tools may or must be called."""
+
+    AUTO = "auto"
+    NONE = "none"
+    REQUIRED = "required"
+    NAMED = "named"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """`name` is set with NAMED only."""
+
+    mode: ToolChoiceMode = ToolChoiceMode.AUTO
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen. None means: the model's own default."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    n: int = 1
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    ignore_eos: bool = False
+    min_tokens: int | None = None
+
+
+class OutputKind(Enum):
+    """Forms that an answer's text can be held to."""
+
+    JSON_OBJECT = "json_object"
+    JSON_SCHEMA = "json_schema"
+    REGEX = "regex"
+    GRAMMAR = "grammar"
+    CHOICE = "choice"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """A constraint on the answer.
+
+    `spec` is the JSON Schema (mapping), the regular expression or grammar (str), or the choices (tuple of
+    str); None for JSON_OBJECT.
+    """
+
+    kind: OutputKind
+    spec: Mapping[str, Any] | str | tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """A conversation to be continued. Already checked, except for what only the engine can know."""
+
+    request_id: str
+    messages: tuple[Message, ...]
+    tools: tuple[Tool, ...] = ()
+    tool_choice: ToolChoice = field(default_factory=ToolChoice)
+    sampling: Sampling = field(default_factory=Sampling)
+    output_format: OutputFormat | None = None
+
+
+class FinishReason(Enum):
+    """Why a candidate ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    TOOL_CALLS = "tool_calls"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAccepted:
+    """Always the first event: the prompt was rendered, fits and is queued."""
+
+    prompt_tokens: int
+    image_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """Text to append to candidate `index`."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of call `call_index` of candidate `index`; id and name come with the call's first piece only."""
+
+    index: int
+    call_index: int
+    id: str
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateFinished:
+    """Candidate `index` has ended."""
+
+    index: int
+    reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What was used so far. An engine sends it as its last event; all counts in tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
+    image_tokens: int
+
+
+Delta = TextDelta | ToolCallDelta | CandidateFinished
+
+
+@dataclass(frozen=True, slots=True)
+class Deltas:
+    """What one engine step added, in order, and the usage after it."""
+
+    deltas: tuple[Delta, ...]
+    usage: Usage
+
+
+Event = PromptAccepted | Deltas
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a model is quantized, such as FP8_DYNAMIC with e4m3 weights and activations."""
+
+    scheme: str
+    weight_format: str
+    activation_format: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What is served.
+
+    Attributes:
+        names: the names that requests may use, the default one first.
+        source: hub id, or the last part of a local path.
+        takes_images: whether prompts may hold pictures.
+        context_window: tokens of prompt and answer together.
+        output_token_limit: most tokens of an answer when the request names none.
+        active_kernels: one line a kernel, as the workers report them.
+        max_images: most pictures in a request; 0 when none are taken.
+        tokens_per_image: tokens that one picture takes in a prompt; 0 when none are taken.
+    """
+
+    names: tuple[str, ...]
+    source: str
+    takes_images: bool
+    context_window: int
+    output_token_limit: int
+    quantization: Quantization | None
+    active_kernels: tuple[str, ...]
+    max_images: int
+    tokens_per_image: int

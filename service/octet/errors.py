@@ -1,0 +1,75 @@
+"""Errors of the domain. The one place that turns them into gRPC statuses is `octet.server.interceptors.errors`."""
+
+
+class OctetError(Exception):
+    """Base of all errors that Octet raises on purpose.
+
+    Attributes:
+        reason: machine-readable UPPER_SNAKE_CASE cause, sent as google.rpc.ErrorInfo.reason.
+    """
+
+    reason = "INTERNAL"
+
+
+class StartupError(OctetError):
+    """The server cannot start. The message is one line that says what to do; the process exits non-zero."""
+
+    reason = "STARTUP"
+
+
+class InvalidRequestError(OctetError):
+    """A field of a request is wrong.
+
+    Attributes:
+        field: path of the field as in the proto, such as ``messages[2].parts[0].image.data``.
+        message: one sentence that tells the client's author what to change.
+    """
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+
+
+class ContextLengthError(InvalidRequestError):
+    """The prompt does not fit into the model's context window."""
+
+    reason = "CONTEXT_LENGTH_EXCEEDED"
+
+
+class ModelNotFoundError(OctetError):
+    """The request names a model that is not served here."""
+
+    reason = "MODEL_NOT_FOUND"
+
+
+class DuplicateRequestError(OctetError):
+    """The request's id belongs to a request that is still running."""
+
+    reason = "REQUEST_ID_IN_USE"
+
+
+class UnauthenticatedError(OctetError):
+    """The call carries no key, or a wrong one."""
+
+    reason = "API_KEY_INVALID"
+
+
+class DeadlineExceededError(OctetError):
+    """The call's deadline passed before the answer was complete; the engine's work has been stopped."""
+
+    reason = "DEADLINE_EXCEEDED"
+
+
+class UnavailableError(OctetError):
+    """The server is draining or its engine is gone; another replica can answer."""
+
+    reason = "UNAVAILABLE"
+
+
+class EngineDeadError(UnavailableError):
+    """The engine has died and takes no more work."""
+
+    reason = "ENGINE_DEAD"
