@@ -1,0 +1,65 @@
+# One way in. `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV   ?= .venv
+# cpu or cuda: which build of the engine is installed.
+ENGINE ?= cpu
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip
+# What an installed package is made of, as against what is imported from the tree.
+SOURCES := setup.py CMakeLists.txt octet-torchvision-shim.pth $(shell find csrc protos -type f)
+PYTHON_CODE := service tests tools setup.py
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format lock clean
+# A failed recipe must not leave its stamp behind.
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.octet ## Set up, serve the demo checkpoint, ask it three things
+	$(BIN)/octet demo
+
+test: $(VENV)/.octet $(VENV)/.dev ## Set up and run every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
+	$(BIN)/ruff format --check $(PYTHON_CODE)
+	$(BIN)/ruff check $(PYTHON_CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/buf lint
+	$(BIN)/buf format --diff --exit-code
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` wants them
+	$(BIN)/ruff format $(PYTHON_CODE)
+	$(BIN)/ruff check --fix $(PYTHON_CODE)
+	$(BIN)/buf format --write
+	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+
+lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
+	tools/lock.sh $(BIN)
+
+clean: ## Remove the build and the environment
+	rm -rf build $(VENV) service/octet/v1 service/octet/_C*.so service/*.egg-info
+
+$(BIN)/python:
+	@tools/check_prerequisites.sh $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+
+# The engine first: the extension is compiled against its torch.
+$(VENV)/.engine: $(BIN)/python pyproject.toml constraints/$(ENGINE).txt tools/requirements.py tools/install_engine.sh
+	@tools/check_prerequisites.sh $(BIN)/python
+	tools/install_engine.sh $(BIN) $(ENGINE)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.engine
+	$(BIN)/python tools/requirements.py dev | $(PIP) install --quiet --disable-pip-version-check --constraint constraints/$(ENGINE).txt --requirement /dev/stdin
+	@touch $@
+
+$(VENV)/.octet: $(VENV)/.engine $(SOURCES)
+	$(PIP) install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
