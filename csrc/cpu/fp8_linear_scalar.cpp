@@ -1,0 +1,83 @@
+// fp8_linear, portable: a table of 256 values a format, and f32 sums in lanes that any compiler can
+// map to what vector registers there are.
+#include "cpu/fp8_linear_tile.h"
+#include "cpu/kernel_list.h"
+
+namespace octet {
+namespace {
+
+struct Float32Table {
+  uint32_t bits[256];
+
+  explicit constexpr Float32Table(Fp8Format format) : bits() {
+    for (int code = 0; code < 256; ++code) {
+      bits[code] = fp8_decode_bits(static_cast<uint8_t>(code), format);
+    }
+  }
+};
+
+constexpr Float32Table kE4M3Table(Fp8Format::kE4M3);
+constexpr Float32Table kE5M2Table(Fp8Format::kE5M2);
+
+struct Scalar {
+  static constexpr int kLanes = 8;
+  static constexpr int kVecs = 1;
+  static constexpr int kDirectRows = 1;
+  static constexpr int kTileRows = 2;
+  static constexpr int kTileCols = 2;
+  static constexpr int direct_cols(int) { return 2; }
+
+  using Operand = float;
+  struct Vec {
+    float lane[kLanes];
+  };
+  using Acc = Vec;
+
+  class Decoder {
+   public:
+    explicit Decoder(Fp8Format format)
+        : table_(format == Fp8Format::kE4M3 ? kE4M3Table : kE5M2Table) {}
+
+    void expand(const uint8_t* codes, Vec* out) const { expand_tail(codes, kLanes, out); }
+
+    void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
+      for (int i = 0; i < kLanes; ++i) {
+        out->lane[i] = i < count ? float_of(table_.bits[codes[i]]) : 0.0f;
+      }
+    }
+
+   private:
+    const Float32Table& table_;
+  };
+
+  static Vec load(const Operand* p) {
+    Vec v;
+    for (int i = 0; i < kLanes; ++i) v.lane[i] = p[i];
+    return v;
+  }
+  static void store(Operand* p, const Vec& v) {
+    for (int i = 0; i < kLanes; ++i) p[i] = v.lane[i];
+  }
+  static Acc zero() { return Acc{}; }
+  static Acc dot(Acc acc, const Vec& a, const Vec& b) {
+    for (int i = 0; i < kLanes; ++i) acc.lane[i] += a.lane[i] * b.lane[i];
+    return acc;
+  }
+  static float sum(const Acc& acc) {
+    float total = 0.0f;
+    for (int i = 0; i < kLanes; ++i) total += acc.lane[i];
+    return total;
+  }
+};
+
+}  // namespace
+
+void fp8_linear_scalar(const Fp8Linear& args, int64_t begin, int64_t end, void* scratch) {
+  fp8_linear_columns<Scalar>(args, begin, end, scratch);
+}
+
+size_t fp8_linear_scratch_scalar(const Fp8Linear& args) {
+  return Blocks<Scalar>(args).scratch_bytes();
+}
+
+}  // namespace octet

@@ -1,0 +1,251 @@
+// The blocking that every fp8_linear kernel shares; an instruction set supplies the arithmetic.
+//
+// Both operands lie with k adjacent, so a tile of R rows by C columns keeps R * C vector
+// accumulators and walks k, and nothing has to be transposed. Up to kDirectRows rows the weights
+// are streamed once and expanded in registers. With more rows a block of weights is expanded to
+// scratch once and used for every row of a block of activations. Either way each output is summed
+// in the same order, so a row's result does not depend on how many rows are beside it.
+//
+// `Isa` provides
+//   Operand                 what a code expands to; Vec, a register of kLanes of them
+//   Acc                     a register of partial f32 sums; zero(), dot(acc, a, b), sum(acc)
+//   load(p), store(p, v)    of a Vec
+//   kVecs                   registers that expand() fills at once, from kVecs * kLanes codes. The
+//                           order of the operands within them is free, since both sides share it.
+//   Decoder(format)         expand(codes, out), expand_tail(codes, count, out): zeros past count
+//   kDirectRows, direct_cols(rows), kTileRows, kTileCols    the register tiles
+//
+// Everything here has internal linkage, for each including file is compiled with its own flags.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "float16.h"
+#include "kernels.h"
+
+namespace octet {
+namespace {
+
+constexpr size_t kActivationBlockBytes = size_t{2} << 20;
+constexpr size_t kWeightBlockBytes = size_t{256} << 10;
+
+constexpr int64_t round_up(int64_t value, int64_t multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// Calls f(Count<count>{}), for 1 <= count <= Max.
+template <int Max, class F>
+inline void with_count(int64_t count, const F& f) {
+  if (count == Max) return f(Count<Max>{});
+  if constexpr (Max > 1) with_count<Max - 1>(count, f);
+}
+
+// How many rows and columns are expanded at a time.
+template <class Isa>
+struct Blocks {
+  int64_t k;  // in_features, padded with zeros to whole expansions
+  int64_t rows;
+  int64_t cols;
+
+  explicit Blocks(const Fp8Linear& args) {
+    k = round_up(args.in_features, Isa::kVecs * Isa::kLanes);
+    const int64_t bytes = (k > 0 ? k : 1) * static_cast<int64_t>(sizeof(typename Isa::Operand));
+    rows = fit(kActivationBlockBytes, bytes, args.rows, Isa::kTileRows);
+    if (rows < Isa::kDirectRows) rows = Isa::kDirectRows;
+    cols = fit(kWeightBlockBytes, bytes, args.out_features, Isa::kTileCols);
+  }
+
+  size_t scratch_bytes() const {
+    return static_cast<size_t>((rows + cols) * k) * sizeof(typename Isa::Operand);
+  }
+
+ private:
+  // As many vectors as fit, in whole tiles, at least one tile and no more than there are.
+  static int64_t fit(size_t budget, int64_t bytes, int64_t available, int64_t tile) {
+    const int64_t fitting = static_cast<int64_t>(budget) / bytes / tile * tile;
+    const int64_t wanted = round_up(available, tile);
+    const int64_t most = fitting < wanted ? fitting : wanted;
+    return most > tile ? most : tile;
+  }
+};
+
+// Expands `count` vectors of k codes to operands, zero-padded to a multiple of an expansion.
+template <class Isa>
+inline void expand_rows(const typename Isa::Decoder& decoder, const uint8_t* codes, int64_t stride,
+                        int64_t count, int64_t k, typename Isa::Operand* out) {
+  constexpr int64_t kStep = Isa::kVecs * Isa::kLanes;
+  for (int64_t row = 0; row < count; ++row, codes += stride) {
+    for (int64_t i = 0; i < k; i += kStep) {
+      typename Isa::Vec vecs[Isa::kVecs];
+      if (k - i >= kStep) {
+        decoder.expand(codes + i, vecs);
+      } else {
+        decoder.expand_tail(codes + i, k - i, vecs);
+      }
+      for (int v = 0; v < Isa::kVecs; ++v) Isa::store(out + v * Isa::kLanes, vecs[v]);
+      out += kStep;
+    }
+  }
+}
+
+// Columns of weights as they are stored, expanded on the way.
+template <class Isa>
+struct CodeColumns {
+  static constexpr int kVecs = Isa::kVecs;
+  const typename Isa::Decoder& decoder;
+  const uint8_t* codes;
+  int64_t in_features;
+
+  void fetch(int col, int64_t i, typename Isa::Vec* out) const {
+    const uint8_t* at = codes + col * in_features + i;
+    if (in_features - i >= kVecs * Isa::kLanes) {
+      decoder.expand(at, out);
+    } else {
+      decoder.expand_tail(at, in_features - i, out);
+    }
+  }
+};
+
+// Columns of weights that expand_rows() wrote.
+template <class Isa>
+struct ExpandedColumns {
+  static constexpr int kVecs = 1;
+  const typename Isa::Operand* operands;
+  int64_t stride;
+
+  void fetch(int col, int64_t i, typename Isa::Vec* out) const {
+    *out = Isa::load(operands + col * stride + i);
+  }
+};
+
+// sums[r * C + c] = the dot product of row r of x with column c.
+template <class Isa, int R, int C, class Columns>
+inline void dot_tile(const typename Isa::Operand* x, int64_t k, const Columns& columns,
+                     float* sums) {
+  typename Isa::Acc acc[R][C];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) acc[r][c] = Isa::zero();
+  }
+  for (int64_t i = 0; i < k; i += Columns::kVecs * Isa::kLanes) {
+    typename Isa::Vec w[C][Columns::kVecs];
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) columns.fetch(c, i, w[c]);
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+      for (int v = 0; v < Columns::kVecs; ++v) {
+        const typename Isa::Vec a = Isa::load(x + r * k + i + v * Isa::kLanes);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) acc[r][c] = Isa::dot(acc[r][c], a, w[c][v]);
+      }
+    }
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) sums[r * C + c] = Isa::sum(acc[r][c]);
+  }
+}
+
+inline void store_output(const Fp8Linear& args, int64_t row, int64_t col, float sum) {
+  float value = sum * args.x_scale[row] * args.w_scale[col];
+  if (args.bias != nullptr) value += args.bias[col];
+  const int64_t at = row * args.out_features + col;
+  switch (args.out_dtype) {
+    case Dtype::kFloat32:
+      static_cast<float*>(args.out)[at] = value;
+      return;
+    case Dtype::kFloat16:
+      static_cast<uint16_t*>(args.out)[at] = f32_to_f16(value);
+      return;
+    case Dtype::kBFloat16:
+      static_cast<uint16_t*>(args.out)[at] = f32_to_bf16(value);
+      return;
+  }
+}
+
+template <class Isa, int R, int C, class Columns>
+inline void output_tile(const Fp8Linear& args, int64_t row, int64_t col,
+                        const typename Isa::Operand* x, int64_t k, const Columns& columns) {
+  float sums[R * C];
+  dot_tile<Isa, R, C>(x, k, columns, sums);
+  for (int r = 0; r < R; ++r) {
+    for (int c = 0; c < C; ++c) store_output(args, row + r, col + c, sums[r * C + c]);
+  }
+}
+
+// A few rows: the columns [begin, end) straight from their codes.
+template <class Isa, int R>
+inline void direct_rows(const Fp8Linear& args, int64_t row, int64_t begin, int64_t end,
+                        const typename Isa::Operand* x, int64_t k) {
+  constexpr int kCols = Isa::direct_cols(R);
+  const typename Isa::Decoder decoder(args.w_format);
+  int64_t col = begin;
+  const auto columns = [&] {
+    return CodeColumns<Isa>{decoder, args.w + col * args.in_features, args.in_features};
+  };
+  for (; col + kCols <= end; col += kCols) {
+    output_tile<Isa, R, kCols>(args, row, col, x, k, columns());
+  }
+  for (; col < end; ++col) output_tile<Isa, R, 1>(args, row, col, x, k, columns());
+}
+
+// A block of rows against a block of columns that is expanded already.
+template <class Isa>
+inline void expanded_block(const Fp8Linear& args, int64_t row, int64_t rows, int64_t col,
+                           int64_t cols, const typename Isa::Operand* x,
+                           const typename Isa::Operand* w, int64_t k) {
+  for (int64_t r = 0; r < rows; r += Isa::kTileRows) {
+    const int64_t tile_rows = rows - r < Isa::kTileRows ? rows - r : Isa::kTileRows;
+    with_count<Isa::kTileRows>(tile_rows, [&](auto count) {
+      constexpr int kRows = decltype(count)::value;
+      int64_t c = 0;
+      const auto columns = [&] { return ExpandedColumns<Isa>{w + c * k, k}; };
+      for (; c + Isa::kTileCols <= cols; c += Isa::kTileCols) {
+        output_tile<Isa, kRows, Isa::kTileCols>(args, row + r, col + c, x + r * k, k, columns());
+      }
+      for (; c < cols; ++c) {
+        output_tile<Isa, kRows, 1>(args, row + r, col + c, x + r * k, k, columns());
+      }
+    });
+  }
+}
+
+template <class Isa>
+inline void fp8_linear_columns(const Fp8Linear& args, int64_t begin, int64_t end, void* scratch) {
+  using Operand = typename Isa::Operand;
+  const Blocks<Isa> blocks(args);
+  Operand* const x = static_cast<Operand*>(scratch);
+  Operand* const w = x + blocks.rows * blocks.k;
+  const typename Isa::Decoder x_decoder(args.x_format);
+  const typename Isa::Decoder w_decoder(args.w_format);
+
+  for (int64_t row = 0; row < args.rows; row += blocks.rows) {
+    const int64_t rows = args.rows - row < blocks.rows ? args.rows - row : blocks.rows;
+    expand_rows<Isa>(x_decoder, args.x + row * args.x_stride, args.x_stride, rows, args.in_features,
+                     x);
+    if (rows <= Isa::kDirectRows) {
+      with_count<Isa::kDirectRows>(rows, [&](auto count) {
+        direct_rows<Isa, decltype(count)::value>(args, row, begin, end, x, blocks.k);
+      });
+      continue;
+    }
+    for (int64_t col = begin; col < end; col += blocks.cols) {
+      const int64_t cols = end - col < blocks.cols ? end - col : blocks.cols;
+      expand_rows<Isa>(w_decoder, args.w + col * args.in_features, args.in_features, cols,
+                       args.in_features, w);
+      expanded_block<Isa>(args, row, rows, col, cols, x, w, blocks.k);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace octet

@@ -1,0 +1,64 @@
+// The contract between the operators and the CPU kernels: raw pointers, no torch. A kernel does its
+// share of the work on the calling thread; splitting the work over threads is the caller's
+// business.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "fp8.h"
+
+namespace octet {
+
+enum class Dtype : uint8_t { kFloat32, kFloat16, kBFloat16 };
+
+// Quantization of each row of x, [rows, hidden], with its own scale (see fp8.h). Strides are in
+// elements, from row to row; within a row elements are adjacent.
+struct PerTokenQuant {
+  const void* x;
+  Dtype x_dtype;
+  int64_t x_stride;
+  int64_t hidden;
+  Fp8Format format;
+  const float* scale_ub;  // one value, or null
+  uint8_t* q;             // codes, [rows, hidden]
+  int64_t q_stride;
+  float* scale;  // [rows]
+};
+
+// Quantizes the rows [begin, end).
+using PerTokenQuantKernel = void (*)(const PerTokenQuant& args, int64_t begin, int64_t end);
+
+// out[t, n] = x_scale[t] * w_scale[n] * sum_k x[t, k] * w[n, k] + bias[n], accumulated in f32 over
+// exactly decoded operands and rounded once.
+struct Fp8Linear {
+  const uint8_t* x;  // codes, [rows, in_features]
+  Fp8Format x_format;
+  int64_t x_stride;      // elements from row to row
+  const float* x_scale;  // [rows]
+  const uint8_t* w;      // codes, [out_features, in_features], contiguous
+  Fp8Format w_format;
+  const float* w_scale;  // [out_features]
+  const float* bias;     // [out_features], or null
+  void* out;             // [rows, out_features], contiguous
+  Dtype out_dtype;
+  int64_t rows;
+  int64_t in_features;
+  int64_t out_features;
+};
+
+// Computes the columns [begin, end) of `out` for every row. `scratch` is this thread's own: at
+// least what the kernel's Fp8LinearScratch asks for, aligned to kScratchAlignment.
+using Fp8LinearKernel = void (*)(const Fp8Linear& args, int64_t begin, int64_t end, void* scratch);
+using Fp8LinearScratch = size_t (*)(const Fp8Linear& args);
+
+constexpr size_t kScratchAlignment = 64;
+
+// One kernel of each kind: what an entry of the dispatch table provides.
+struct Kernels {
+  PerTokenQuantKernel per_token_quant;
+  Fp8LinearKernel fp8_linear;
+  Fp8LinearScratch fp8_linear_scratch;
+};
+
+}  // namespace octet

@@ -1,0 +1,130 @@
+// What the operators demand of their arguments, and the step from tensors to the kernels' raw
+// pointers. Shared by the CPU and the CUDA operators.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+#include "kernels.h"
+
+namespace octet {
+
+inline bool is_fp8(at::ScalarType type) {
+  return type == at::kFloat8_e4m3fn || type == at::kFloat8_e5m2;
+}
+
+inline bool is_float(at::ScalarType type) {
+  return type == at::kFloat || type == at::kHalf || type == at::kBFloat16;
+}
+
+inline Fp8Format format_of(at::ScalarType type) {
+  return type == at::kFloat8_e4m3fn ? Fp8Format::kE4M3 : Fp8Format::kE5M2;
+}
+
+inline Dtype dtype_of(at::ScalarType type) {
+  switch (type) {
+    case at::kHalf:
+      return Dtype::kFloat16;
+    case at::kBFloat16:
+      return Dtype::kBFloat16;
+    default:
+      return Dtype::kFloat32;
+  }
+}
+
+inline void check_fp8_dtype(at::ScalarType dtype) {
+  TORCH_CHECK(is_fp8(dtype), "dtype must be torch.float8_e4m3fn or torch.float8_e5m2, got ", dtype);
+}
+
+// Whether elements of a row lie side by side (a row of one element always does).
+inline bool has_unit_inner_stride(const at::Tensor& t) {
+  return t.size(1) <= 1 || t.stride(1) == 1;
+}
+
+inline void check_quant_input(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 2, "x must be [tokens, hidden], got ", x.dim(),
+              " dimensions; flatten the leading ones with x.reshape(-1, x.shape[-1])");
+  TORCH_CHECK(is_float(x.scalar_type()), "x must be float32, float16 or bfloat16, got ",
+              x.scalar_type());
+  TORCH_CHECK(has_unit_inner_stride(x),
+              "the elements of a row of x must be adjacent in memory, but ", "x.stride(1) is ",
+              x.stride(1), "; pass x.contiguous()");
+}
+
+inline void check_quant_output(const at::Tensor& x, const at::Tensor& q, const at::Tensor& scale) {
+  check_fp8_dtype(q.scalar_type());
+  TORCH_CHECK(q.sizes() == x.sizes(), "q must have the shape of x, ", x.sizes(), ", got ",
+              q.sizes());
+  TORCH_CHECK(has_unit_inner_stride(q),
+              "the elements of a row of q must be adjacent in memory, but ", "q.stride(1) is ",
+              q.stride(1));
+  TORCH_CHECK(scale.scalar_type() == at::kFloat, "scale must be float32, got ",
+              scale.scalar_type());
+  TORCH_CHECK(
+      scale.dim() == 2 && scale.size(0) == x.size(0) && scale.size(1) == 1 && scale.is_contiguous(),
+      "scale must be a contiguous [", x.size(0), ", 1], got ", scale.sizes(), " with strides ",
+      scale.strides());
+  TORCH_CHECK(q.device() == x.device() && scale.device() == x.device(),
+              "x, q and scale must be on one device, got ", x.device(), ", ", q.device(), " and ",
+              scale.device());
+}
+
+inline const float* scale_ub_pointer(const at::Tensor& x,
+                                     const std::optional<at::Tensor>& scale_ub) {
+  if (!scale_ub.has_value()) return nullptr;
+  TORCH_CHECK(scale_ub->scalar_type() == at::kFloat && scale_ub->numel() == 1,
+              "scale_ub must be one float32 value, got ", scale_ub->numel(), " of ",
+              scale_ub->scalar_type());
+  TORCH_CHECK(scale_ub->device() == x.device(), "scale_ub must be on the device of x, ", x.device(),
+              ", got ", scale_ub->device());
+  return scale_ub->const_data_ptr<float>();
+}
+
+inline PerTokenQuant per_token_quant_args(const at::Tensor& x,
+                                          const std::optional<at::Tensor>& scale_ub,
+                                          const at::Tensor& q, const at::Tensor& scale) {
+  return PerTokenQuant{
+      .x = x.const_data_ptr(),
+      .x_dtype = dtype_of(x.scalar_type()),
+      .x_stride = x.stride(0),
+      .hidden = x.size(1),
+      .format = format_of(q.scalar_type()),
+      .scale_ub = scale_ub_pointer(x, scale_ub),
+      .q = static_cast<uint8_t*>(q.mutable_data_ptr()),
+      .q_stride = q.stride(0),
+      .scale = scale.mutable_data_ptr<float>(),
+  };
+}
+
+inline void check_linear(const at::Tensor& xq, const at::Tensor& x_scale, const at::Tensor& w,
+                         const at::Tensor& w_scale, const std::optional<at::Tensor>& bias,
+                         at::ScalarType out_dtype) {
+  TORCH_CHECK(xq.dim() == 2, "xq must be [tokens, in_features], got ", xq.dim(), " dimensions");
+  TORCH_CHECK(w.dim() == 2, "w must be [out_features, in_features], got ", w.dim(), " dimensions");
+  TORCH_CHECK(is_fp8(xq.scalar_type()), "xq must be float8_e4m3fn or float8_e5m2, got ",
+              xq.scalar_type());
+  TORCH_CHECK(is_fp8(w.scalar_type()), "w must be float8_e4m3fn or float8_e5m2, got ",
+              w.scalar_type());
+  TORCH_CHECK(xq.size(1) == w.size(1), "xq and w must agree in in_features, got ", xq.sizes(),
+              " and ", w.sizes());
+  TORCH_CHECK(w.is_contiguous(), "w must be a contiguous [out_features, in_features], got strides ",
+              w.strides(), "; a transposed view has to be transposed back");
+  TORCH_CHECK(x_scale.scalar_type() == at::kFloat && x_scale.dim() == 2 &&
+                  x_scale.size(0) == xq.size(0) && x_scale.size(1) == 1,
+              "x_scale must be float32 [", xq.size(0), ", 1], got ", x_scale.scalar_type(), " ",
+              x_scale.sizes());
+  TORCH_CHECK(w_scale.scalar_type() == at::kFloat && w_scale.dim() == 2 &&
+                  w_scale.size(0) == w.size(0) && w_scale.size(1) == 1,
+              "w_scale must be float32 [", w.size(0), ", 1], got ", w_scale.scalar_type(), " ",
+              w_scale.sizes());
+  if (bias.has_value()) {
+    TORCH_CHECK(is_float(bias->scalar_type()) && bias->dim() == 1 && bias->size(0) == w.size(0),
+                "bias must be float32, float16 or bfloat16 [", w.size(0), "], got ",
+                bias->scalar_type(), " ", bias->sizes());
+  }
+  TORCH_CHECK(is_float(out_dtype), "out_dtype must be float32, float16 or bfloat16, got ",
+              out_dtype);
+}
+
+}  // namespace octet

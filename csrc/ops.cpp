@@ -1,0 +1,133 @@
+// The operators of torch.ops.octet: their schemas, what they demand of their arguments, and their
+// CPU implementations, which split the work over torch's threads. The CUDA implementations are
+// registered by cuda_ops.cpp, the fake ones by octet.ops.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+
+#include "cpu/dispatch.h"
+#include "op_checks.h"
+
+namespace octet {
+namespace {
+
+using at::Tensor;
+
+// Work below which another thread costs more than it brings.
+constexpr int64_t kQuantElementsPerThread = int64_t{64} << 10;
+constexpr int64_t kLinearProductsPerThread = int64_t{1} << 18;
+
+// Rows or columns that one thread should take at least.
+int64_t grain_size(int64_t least_work, int64_t work_per_item) {
+  return std::max<int64_t>(1, least_work / std::max<int64_t>(1, work_per_item));
+}
+
+void quantize(const Tensor& x, const std::optional<Tensor>& scale_ub, const Tensor& q,
+              const Tensor& scale) {
+  const PerTokenQuant args = per_token_quant_args(x, scale_ub, q, scale);
+  const PerTokenQuantKernel kernel = active_implementation().kernels.per_token_quant;
+  at::parallel_for(0, x.size(0), grain_size(kQuantElementsPerThread, args.hidden),
+                   [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+}
+
+std::tuple<Tensor, Tensor> per_token_quant_fp8(const Tensor& x, at::ScalarType dtype,
+                                               const std::optional<Tensor>& scale_ub) {
+  check_quant_input(x);
+  check_fp8_dtype(dtype);
+  Tensor q = at::empty(x.sizes(), x.options().dtype(dtype));
+  Tensor scale = at::empty({x.size(0), 1}, x.options().dtype(at::kFloat));
+  quantize(x, scale_ub, q, scale);
+  return {std::move(q), std::move(scale)};
+}
+
+void per_token_quant_fp8_out(const Tensor& x, const std::optional<Tensor>& scale_ub, Tensor& q,
+                             Tensor& scale) {
+  check_quant_input(x);
+  check_quant_output(x, q, scale);
+  quantize(x, scale_ub, q, scale);
+}
+
+// A buffer of this thread's that lives as long as the thread, for a fresh one would be paged in
+// again on every call.
+void* thread_scratch(size_t bytes) {
+  struct Free {
+    void operator()(void* p) const { std::free(p); }
+  };
+  thread_local std::unique_ptr<void, Free> buffer;
+  thread_local size_t capacity = 0;
+  if (capacity < bytes) {
+    capacity = 0;
+    const size_t rounded = (bytes + kScratchAlignment - 1) / kScratchAlignment * kScratchAlignment;
+    buffer.reset(std::aligned_alloc(kScratchAlignment, rounded));
+    if (!buffer) throw std::bad_alloc();
+    capacity = rounded;
+  }
+  return buffer.get();
+}
+
+Tensor fp8_linear(const Tensor& xq, const Tensor& x_scale, const Tensor& w, const Tensor& w_scale,
+                  const std::optional<Tensor>& bias, at::ScalarType out_dtype) {
+  check_linear(xq, x_scale, w, w_scale, bias, out_dtype);
+  Tensor out = at::empty({xq.size(0), w.size(0)}, xq.options().dtype(out_dtype));
+  if (out.numel() == 0) return out;
+
+  const Tensor x_rows = xq.stride(1) == 1 || xq.size(1) <= 1 ? xq : xq.contiguous();
+  const Tensor x_scales = x_scale.contiguous();
+  const Tensor w_scales = w_scale.contiguous();
+  const Tensor bias_f32 = bias ? bias->to(at::kFloat).contiguous() : Tensor();
+
+  Fp8Linear args;
+  args.x = static_cast<const uint8_t*>(x_rows.const_data_ptr());
+  args.x_format = format_of(xq.scalar_type());
+  args.x_stride = x_rows.stride(0);
+  args.x_scale = x_scales.const_data_ptr<float>();
+  args.w = static_cast<const uint8_t*>(w.const_data_ptr());
+  args.w_format = format_of(w.scalar_type());
+  args.w_scale = w_scales.const_data_ptr<float>();
+  args.bias = bias ? bias_f32.const_data_ptr<float>() : nullptr;
+  args.out = out.mutable_data_ptr();
+  args.out_dtype = dtype_of(out_dtype);
+  args.rows = xq.size(0);
+  args.in_features = xq.size(1);
+  args.out_features = w.size(0);
+
+  const Kernels& kernels = active_implementation().kernels;
+  const size_t scratch_bytes = kernels.fp8_linear_scratch(args);
+  at::parallel_for(0, args.out_features,
+                   grain_size(kLinearProductsPerThread, args.rows * args.in_features),
+                   [&](int64_t begin, int64_t end) {
+                     kernels.fp8_linear(args, begin, end, thread_scratch(scratch_bytes));
+                   });
+  return out;
+}
+
+}  // namespace
+
+TORCH_LIBRARY(octet, m) {
+  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
+  m.def(
+      "per_token_quant_fp8(Tensor x, ScalarType dtype, Tensor? scale_ub=None)"
+      " -> (Tensor q, Tensor scale)",
+      tags);
+  m.def(
+      "per_token_quant_fp8_out(Tensor x, Tensor? scale_ub, *, Tensor(a!) q, Tensor(b!) scale)"
+      " -> ()",
+      tags);
+  m.def(
+      "fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
+      " ScalarType out_dtype) -> Tensor",
+      tags);
+}
+
+TORCH_LIBRARY_IMPL(octet, CPU, m) {
+  m.impl("per_token_quant_fp8", &per_token_quant_fp8);
+  m.impl("per_token_quant_fp8_out", &per_token_quant_fp8_out);
+  m.impl("fp8_linear", &fp8_linear);
+}
+
+}  // namespace octet

@@ -1,0 +1,105 @@
+"""Octet's FP8 operators, on CPU and CUDA tensors.
+
+The names below call ``torch.ops.octet.*``, which the compiled extension registers; compiled graphs
+(``torch.compile``, ``torch.export``) see them through the fake kernels of :mod:`octet.ops.fake`. The
+numerical contract is written out in plain torch in :mod:`octet.ops.reference`, and the kernels equal it.
+
+The CPU kernels are chosen when this package is imported: the fastest that the processor and the
+operating system support, or the ones that the environment variable ``OCTET_ISA`` names
+(:func:`available_isas`). A name that is not available is a ``ValueError``, never another choice.
+"""
+
+import torch
+
+from octet.ops import fake as fake
+from octet.ops import library as library
+
+__all__ = ["available_isas", "cuda_archs", "fp8_linear", "isa", "per_token_quant_fp8", "use_isa"]
+
+
+def per_token_quant_fp8(
+    x: torch.Tensor,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    scale_ub: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize each row to FP8 with its own scale, chosen so that its largest magnitude just fits.
+
+    For a row of largest magnitude ``m`` (NaN ignored; at most ``scale_ub`` where that is given) the scale
+    is ``max(m / FMAX, 1 / (FMAX * 512))`` and a code is ``x / scale``, clamped to the finite range and
+    rounded to nearest, ties to even. NaN becomes ``+FMAX``. The codes and scales are the same bits on
+    every CPU and GPU; the semantics are those of vLLM's ``dynamic_per_token_scaled_fp8_quant``.
+
+    Args:
+        x: ``[tokens, hidden]``, float32, float16 or bfloat16; rows may lie at any stride, the elements
+            of a row must be adjacent. Either size may be 0.
+        dtype: ``torch.float8_e4m3fn`` (FMAX = 448) or ``torch.float8_e5m2`` (FMAX = 57344).
+        scale_ub: an upper bound of ``m``: one float32 value on the device of ``x``.
+
+    Returns:
+        The codes ``[tokens, hidden]`` of ``dtype`` and the scales, float32 ``[tokens, 1]``;
+        ``codes * scales`` approximates ``x``.
+
+    Raises:
+        RuntimeError: a shape, dtype, stride or device is none of the above.
+    """
+    q, scale = torch.ops.octet.per_token_quant_fp8(x, dtype, scale_ub)
+    return q, scale
+
+
+def fp8_linear(
+    xq: torch.Tensor,
+    x_scale: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """Multiply FP8 activations by FP8 weights: ``(xq * x_scale) @ (w * w_scale).T + bias``. CPU only.
+
+    Operands are decoded exactly, products are accumulated in float32, scales and bias are applied in
+    float32, and the result is rounded once. Each operand may be of either FP8 format.
+
+    Args:
+        xq: codes ``[tokens, in_features]``, float8_e4m3fn or float8_e5m2.
+        x_scale: float32 ``[tokens, 1]``, as :func:`per_token_quant_fp8` returns it.
+        w: codes ``[out_features, in_features]``, contiguous, float8_e4m3fn or float8_e5m2.
+        w_scale: float32 ``[out_features, 1]``.
+        bias: float32, float16 or bfloat16 ``[out_features]``.
+        out_dtype: float32, float16 or bfloat16.
+
+    Returns:
+        ``[tokens, out_features]`` of ``out_dtype``.
+
+    Raises:
+        RuntimeError: a shape, dtype or layout is none of the above.
+        NotImplementedError: a tensor is not on the CPU.
+    """
+    out: torch.Tensor = torch.ops.octet.fp8_linear(xq, x_scale, w, w_scale, bias, out_dtype)
+    return out
+
+
+def isa() -> str:
+    """Name of the CPU kernels in use, one of :func:`available_isas`."""
+    return library.extension.isa()
+
+
+def available_isas() -> list[str]:
+    """Names of the CPU kernels that run on this machine, from the plainest to the fastest.
+
+    These are the values that ``OCTET_ISA`` takes.
+    """
+    return library.extension.available_isas()
+
+
+def use_isa(name: str) -> None:
+    """Switch the whole process to the CPU kernels called ``name``, to test or to measure them.
+
+    Raises:
+        ValueError: ``name`` is not one of :func:`available_isas`.
+    """
+    library.extension.use_isa(name)
+
+
+def cuda_archs() -> list[str]:
+    """CUDA architectures that the kernels were compiled for, e.g. ``["sm_80", ...]``; [] without CUDA."""
+    return library.extension.cuda_archs()

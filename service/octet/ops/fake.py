@@ -1,0 +1,31 @@
+"""Fake kernels: what the operators return, without computing it. Importing this module registers them."""
+
+import torch
+
+from octet.ops import library as library
+
+
+@torch.library.register_fake("octet::per_token_quant_fp8")  # type: ignore[untyped-decorator]
+def _per_token_quant_fp8(
+    x: torch.Tensor, dtype: torch.dtype, scale_ub: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[0], 1), dtype=torch.float32)
+
+
+@torch.library.register_fake("octet::per_token_quant_fp8_out")  # type: ignore[untyped-decorator]
+def _per_token_quant_fp8_out(
+    x: torch.Tensor, scale_ub: torch.Tensor | None, *, q: torch.Tensor, scale: torch.Tensor
+) -> None:
+    return None
+
+
+@torch.library.register_fake("octet::fp8_linear")  # type: ignore[untyped-decorator]
+def _fp8_linear(
+    xq: torch.Tensor,
+    x_scale: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    bias: torch.Tensor | None,
+    out_dtype: torch.dtype,
+) -> torch.Tensor:
+    return xq.new_empty((xq.shape[0], w.shape[0]), dtype=out_dtype)

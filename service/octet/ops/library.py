@@ -1,0 +1,26 @@
+"""Loads the compiled extension, which registers ``torch.ops.octet``."""
+
+from pathlib import Path
+
+import torch
+
+try:
+    # After torch, whose libraries the extension is linked to.
+    from octet import _C as extension
+except ImportError as error:
+    raise ImportError(
+        f"octet's compiled extension cannot be loaded ({error}); "
+        "it is built by `pip install .` in a checkout of octet, against the torch that is installed then"
+    ) from error
+
+__all__ = ["cuda_loaded", "extension"]
+
+_CUDA_LIBRARY = Path(extension.__file__).with_name("_C_cuda.so")
+
+# An ISA that OCTET_ISA asks for and that cannot be had is an error of the start, not of the first call.
+extension.isa()
+
+# The CUDA operators need the libraries of a CUDA build of torch.
+cuda_loaded: bool = torch.version.cuda is not None and _CUDA_LIBRARY.exists()
+if cuda_loaded:
+    torch.ops.load_library(_CUDA_LIBRARY)  # type: ignore[no-untyped-call]

@@ -1,0 +1,54 @@
+"""The numerical contract of the operators in plain torch: the oracle that the kernels are tested against.
+
+Nothing here needs the compiled extension, and nothing here is fast.
+"""
+
+import torch
+
+
+def per_token_quant_fp8(
+    x: torch.Tensor,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    scale_ub: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`octet.ops.per_token_quant_fp8` computes, bit for bit; takes and returns the same.
+
+    The rule for NaN has to be spelled out, because torch's ``amax`` and ``clamp`` propagate it: a NaN
+    takes no part in a row's maximum and becomes +FMAX. So does Inf / Inf, in a row that has an infinity
+    and hence an infinite scale. The clamp comes before the cast, because torch's cast to float8_e5m2
+    overflows to infinity and the one to float8_e4m3fn to NaN.
+    """
+    largest = torch.finfo(dtype).max
+    values = x.to(torch.float32)
+    if x.shape[1] == 0:
+        amax = values.new_zeros((x.shape[0], 1))
+    else:
+        amax = values.abs().masked_fill(values.isnan(), 0.0).amax(dim=1, keepdim=True)
+    if scale_ub is not None:
+        amax = torch.fmin(amax, scale_ub.reshape(1, 1))
+    min_scale = torch.tensor(1.0 / (largest * 512.0), dtype=torch.float32, device=x.device)
+    scale = torch.maximum(amax / largest, min_scale)
+
+    quotient = values / scale
+    saturated = quotient.clamp(-largest, largest).masked_fill(quotient.isnan(), largest)
+    return saturated.to(dtype), scale
+
+
+def fp8_linear(
+    xq: torch.Tensor,
+    x_scale: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """What :func:`octet.ops.fp8_linear` approximates, in float64 up to the one rounding to ``out_dtype``.
+
+    The shapes are the same. Products of FP8 values are exact in float64, so with the default
+    ``out_dtype`` the only errors are those of float64 sums.
+    """
+    products = xq.to(torch.float64) @ w.to(torch.float64).T
+    out = products * x_scale.to(torch.float64) * w_scale.to(torch.float64).reshape(1, -1)
+    if bias is not None:
+        out = out + bias.to(torch.float64)
+    return out.to(out_dtype)
