@@ -38,7 +38,7 @@ class _Finder:
             declare_missing_operators(folders)
             run(module)
 
-        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
+        spec.loader.exec_module = exec_module
         return spec
 
 
@@ -60,7 +60,7 @@ def library_loads(folders: list[str]) -> bool:
             library = Path(folder, "_C" + suffix)
             if library.is_file():
                 try:
-                    torch.ops.load_library(library)
+                    torch.ops.load_library(library)  # type: ignore[no-untyped-call]
                 except OSError:
                     return False
                 return True
@@ -74,10 +74,10 @@ def declare_missing_operators(folders: list[str]) -> bool:
 
     if _library is not None or torch.version.cuda or torch.version.hip or library_loads(folders):
         return False
-    library = torch.library.Library("torchvision", "FRAGMENT")
+    library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
         # Somebody else may have met the same trap and declared one.
         if not hasattr(torch.ops.torchvision, schema.partition("(")[0]):
-            library.define(schema)
+            library.define(schema)  # type: ignore[no-untyped-call]
     _library = library
     return True

@@ -167,7 +167,7 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDelta:
-    """A piece of call `call_index` of candidate `index`; id and name come with the call's first piece only."""
+    """A piece of call `call_index` of candidate `index`; id and name come with the first piece only."""
 
     index: int
     call_index: int

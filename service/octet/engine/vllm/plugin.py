@@ -1,0 +1,57 @@
+"""The entry point `octet` of the group `vllm.general_plugins`.
+
+vLLM calls `register` in every process that it starts, before a model is built, also under a plain
+`vllm serve`. It must therefore be repeatable, and never the reason why vLLM does not start.
+"""
+
+from octet.engine.vllm import compat, kernels
+
+
+def register() -> None:
+    """Puts Octet's kernels and its tool parser into vLLM. Further calls in a process do nothing.
+
+    Raises:
+        StartupError: when OCTET_KERNELS holds neither "on" nor "off".
+    """
+    wanted = kernels.wanted()
+    from vllm.logger import init_logger
+
+    logger = init_logger("vllm.plugins.octet")
+    if reason := compat.unsupported_reason():
+        logger.warning_once("octet does nothing here: %s", reason)
+        return
+    _register_tool_parser()
+    if not wanted:
+        logger.info_once("octet kernels off: %s=off", kernels.SWITCH)
+        return
+    from vllm.platforms import current_platform
+
+    device = current_platform.device_type
+    if reason := kernels.unavailable_reason(device):
+        logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason)
+        return
+    _register_kernels()
+
+
+def _register_tool_parser() -> None:
+    from vllm.tool_parsers import ToolParserManager
+
+    ToolParserManager.register_lazy_module(
+        "gemma3", "octet.engine.vllm.gemma3_tool_parser", "Gemma3ToolParser"
+    )
+
+
+def _register_kernels() -> None:
+    registry = compat.out_of_tree_ops()
+    if "QuantFP8" in registry:
+        return
+    from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
+
+    from octet.engine.vllm.linear import OctetFP8LinearKernel
+    from octet.engine.vllm.quant import OctetQuantFP8
+
+    name = QuantFP8.name
+    QuantFP8.register_oot(OctetQuantFP8, name="QuantFP8")
+    # register_oot renames the class; what users switch with --compilation-config custom_ops keeps its name.
+    OctetQuantFP8.name = name
+    compat.cpu_fp8_linear_kernels().insert(0, OctetFP8LinearKernel)
