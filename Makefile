@@ -8,7 +8,7 @@ ENGINE ?= cpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
-SOURCES := setup.py CMakeLists.txt octet-torchvision-shim.pth $(shell find csrc protos -type f)
+SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell find csrc protos -type f)
 PYTHON_CODE := service tests tools setup.py
 
 .DEFAULT_GOAL := help

@@ -103,7 +103,7 @@ setup(
     data_files=[
         (
             os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data")),
-            ["octet-torchvision-shim.pth"],
+            ["service/octet-torchvision-shim.pth"],
         )
     ],
 )
