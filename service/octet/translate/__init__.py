@@ -1,0 +1,1 @@
+"""Between the protocol and the engine: pure functions, without gRPC and without vLLM."""

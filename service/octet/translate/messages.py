@@ -1,0 +1,217 @@
+"""The conversation of a request."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, assert_never
+
+from google.protobuf.struct_pb2 import Struct
+
+from octet.engine.types import (
+    ImagePart,
+    Message,
+    ModelInfo,
+    Part,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
+from octet.errors import InvalidRequestError
+from octet.translate.media import ImageLimits, decode_image
+from octet.translate.tool_declarations import check_tool_name
+from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict
+from octet.v1 import content_pb2, tool_pb2
+
+MAX_CALL_ID_LENGTH = 128
+MAX_ARGUMENTS_LENGTH = 1024 * 1024
+
+_ROLES = {
+    content_pb2.ROLE_SYSTEM: Role.SYSTEM,
+    content_pb2.ROLE_USER: Role.USER,
+    content_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
+    content_pb2.ROLE_TOOL: Role.TOOL,
+}
+_ALLOWED = {
+    Role.SYSTEM: ("text",),
+    Role.USER: ("text", "image"),
+    Role.ASSISTANT: ("text", "tool_call"),
+    Role.TOOL: ("tool_result",),
+}
+
+
+def to_messages(
+    messages: Sequence[content_pb2.Message], *, model: ModelInfo, limits: ImageLimits
+) -> tuple[Message, ...]:
+    """Checks and converts ChatRequest.messages; decodes their pictures.
+
+    Raises:
+        InvalidRequestError: at the wrong field.
+    """
+    if not messages:
+        raise InvalidRequestError("messages", "is empty; a request needs at least one message")
+    roles = _to_roles(messages)
+    _check_image_count(messages, model)
+    conversation = _Conversation(limits)
+    return tuple(
+        Message(role, conversation.to_parts(message.parts, role, f"messages[{i}]"))
+        for i, (role, message) in enumerate(zip(roles, messages, strict=True))
+    )
+
+
+def image_fields(messages: Iterable[content_pb2.Message]) -> list[str]:
+    """Gives the paths of all pictures."""
+    return [
+        f"messages[{i}].parts[{j}].image"
+        for i, message in enumerate(messages)
+        for j, part in enumerate(message.parts)
+        if part.HasField("image")
+    ]
+
+
+def _to_roles(messages: Sequence[content_pb2.Message]) -> list[Role]:
+    roles = []
+    for i, message in enumerate(messages):
+        role = _ROLES.get(message.role)
+        if role is None:
+            known = ", ".join(content_pb2.Role.Name(number) for number in _ROLES)
+            raise InvalidRequestError(
+                f"messages[{i}].role", f"{int(message.role)} is not a role; use {known}"
+            )
+        if role is Role.SYSTEM and i > 0:
+            raise InvalidRequestError(f"messages[{i}].role", "is ROLE_SYSTEM; only the first message may be")
+        roles.append(role)
+    if roles[-1] not in (Role.USER, Role.TOOL):
+        raise InvalidRequestError(
+            f"messages[{len(roles) - 1}].role", "of the last message must be ROLE_USER or ROLE_TOOL"
+        )
+    return roles
+
+
+def _check_image_count(messages: Sequence[content_pb2.Message], model: ModelInfo) -> None:
+    fields = image_fields(messages)
+    if fields and not model.takes_images:
+        raise InvalidRequestError(fields[0], f"is a picture, but {model.names[0]} takes text only")
+    if len(fields) > model.max_images:
+        raise InvalidRequestError(
+            fields[model.max_images],
+            f"is one of {len(fields)} pictures, more than the {model.max_images} of one request",
+        )
+
+
+@dataclass(slots=True)
+class _Conversation:
+    """Converts the messages of one conversation in their order; remembers its tool calls.
+
+    Attributes:
+        limits: of pictures.
+        open_calls: ids of the calls without a result, with the names of their tools.
+        answered: ids of the calls that have their result.
+    """
+
+    limits: ImageLimits
+    open_calls: dict[str, str] = field(default_factory=dict)
+    answered: set[str] = field(default_factory=set)
+
+    def to_parts(self, parts: Sequence[content_pb2.Part], role: Role, path: str) -> tuple[Part, ...]:
+        if not parts:
+            raise InvalidRequestError(f"{path}.parts", "is empty; a message needs at least one part")
+        return tuple(self._to_part(part, role, f"{path}.parts[{j}]") for j, part in enumerate(parts))
+
+    def _to_part(self, part: content_pb2.Part, role: Role, path: str) -> Part:
+        kind = part.WhichOneof("kind")
+        if kind is None:
+            raise InvalidRequestError(path, "is empty; set one of text, image, tool_call and tool_result")
+        if kind not in _ALLOWED[role]:
+            allowed = " and ".join(_ALLOWED[role])
+            raise InvalidRequestError(
+                f"{path}.{kind}", f"is not allowed in a message of ROLE_{role.name}, which takes {allowed}"
+            )
+        match kind:
+            case "text":
+                return _to_text(part.text, f"{path}.text")
+            case "image":
+                return self._to_image(part.image, f"{path}.image")
+            case "tool_call":
+                return self._to_tool_call(part.tool_call, f"{path}.tool_call")
+            case "tool_result":
+                return self._to_tool_result(part.tool_result, f"{path}.tool_result")
+            case _:
+                assert_never(kind)
+
+    def _to_image(self, image: content_pb2.Image, path: str) -> ImagePart:
+        if image.WhichOneof("source") is None:
+            raise InvalidRequestError(path, "has no source; set data to the bytes of the picture file")
+        return ImagePart(decode_image(image.data, mime_type=image.mime_type, limits=self.limits, field=path))
+
+    def _to_tool_call(self, call: tool_pb2.ToolCall, path: str) -> ToolCallPart:
+        if not 1 <= len(call.id) <= MAX_CALL_ID_LENGTH:
+            raise InvalidRequestError(
+                f"{path}.id",
+                f"has {len(call.id)} characters, not 1 to {MAX_CALL_ID_LENGTH}; repeat the call's id",
+            )
+        if call.id in self.open_calls or call.id in self.answered:
+            raise InvalidRequestError(f"{path}.id", f"{call.id!r} is the id of an earlier call, too")
+        check_tool_name(call.name, f"{path}.name")
+        self.open_calls[call.id] = call.name
+        return ToolCallPart(call.id, call.name, _to_arguments_json(call, path))
+
+    def _to_tool_result(self, result: tool_pb2.ToolResult, path: str) -> ToolResultPart:
+        if result.call_id in self.answered:
+            raise InvalidRequestError(f"{path}.call_id", f"{result.call_id[:80]!r} has a result already")
+        name = self.open_calls.pop(result.call_id, None)
+        if name is None:
+            raise InvalidRequestError(
+                f"{path}.call_id", f"{result.call_id[:80]!r} is not the id of a call in an earlier message"
+            )
+        self.answered.add(result.call_id)
+        match result.WhichOneof("result"):
+            case "text":
+                return ToolResultPart(result.call_id, name, result.text)
+            case "data":
+                return ToolResultPart(result.call_id, name, _to_json(result.data, f"{path}.data"))
+            case _:
+                raise InvalidRequestError(path, "has no result; set text or data")
+
+
+def _to_text(text: str, path: str) -> TextPart:
+    if not text:
+        raise InvalidRequestError(path, "is empty; leave the part out")
+    return TextPart(text)
+
+
+def _to_arguments_json(call: tool_pb2.ToolCall, path: str) -> str:
+    if not call.arguments_json:
+        if not call.HasField("arguments"):
+            raise InvalidRequestError(
+                path, "has no arguments; set arguments or arguments_json, to {} where there are none"
+            )
+        return _to_json(call.arguments, f"{path}.arguments")
+    if len(call.arguments_json) > MAX_ARGUMENTS_LENGTH:
+        raise InvalidRequestError(
+            f"{path}.arguments_json",
+            f"has {len(call.arguments_json)} characters, more than {MAX_ARGUMENTS_LENGTH}",
+        )
+    try:
+        arguments = parse_json_object(call.arguments_json)
+    except ValueError as error:
+        raise InvalidRequestError(f"{path}.arguments_json", str(error)) from error
+    # Answers set both, and clients send their messages back as they are.
+    if call.HasField("arguments") and not _is_same(call.arguments, arguments):
+        raise InvalidRequestError(f"{path}.arguments_json", "contradicts arguments; set one of the two")
+    return call.arguments_json
+
+
+def _is_same(struct: Struct, arguments: Mapping[str, Any]) -> bool:
+    """Whether `struct` says what `arguments` does, as exactly as a Struct can."""
+    try:
+        return struct_to_dict(struct) == struct_to_dict(dict_to_struct(arguments))
+    except ValueError:
+        return False
+
+
+def _to_json(struct: Struct, path: str) -> str:
+    try:
+        return json.dumps(struct_to_dict(struct), ensure_ascii=False)
+    except ValueError as error:
+        raise InvalidRequestError(path, f"is not JSON: {error}") from error

@@ -1,0 +1,98 @@
+"""Requests from the protocol to the engine's types; everything that can be wrong with them is found here."""
+
+import re
+
+from octet.engine.types import GenerationRequest, ModelInfo
+from octet.errors import InvalidRequestError, ModelNotFoundError
+from octet.translate.media import ImageLimits
+from octet.translate.messages import image_fields, to_messages
+from octet.translate.output_format import to_output_format
+from octet.translate.sampling import to_sampling
+from octet.translate.schemas import SchemaReader
+from octet.translate.tool_declarations import to_tool_choice, to_tools
+from octet.v1 import chat_service_pb2
+
+MAX_CANCELLED_IDS = 1000
+
+_REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
+
+# Checking a schema that was not seen before takes some ten milliseconds for every KiB.
+_COSTLY_BYTES = 2 * 1024
+
+
+def to_generation_request(
+    request: chat_service_pb2.ChatRequest, *, model: ModelInfo, limits: ImageLimits, request_id: str
+) -> GenerationRequest:
+    """Checks and converts a request.
+
+    Args:
+        request: what the client sent.
+        model: what is served.
+        limits: of pictures.
+        request_id: the request's own id, or the one that the server made.
+
+    Raises:
+        InvalidRequestError: at the wrong field; the first one found.
+        ModelNotFoundError: when the request names another model.
+    """
+    resolve_model(request.model, model)
+    if request.request_id:
+        check_request_id(request.request_id)
+    schemas = SchemaReader()
+    tools = to_tools(request.tools, schemas)
+    tool_choice = to_tool_choice(request.tool_choice, tools)
+    output_format = None
+    if request.HasField("output_format"):
+        output_format = to_output_format(request.output_format, tool_choice, schemas)
+    sampling = to_sampling(request.sampling)
+    # Last, as pictures cost most.
+    messages = to_messages(request.messages, model=model, limits=limits)
+    return GenerationRequest(
+        request_id=request_id,
+        messages=messages,
+        tools=tools,
+        tool_choice=tool_choice,
+        sampling=sampling,
+        output_format=output_format,
+    )
+
+
+def is_costly(request: chat_service_pb2.ChatRequest) -> bool:
+    """Whether `to_generation_request` takes so long that an event loop should leave it to a thread."""
+    if image_fields(request.messages):
+        return True
+    schemas = sum(tool.ByteSize() for tool in request.tools) + request.output_format.ByteSize()
+    return schemas > _COSTLY_BYTES
+
+
+def resolve_model(name: str, model: ModelInfo) -> str:
+    """Gives the served name that `name` stands for: itself, or the default when it is empty.
+
+    Raises:
+        ModelNotFoundError: when it is not served.
+    """
+    if not name:
+        return model.names[0]
+    if name not in model.names:
+        raise ModelNotFoundError(f"the model {name[:256]!r} is not served here; use {', '.join(model.names)}")
+    return name
+
+
+def check_request_id(request_id: str, field: str = "request_id") -> None:
+    """Raises InvalidRequestError at `field` when `request_id` is no well-formed id."""
+    if not _REQUEST_ID.fullmatch(request_id):
+        raise InvalidRequestError(field, "is not 1 to 128 printable ASCII characters")
+
+
+def to_cancelled_ids(request: chat_service_pb2.CancelChatRequest) -> tuple[str, ...]:
+    """Checks CancelChatRequest and gives its ids, each once, in order.
+
+    Raises:
+        InvalidRequestError: at the wrong field.
+    """
+    ids = request.request_ids
+    if not 1 <= len(ids) <= MAX_CANCELLED_IDS:
+        raise InvalidRequestError("request_ids", f"has {len(ids)} ids, not 1 to {MAX_CANCELLED_IDS}")
+    for i, request_id in enumerate(ids):
+        check_request_id(request_id, f"request_ids[{i}]")
+    return tuple(dict.fromkeys(ids))

@@ -1,0 +1,231 @@
+"""What an engine gives, as streamed chunks and as whole answers."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import assert_never
+
+from octet.engine.types import (
+    CandidateFinished,
+    Delta,
+    Deltas,
+    Event,
+    FinishReason,
+    PromptAccepted,
+    TextDelta,
+    ToolCallDelta,
+    Usage,
+)
+from octet.translate.values import dict_to_struct, parse_json_object
+from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
+
+_FINISH_REASONS = {
+    FinishReason.STOP: chat_service_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: chat_service_pb2.FINISH_REASON_LENGTH,
+    FinishReason.TOOL_CALLS: chat_service_pb2.FINISH_REASON_TOOL_CALLS,
+    FinishReason.CANCELLED: chat_service_pb2.FINISH_REASON_CANCELLED,
+}
+
+
+def first_chunk(
+    accepted: PromptAccepted, *, request_id: str, model: str, create_time: datetime
+) -> chat_service_pb2.ChatChunk:
+    """Gives the chunk that says that the prompt was accepted, and what it takes.
+
+    Args:
+        accepted: the engine's first event.
+        request_id: the request's id.
+        model: the served name of the model.
+        create_time: when the server took the request, with a time zone.
+    """
+    chunk = chat_service_pb2.ChatChunk(id=request_id, model=model)
+    chunk.create_time.FromDatetime(create_time)
+    chunk.usage.prompt_tokens = accepted.prompt_tokens
+    chunk.usage.total_tokens = accepted.prompt_tokens
+    chunk.usage.image_tokens = accepted.image_tokens
+    return chunk
+
+
+def delta_chunk(steps: Sequence[Deltas]) -> chat_service_pb2.ChatChunk:
+    """Gives what one or more engine steps added as one chunk.
+
+    Neighbouring pieces of a candidate are merged as far as their order permits. The chunk has no deltas, and
+    need not be sent, when the steps added nothing.
+    """
+    chunk = chat_service_pb2.ChatChunk()
+    latest: dict[int, chat_service_pb2.CandidateDelta] = {}
+    for step in steps:
+        for delta in step.deltas:
+            if not _adds_something(delta):
+                continue
+            candidate = latest.get(delta.index)
+            # A CandidateDelta's text comes before its calls: text after a call begins a new one.
+            if candidate is None or (isinstance(delta, TextDelta) and candidate.tool_calls):
+                candidate = latest[delta.index] = chunk.deltas.add(index=delta.index)
+            _append(delta, candidate)
+    return chunk
+
+
+def last_chunk(usage: Usage) -> chat_service_pb2.ChatChunk:
+    """Gives a chunk of the whole usage alone."""
+    chunk = chat_service_pb2.ChatChunk()
+    add_usage(chunk, usage)
+    return chunk
+
+
+def add_usage(chunk: chat_service_pb2.ChatChunk, usage: Usage) -> None:
+    """Makes `chunk` the last one: it carries the whole usage."""
+    chunk.usage.CopyFrom(
+        chat_service_pb2.Usage(
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            total_tokens=usage.prompt_tokens + usage.completion_tokens,
+            cached_tokens=usage.cached_tokens,
+            image_tokens=usage.image_tokens,
+        )
+    )
+
+
+def to_chat_response(
+    events: Iterable[Event], *, request_id: str, model: str, create_time: datetime
+) -> chat_service_pb2.ChatResponse:
+    """Gives the whole answer out of all events of a request: what a client makes of the streamed chunks.
+
+    Args:
+        events: all that the engine gave, in order.
+        request_id: the request's id.
+        model: the served name of the model.
+        create_time: when the server took the request, with a time zone.
+    """
+    answer = ChunkAccumulator()
+    for event in events:
+        match event:
+            case PromptAccepted():
+                answer.add(first_chunk(event, request_id=request_id, model=model, create_time=create_time))
+            case Deltas():
+                chunk = delta_chunk([event])
+                add_usage(chunk, event.usage)
+                answer.add(chunk)
+            case _:
+                assert_never(event)
+    return answer.response()
+
+
+@dataclass(slots=True)
+class _ToolCall:
+    """A call as far as it was streamed."""
+
+    id: str = ""
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+    def to_part(self) -> content_pb2.Part:
+        call = tool_pb2.ToolCall(id=self.id, name=self.name, arguments_json="".join(self.arguments))
+        # What is no JSON object, or none that a Struct can hold, is in `arguments_json` alone.
+        with suppress(ValueError):
+            call.arguments.CopyFrom(dict_to_struct(parse_json_object(call.arguments_json)))
+        return content_pb2.Part(tool_call=call)
+
+
+@dataclass(slots=True)
+class _Candidate:
+    """A candidate as far as it was streamed; its text comes in runs between tool calls."""
+
+    parts: list[list[str] | _ToolCall] = field(default_factory=list)
+    calls: dict[int, _ToolCall] = field(default_factory=dict)
+    finish_reason: chat_service_pb2.FinishReason = chat_service_pb2.FINISH_REASON_UNSPECIFIED
+
+    def add(self, delta: chat_service_pb2.CandidateDelta) -> None:
+        if delta.text:
+            self._text_run().append(delta.text)
+        for call_delta in delta.tool_calls:
+            call = self._call(call_delta.index)
+            call.id += call_delta.id
+            call.name += call_delta.name
+            call.arguments.append(call_delta.arguments_json)
+        if delta.finish_reason:
+            self.finish_reason = delta.finish_reason
+
+    def to_message(self) -> content_pb2.Message:
+        parts = [
+            part.to_part() if isinstance(part, _ToolCall) else content_pb2.Part(text="".join(part))
+            for part in self.parts
+        ]
+        return content_pb2.Message(role=content_pb2.ROLE_ASSISTANT, parts=parts)
+
+    def _text_run(self) -> list[str]:
+        if self.parts and isinstance(self.parts[-1], list):
+            return self.parts[-1]
+        run: list[str] = []
+        self.parts.append(run)
+        return run
+
+    def _call(self, index: int) -> _ToolCall:
+        if index not in self.calls:
+            self.calls[index] = _ToolCall()
+            self.parts.append(self.calls[index])
+        return self.calls[index]
+
+
+class ChunkAccumulator:
+    """Adds the chunks of a streamed answer up to the answer that Chat would have given."""
+
+    def __init__(self) -> None:
+        self._head = chat_service_pb2.ChatResponse()
+        self._candidates: dict[int, _Candidate] = {}
+
+    def add(self, chunk: chat_service_pb2.ChatChunk) -> None:
+        """Adds the next chunk."""
+        if chunk.id:
+            self._head.id = chunk.id
+            self._head.model = chunk.model
+            self._head.create_time.CopyFrom(chunk.create_time)
+        for delta in chunk.deltas:
+            self._candidates.setdefault(delta.index, _Candidate()).add(delta)
+        if chunk.HasField("usage"):
+            self._head.usage.CopyFrom(chunk.usage)
+
+    def response(self) -> chat_service_pb2.ChatResponse:
+        """Gives what was added until now; candidates that have not ended have no finish reason."""
+        response = chat_service_pb2.ChatResponse()
+        response.CopyFrom(self._head)
+        for index in sorted(self._candidates):
+            candidate = self._candidates[index]
+            response.candidates.add(
+                index=index, message=candidate.to_message(), finish_reason=candidate.finish_reason
+            )
+        return response
+
+
+def _adds_something(delta: Delta) -> bool:
+    match delta:
+        case TextDelta():
+            return bool(delta.text)
+        case ToolCallDelta():
+            return bool(delta.id or delta.name or delta.arguments_json)
+        case CandidateFinished():
+            return True
+        case _:
+            assert_never(delta)
+
+
+def _append(delta: Delta, candidate: chat_service_pb2.CandidateDelta) -> None:
+    match delta:
+        case TextDelta():
+            candidate.text += delta.text
+        case ToolCallDelta():
+            _append_call(delta, candidate)
+        case CandidateFinished():
+            candidate.finish_reason = _FINISH_REASONS[delta.reason]
+        case _:
+            assert_never(delta)
+
+
+def _append_call(delta: ToolCallDelta, candidate: chat_service_pb2.CandidateDelta) -> None:
+    if candidate.tool_calls and candidate.tool_calls[-1].index == delta.call_index and not delta.id:
+        candidate.tool_calls[-1].arguments_json += delta.arguments_json
+        return
+    candidate.tool_calls.add(
+        index=delta.call_index, id=delta.id, name=delta.name, arguments_json=delta.arguments_json
+    )

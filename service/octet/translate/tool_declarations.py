@@ -1,0 +1,92 @@
+"""The tools that a request offers, and the choice among them."""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
+from octet.errors import InvalidRequestError
+from octet.translate.schemas import SchemaReader
+from octet.v1 import tool_pb2
+
+MAX_TOOLS = 128
+
+_TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+_NO_ARGUMENTS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+
+_MODES = {
+    tool_pb2.ToolChoice.MODE_UNSPECIFIED: ToolChoiceMode.AUTO,
+    tool_pb2.ToolChoice.MODE_AUTO: ToolChoiceMode.AUTO,
+    tool_pb2.ToolChoice.MODE_NONE: ToolChoiceMode.NONE,
+    tool_pb2.ToolChoice.MODE_REQUIRED: ToolChoiceMode.REQUIRED,
+    tool_pb2.ToolChoice.MODE_NAMED: ToolChoiceMode.NAMED,
+}
+
+
+def to_tools(tools: Sequence[tool_pb2.Tool], schemas: SchemaReader) -> tuple[Tool, ...]:
+    """Checks and converts ChatRequest.tools; `schemas` reads their parameters.
+
+    Raises:
+        InvalidRequestError: at the wrong field.
+    """
+    if len(tools) > MAX_TOOLS:
+        raise InvalidRequestError(
+            "tools", f"has {len(tools)} tools, more than the {MAX_TOOLS} of one request"
+        )
+    names: set[str] = set()
+    converted = []
+    for i, tool in enumerate(tools):
+        field = f"tools[{i}]"
+        check_tool_name(tool.name, f"{field}.name")
+        if tool.name in names:
+            raise InvalidRequestError(f"{field}.name", f"{tool.name!r} is the name of an earlier tool, too")
+        names.add(tool.name)
+        parameters = _to_parameters(tool, schemas, f"{field}.parameters")
+        converted.append(Tool(tool.name, tool.description, parameters))
+    return tuple(converted)
+
+
+def to_tool_choice(choice: tool_pb2.ToolChoice, tools: Iterable[Tool]) -> ToolChoice:
+    """Checks and converts ChatRequest.tool_choice against the request's `tools`.
+
+    Raises:
+        InvalidRequestError: at the wrong field.
+    """
+    mode = _MODES.get(choice.mode)
+    if mode is None:
+        raise InvalidRequestError("tool_choice.mode", f"{int(choice.mode)} is not a mode of this API")
+    names = {tool.name for tool in tools}
+    if mode is ToolChoiceMode.NAMED:
+        if not choice.name:
+            raise InvalidRequestError("tool_choice.name", "is empty; MODE_NAMED needs the name of a tool")
+        if choice.name not in names:
+            raise InvalidRequestError(
+                "tool_choice.name", f"{choice.name[:64]!r} is not the name of one of the request's tools"
+            )
+    elif choice.name:
+        raise InvalidRequestError(
+            "tool_choice.name", "is set, but the mode is not MODE_NAMED; set the mode or leave the name out"
+        )
+    if mode is ToolChoiceMode.REQUIRED and not names:
+        raise InvalidRequestError("tool_choice.mode", "is MODE_REQUIRED, but the request has no tools")
+    return ToolChoice(mode, choice.name)
+
+
+def check_tool_name(name: str, field: str) -> None:
+    """Raises InvalidRequestError at `field` when `name` cannot be a tool's."""
+    if not _TOOL_NAME.fullmatch(name):
+        raise InvalidRequestError(
+            field, f'{name[:80]!r} is not 1 to 64 characters out of letters, digits, "_", "-" and "."'
+        )
+
+
+def _to_parameters(tool: tool_pb2.Tool, schemas: SchemaReader, field: str) -> dict[str, Any]:
+    if not tool.HasField("parameters"):
+        return dict(_NO_ARGUMENTS)
+    schema = schemas.read(tool.parameters, field)
+    if schema.get("type") != "object":
+        raise InvalidRequestError(
+            field, 'needs "type": "object"; leave the field out for a tool without arguments'
+        )
+    return schema
