@@ -1,0 +1,75 @@
+import dataclasses
+from typing import Any
+
+import pytest
+
+from octet.config import ServerConfig, is_loopback
+
+
+def test_the_defaults_are_sound_and_local() -> None:
+    config = ServerConfig()
+    assert is_loopback(config.host)
+    assert config.api_key is None
+
+
+def test_a_config_cannot_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ServerConfig().port = 1  # type: ignore[misc]
+
+
+def test_the_key_is_not_printed() -> None:
+    assert "secret" not in repr(ServerConfig(api_key="secret"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag", "problem"),
+    [
+        ({"port": -1}, "--port", "-1 is not between 0 and 65535"),
+        ({"port": 65536}, "--port", "65536 is not between 0 and 65535"),
+        ({"api_key": ""}, "--api-key", "the key is empty"),
+        ({"api_key": "  "}, "--api-key", "the key is empty"),
+        ({"max_message_bytes": 0}, "--max-message-bytes", "0 is not at least 1"),
+        ({"max_image_bytes": 0}, "--max-image-bytes", "0 is not at least 1"),
+        ({"max_image_pixels": -5}, "--max-image-pixels", "-5 is not at least 1"),
+        ({"image_threads": 0}, "--image-threads", "0 is not at least 1"),
+        ({"drain_seconds": -0.1}, "--drain-seconds", "-0.1 is negative"),
+        (
+            {"host": "0.0.0.0"},
+            "--host",
+            "can be reached from other machines, and there is no --api-key",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_name_their_flag(
+    settings: dict[str, Any], flag: str, problem: str
+) -> None:
+    with pytest.raises(ValueError, match=flag) as caught:
+        ServerConfig(**settings)
+    assert str(caught.value).startswith(f"{flag}: ")
+    assert problem in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"port": 0},
+        {"port": 65535},
+        {"drain_seconds": 0},
+        {"host": "0.0.0.0", "api_key": "k"},
+        {"host": "0.0.0.0", "allow_insecure": True},
+        {"host": "::1"},
+    ],
+)
+def test_settings_that_do(settings: dict[str, Any]) -> None:
+    config = ServerConfig(**settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]"])
+def test_loopback(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "10.0.0.1", "", "localhost.example.com"])
+def test_not_loopback(host: str) -> None:
+    assert not is_loopback(host)
