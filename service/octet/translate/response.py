@@ -67,13 +67,6 @@ def delta_chunk(steps: Sequence[Deltas]) -> chat_service_pb2.ChatChunk:
     return chunk
 
 
-def last_chunk(usage: Usage) -> chat_service_pb2.ChatChunk:
-    """Gives a chunk of the whole usage alone."""
-    chunk = chat_service_pb2.ChatChunk()
-    add_usage(chunk, usage)
-    return chunk
-
-
 def add_usage(chunk: chat_service_pb2.ChatChunk, usage: Usage) -> None:
     """Makes `chunk` the last one: it carries the whole usage."""
     chunk.usage.CopyFrom(

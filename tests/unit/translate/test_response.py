@@ -21,7 +21,6 @@ from octet.translate.response import (
     add_usage,
     delta_chunk,
     first_chunk,
-    last_chunk,
     to_chat_response,
 )
 from octet.translate.values import struct_to_dict
@@ -67,7 +66,6 @@ def test_the_first_chunk() -> None:
 
 def test_the_last_chunk() -> None:
     usage = pb.Usage(prompt_tokens=10, completion_tokens=5, total_tokens=15, cached_tokens=2, image_tokens=4)
-    assert last_chunk(USAGE) == pb.ChatChunk(usage=usage)
     chunk = delta_chunk([step(TextDelta(0, "a"))])
     assert not chunk.HasField("usage")
     add_usage(chunk, USAGE)
@@ -276,7 +274,7 @@ def test_the_streamed_answer_is_the_whole_one(steps: list[Deltas], data: st.Data
         taken = data.draw(st.integers(1, len(rest)))
         chunks.append(delta_chunk(rest[:taken]))
         del rest[:taken]
-    chunks.append(last_chunk(steps[-1].usage))
+    add_usage(chunks[-1], steps[-1].usage)
     for chunk in chunks:
         accumulator.add(pb.ChatChunk.FromString(chunk.SerializeToString()))
     assert accumulator.response() == whole
