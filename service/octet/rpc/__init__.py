@@ -1,0 +1,1 @@
+"""Thin gRPC servicers: they translate, call the engine, and write what it gives; the rules live elsewhere."""

@@ -1,0 +1,88 @@
+"""The one place that turns errors into gRPC statuses with google.rpc details."""
+
+import logging
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from octet.errors import (
+    DeadlineExceededError,
+    DuplicateRequestError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    OctetError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
+
+logger = logging.getLogger("octet")
+
+DOMAIN = "octet.v1"
+"""google.rpc.ErrorInfo.domain of every error."""
+
+MAX_MESSAGE_BYTES = 1000
+"""Longer messages are cut: trailers must stay below the 8 KiB that clients accept."""
+
+_CODES: dict[type[OctetError], int] = {
+    InvalidRequestError: code_pb2.INVALID_ARGUMENT,
+    UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    ModelNotFoundError: code_pb2.NOT_FOUND,
+    DuplicateRequestError: code_pb2.ALREADY_EXISTS,
+    DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    UnavailableError: code_pb2.UNAVAILABLE,
+    OctetError: code_pb2.INTERNAL,
+}
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):
+    """Ends a call that raised with the error's status; the unexpected becomes INTERNAL and is logged."""
+
+    async def intercept_service(
+        self,
+        continuation: Continuation,
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> MaybeHandler:
+        """Wraps the handler."""
+        handler = await continuation(handler_call_details)
+        return None if handler is None else wrap(handler, _answer)
+
+
+async def _answer(request: Any, context: Context, proceed: Proceed) -> Any:
+    try:
+        return await proceed()
+    except grpc.aio.AbortError:
+        raise
+    except OctetError as error:
+        status = to_status(error)
+    except Exception:
+        logger.exception("unexpected error")
+        status = to_status(OctetError("an error inside the server; its log has more under this request id"))
+    return await context.abort_with_status(rpc_status.to_status(status))
+
+
+def to_status(error: OctetError) -> status_pb2.Status:
+    """The status of a domain error: code, message, ErrorInfo, and BadRequest when a field is to blame."""
+    code = next(_CODES[kind] for kind in type(error).__mro__ if kind in _CODES)
+    status = status_pb2.Status(code=code, message=_cut(str(error)))
+    details: list[Any] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
+    if isinstance(error, InvalidRequestError):
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_cut(error.field), description=_cut(error.message), reason=error.reason
+        )
+        details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        status.details.append(packed)
+    return status
+
+
+def _cut(text: str) -> str:
+    encoded = text.encode()
+    if len(encoded) <= MAX_MESSAGE_BYTES:
+        return text
+    return encoded[: MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "..."

@@ -1,0 +1,48 @@
+"""Wraps method handlers of all four kinds alike."""
+
+import inspect
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+
+# Quoted: these classes take type arguments in their stubs only.
+Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+MaybeHandler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[MaybeHandler]]
+Proceed = Callable[[], Awaitable[Any]]
+Around = Callable[[Any, Context, Proceed], Awaitable[Any]]
+"""Called with the request (or the iterator of requests), the context, and what answers the call."""
+
+
+def wrap(handler: Handler, around: Around) -> Handler:
+    """A handler that runs `around` and lets it run `handler`'s own behaviour.
+
+    Responses of streaming methods are written to the context, so that `around` sees the whole call as one
+    coroutine, whichever way the method was written.
+    """
+    behaviour: Any = (
+        handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
+    )
+
+    async def call(request: Any, context: Context) -> Any:
+        async def proceed() -> Any:
+            answer = behaviour(request, context)
+            if not inspect.isasyncgen(answer):
+                return await answer
+            async with aclosing(answer):
+                async for response in answer:
+                    await context.write(response)
+            return None
+
+        return await around(request, context, proceed)
+
+    make = {
+        (False, False): grpc.unary_unary_rpc_method_handler,
+        (False, True): grpc.unary_stream_rpc_method_handler,
+        (True, False): grpc.stream_unary_rpc_method_handler,
+        (True, True): grpc.stream_stream_rpc_method_handler,
+    }[handler.request_streaming, handler.response_streaming]
+    return make(call, handler.request_deserializer, handler.response_serializer)

@@ -1,0 +1,74 @@
+"""The request id of each call: found or made, echoed, and in every log line."""
+
+import asyncio
+import logging
+import time
+import uuid
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health
+
+from octet.errors import InvalidRequestError
+from octet.rpc import call
+from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
+from octet.translate.request import check_request_id
+
+logger = logging.getLogger("octet")
+
+HEADER = "x-request-id"
+
+_UNLOGGED_PREFIX = f"/{health.SERVICE_NAME}/"
+
+
+class RequestIdInterceptor(grpc.aio.ServerInterceptor):
+    """Gives each call an id: the request's own, that of its `x-request-id` metadata, or a new one.
+
+    The id goes back in the initial metadata `x-request-id` and into the log, which gets one line for each
+    call that is no health check.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Continuation,
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> MaybeHandler:
+        """Wraps the handler."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        from_metadata = dict(handler_call_details.invocation_metadata).get(HEADER)
+        method = handler_call_details.method
+
+        async def answer(request: Any, context: Context, proceed: Proceed) -> Any:
+            request_id = _choose(getattr(request, "request_id", ""), from_metadata)
+            call.request_id.set(request_id)
+            await context.send_initial_metadata([(HEADER, request_id)])
+            if method.startswith(_UNLOGGED_PREFIX):
+                return await proceed()
+            started = time.monotonic()
+            outcome = "OK"
+            try:
+                return await proceed()
+            except grpc.aio.AbortError:
+                outcome = context.code().name
+                raise
+            except asyncio.CancelledError:
+                outcome = "CANCELLED"
+                raise
+            finally:
+                logger.info("%s %s %.0f ms", method, outcome, 1e3 * (time.monotonic() - started))
+
+        return wrap(handler, answer)
+
+
+def _choose(*candidates: str | bytes | None) -> str:
+    """The first candidate that can be an id, or a new id. Ill-formed ones are refused later, by field."""
+    for candidate in candidates:
+        if isinstance(candidate, str) and candidate:
+            try:
+                check_request_id(candidate)
+            except InvalidRequestError:
+                continue
+            return candidate
+    return uuid.uuid4().hex

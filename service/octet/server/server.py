@@ -1,0 +1,106 @@
+"""A server in this process: its services, and the states it goes through."""
+
+import asyncio
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from octet.config import ServerConfig
+from octet.engine.protocol import Engine
+from octet.errors import EngineDeadError, UnavailableError
+from octet.rpc.chat import ChatService
+from octet.rpc.gate import EngineGate
+from octet.rpc.model import ModelService
+from octet.rpc.running import RunningRequests
+from octet.server.listener import listen, make_server
+from octet.server.reflection import add_reflection
+from octet.server.warmup import warm_up
+from octet.translate.media import ImageLimits
+from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+
+HEALTH_POLL_SECONDS = 0.5
+"""How often the engine is asked whether it lives."""
+
+STOP_GRACE_SECONDS = 0.5
+"""What remains for responses on their way, and for health watchers, when the server stops."""
+
+SERVICE_NAMES: tuple[str, ...] = (
+    chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
+    model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
+)
+
+
+class Server:
+    """Serves an engine over gRPC: `start`, `attach`, then `drain` and `stop`.
+
+    Until `attach` has returned and from `drain` on, health says NOT_SERVING and calls end UNAVAILABLE.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
+        self._config = config
+        self._gate = EngineGate()
+        self._running = RunningRequests()
+        self._translators = ThreadPoolExecutor(config.image_threads, thread_name_prefix="translate")
+        self._health = health.aio.HealthServicer()
+        self._server = make_server(config)
+        chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
+            ChatService(self._gate, self._running, limits, self._translators), self._server
+        )
+        model_service_pb2_grpc.add_ModelServiceServicer_to_server(
+            ModelService(self._gate, limits), self._server
+        )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        if config.reflection:
+            add_reflection(self._server, (*SERVICE_NAMES, health.SERVICE_NAME))
+        self.port = 0
+        """The port, once `start` has returned."""
+
+    async def start(self) -> None:
+        """Listens; health says NOT_SERVING.
+
+        Raises:
+            StartupError: when the port cannot be had.
+        """
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.port = listen(self._server, self._config)
+        await self._server.start()
+
+    async def attach(self, engine: Engine) -> None:
+        """Warms the engine up, then opens for calls; health says SERVING."""
+        await warm_up(engine)
+        self._gate.open(engine)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+
+    async def watch(self, engine: Engine) -> EngineDeadError:
+        """Returns when the engine has died; health says NOT_SERVING and nothing is let through any more."""
+        while True:
+            try:
+                await engine.check_health()
+            except EngineDeadError as error:
+                await self._health.enter_graceful_shutdown()
+                self._gate.close(error)
+                self._running.stop_all(error)
+                return error
+            await asyncio.sleep(HEALTH_POLL_SECONDS)
+
+    async def drain(self) -> None:
+        """Refuses new calls, says NOT_SERVING, and waits for the running ones, up to the configured time."""
+        await self._health.enter_graceful_shutdown()
+        self._gate.close(UnavailableError("the server is shutting down"))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._running.wait_idle(), self._config.drain_seconds)
+
+    async def stop(self) -> None:
+        """Ends what is still running with UNAVAILABLE and closes the port. Idempotent."""
+        await self._health.enter_graceful_shutdown()
+        error = UnavailableError("the server is shutting down")
+        self._gate.close(error)
+        self._running.stop_all(error)
+        await self._server.stop(STOP_GRACE_SECONDS)
+        self._translators.shutdown(wait=False, cancel_futures=True)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for name in ("", *SERVICE_NAMES):
+            await self._health.set(name, status)

@@ -1,0 +1,107 @@
+"""A real server on a real port, with a scripted engine behind it."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from octet.config import ServerConfig
+from octet.server.server import Server
+from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2, model_service_pb2_grpc
+from tests.integration.fake_engine import FakeEngine, Script, echo
+
+
+@dataclass
+class Running:
+    """A started server, its engine, and a channel to it."""
+
+    server: Server
+    engine: FakeEngine
+    channel: grpc.aio.Channel
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.server.port}"
+
+    @property
+    def chat(self) -> chat_service_pb2_grpc.ChatServiceStub:
+        return chat_service_pb2_grpc.ChatServiceStub(self.channel)
+
+    @property
+    def models(self) -> model_service_pb2_grpc.ModelServiceStub:
+        return model_service_pb2_grpc.ModelServiceStub(self.channel)
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@asynccontextmanager
+async def running_server(
+    script: Script = echo, *, config: ServerConfig | None = None, attach: bool = True
+) -> AsyncIterator[Running]:
+    server = Server(config or ServerConfig(port=0))
+    engine = FakeEngine(script)
+    await server.start()
+    try:
+        if attach:
+            await server.attach(engine)
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            yield Running(server, engine, channel)
+    finally:
+        await server.stop()
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts servers that end with the test."""
+    async with AsyncExitStack() as stack:
+
+        async def start_one(script: Script = echo, **options: object) -> Running:
+            return await stack.enter_async_context(running_server(script, **options))  # type: ignore[arg-type]
+
+        yield start_one
+
+
+async def rest_of(stream: grpc.aio.UnaryStreamCall[Any, chat_service_pb2.ChatChunk]) -> list[Any]:
+    """What a stream, of which something was `read`, still gives."""
+    chunks = []
+    while (chunk := await stream.read()) is not grpc.aio.EOF:
+        chunks.append(chunk)
+    return chunks
+
+
+async def code_of(stream: Any) -> grpc.StatusCode:
+    """How a stream ends. Its status comes after its messages, so those are read first."""
+    try:
+        await rest_of(stream)
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return await stream.code()  # type: ignore[no-any-return]
+
+
+@dataclass
+class Details:
+    """The google.rpc details of an error."""
+
+    info: error_details_pb2.ErrorInfo
+    bad_request: error_details_pb2.BadRequest
+
+
+def details_of(error: grpc.aio.AioRpcError) -> Details:
+    status = rpc_status.from_call(error)
+    details = Details(error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest())
+    for packed in status.details:
+        packed.Unpack(details.info)
+        packed.Unpack(details.bad_request)
+    return details
+
+
+def ask(said: str = "one two three", **fields: object) -> chat_service_pb2.ChatRequest:
+    """A request of one user turn."""
+    turn = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[content_pb2.Part(text=said)])
+    return chat_service_pb2.ChatRequest(messages=[turn], **fields)  # type: ignore[arg-type]

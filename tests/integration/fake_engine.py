@@ -1,0 +1,151 @@
+"""An engine whose answers, faults and timing the tests script; everything else in these tests is real."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+
+from octet.engine.types import (
+    CandidateFinished,
+    Deltas,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    ModelInfo,
+    PromptAccepted,
+    Quantization,
+    TextDelta,
+    TextPart,
+    ToolCallDelta,
+    Usage,
+)
+from octet.errors import EngineDeadError
+from octet.server.warmup import REQUEST_ID as WARM_UP_ID
+
+Script = Callable[[GenerationRequest], AsyncGenerator[Event, None]]
+
+PROMPT_TOKENS = 7
+
+
+class FakeEngine:
+    """Plays a script for each request and remembers what it was asked and which answers are unfinished."""
+
+    def __init__(self, script: Script, *, takes_images: bool = True) -> None:
+        self.script = script
+        self.requests: list[GenerationRequest] = []
+        self.unfinished: set[str] = set()
+        self.idle = asyncio.Event()
+        self.death: EngineDeadError | None = None
+        self.closed = False
+        self._model = ModelInfo(
+            names=("fake", "fake-alias"),
+            source="tests/fake",
+            takes_images=takes_images,
+            context_window=4096,
+            output_token_limit=1024,
+            quantization=Quantization("FP8_DYNAMIC", "e4m3", "e4m3"),
+            active_kernels=("per_token_quant_fp8: octet/avx2",),
+            max_images=4 if takes_images else 0,
+            tokens_per_image=16 if takes_images else 0,
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._model
+
+    @property
+    def asked(self) -> list[GenerationRequest]:
+        """The requests of clients."""
+        return [request for request in self.requests if request.request_id != WARM_UP_ID]
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if self.death is not None:
+            raise self.death
+        self.requests.append(request)
+        self.unfinished.add(request.request_id)
+        self.idle.clear()
+        events = self.script(request)
+        try:
+            async for event in events:
+                yield event
+        finally:
+            await events.aclose()
+            self.unfinished.discard(request.request_id)
+            if not self.unfinished:
+                self.idle.set()
+
+    async def num_unfinished(self) -> int:
+        return len(self.unfinished)
+
+    async def check_health(self) -> None:
+        if self.death is not None:
+            raise self.death
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def usage(completion_tokens: int) -> Usage:
+    return Usage(PROMPT_TOKENS, completion_tokens, cached_tokens=0, image_tokens=0)
+
+
+def accepted() -> PromptAccepted:
+    return PromptAccepted(prompt_tokens=PROMPT_TOKENS, image_tokens=0)
+
+
+def text(piece: str, tokens: int, index: int = 0) -> Deltas:
+    return Deltas((TextDelta(index, piece),), usage(tokens))
+
+
+def finished(tokens: int, reason: FinishReason = FinishReason.STOP, index: int = 0) -> Deltas:
+    return Deltas((CandidateFinished(index, reason),), usage(tokens))
+
+
+async def echo(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    """Gives the last message's text back, a word at a time, in each of the candidates."""
+    said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
+    words = [f"{word} " for word in said.split()]
+    tokens = 0
+    yield accepted()
+    for word in words:
+        for index in range(request.sampling.n):
+            tokens += 1
+            yield text(word, tokens, index)
+        await asyncio.sleep(0)
+    for index in range(request.sampling.n):
+        yield finished(tokens, index=index)
+
+
+async def call_tool(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    """Calls the request's first tool, with the arguments in two pieces."""
+    yield accepted()
+    if not request.tools:
+        yield finished(0)
+        return
+    name = request.tools[0].name
+    yield Deltas((ToolCallDelta(0, 0, "call_1", name, ""),), usage(1))
+    yield Deltas((ToolCallDelta(0, 0, "", "", '{"city": '),), usage(2))
+    yield Deltas((ToolCallDelta(0, 0, "", "", '"Oslo"}'),), usage(3))
+    yield finished(4, FinishReason.TOOL_CALLS)
+
+
+class Endless:
+    """Says `words` and then nothing until `release` is set, when it says "last" and ends."""
+
+    def __init__(self, words: tuple[str, ...] = ("first ",), *, accept: bool = True) -> None:
+        self.words = words
+        self.accept = accept
+        self.started = asyncio.Event()
+        self.release = asyncio.Event()
+
+    async def __call__(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if request.request_id == WARM_UP_ID:
+            yield accepted()
+            yield finished(0)
+            return
+        if self.accept:
+            yield accepted()
+            for tokens, word in enumerate(self.words, start=1):
+                yield text(word, tokens)
+        self.started.set()
+        await self.release.wait()
+        yield text("last", len(self.words) + 1)
+        yield finished(len(self.words) + 1)

@@ -1,0 +1,183 @@
+"""Health, reflection, drain and the engine's death."""
+
+import asyncio
+import socket
+import time
+
+import grpc
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
+
+from octet.config import ServerConfig
+from octet.errors import EngineDeadError, StartupError
+from octet.server.reflection import V1_NAME, V1ALPHA_NAME
+from octet.server.server import SERVICE_NAMES, Server
+from octet.v1 import model_service_pb2
+from tests.integration.conftest import Start, ask, code_of, details_of, rest_of
+from tests.integration.fake_engine import Endless, FakeEngine, echo
+
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SERVING = health_pb2.HealthCheckResponse.SERVING
+
+
+async def test_health_waits_for_the_warm_up(start: Start) -> None:
+    running = await start(attach=False)
+    health = health_pb2_grpc.HealthStub(running.channel)
+    watched = {
+        name: health.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", *SERVICE_NAMES)
+    }
+    for watch in watched.values():
+        assert (await watch.read()).status == NOT_SERVING
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await running.chat.Chat(ask())
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert "being loaded" in str(raised.value.details())
+    assert running.engine.requests == []
+    await running.server.attach(running.engine)
+    assert len(running.engine.requests) == 1
+    for watch in watched.values():
+        assert (await watch.read()).status == SERVING
+    await running.chat.Chat(ask())
+
+
+async def test_health_of_an_unknown_service(start: Start) -> None:
+    running = await start()
+    health = health_pb2_grpc.HealthStub(running.channel)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await health.Check(health_pb2.HealthCheckRequest(service="nothing"))
+    assert raised.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+@pytest.mark.parametrize("version", [V1_NAME, V1ALPHA_NAME])
+async def test_reflection(start: Start, version: str) -> None:
+    running = await start()
+    reflect = running.channel.stream_stream(
+        f"/{version}/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="octet.v1.ChatService"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="octet.v1.ChatService.Chat"),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="octet.v1.ChatService.Nothing"),
+    ]
+    services, by_service, by_method, unknown = [response async for response in reflect(iter(asked))]
+    names = {service.name for service in services.list_services_response.service}
+    assert names == {*SERVICE_NAMES, "grpc.health.v1.Health", V1_NAME, V1ALPHA_NAME}
+    files = [
+        descriptor_pb2.FileDescriptorProto.FromString(file).name
+        for file in by_method.file_descriptor_response.file_descriptor_proto
+    ]
+    assert "octet/v1/chat_service.proto" in files
+    assert by_service.file_descriptor_response == by_method.file_descriptor_response
+    assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+
+async def test_reflection_can_be_switched_off(start: Start) -> None:
+    running = await start(config=ServerConfig(port=0, reflection=False))
+    for version in (V1_NAME, V1ALPHA_NAME):
+        call = running.channel.stream_stream(f"/{version}/ServerReflectionInfo")(iter([b""]))
+        assert await call.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_busy_port_is_one_clear_line() -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        server = Server(ServerConfig(port=port))
+        with pytest.raises(StartupError, match=rf"port {port} .* in use; .*--port") as raised:
+            await server.start()
+        assert "\n" not in str(raised.value)
+        await server.stop()
+
+
+async def test_two_servers_do_not_share_a_port(start: Start) -> None:
+    running = await start()
+    second = Server(ServerConfig(port=running.server.port))
+    with pytest.raises(StartupError, match="in use"):
+        await second.start()
+    await second.stop()
+
+
+@pytest.mark.parametrize(
+    ("host", "message"), [("192.0.2.1", "no address of this machine"), ("no.such.host.invalid", "resolved")]
+)
+async def test_wrong_host(host: str, message: str) -> None:
+    server = Server(ServerConfig(host=host, port=0, api_key="k"))
+    with pytest.raises(StartupError, match=message):
+        await server.start()
+    await server.stop()
+
+
+async def test_drain_lets_running_calls_end_and_refuses_new_ones(start: Start) -> None:
+    script = Endless()
+    running = await start(script)
+    health = health_pb2_grpc.HealthStub(running.channel)
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == SERVING
+    stream = running.chat.StreamChat(ask())
+    await stream.read()
+    await stream.read()
+    draining = asyncio.ensure_future(running.server.drain())
+    assert (await watch.read()).status == NOT_SERVING
+    for refused in (
+        running.chat.Chat(ask()),
+        running.models.ListModels(model_service_pb2.ListModelsRequest()),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await refused
+        assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert details_of(raised.value).info.reason == "UNAVAILABLE"
+    assert not draining.done()
+    script.release.set()
+    texts = [delta.text for chunk in await rest_of(stream) for delta in chunk.deltas]
+    assert "".join(texts) == "last"
+    assert await code_of(stream) == grpc.StatusCode.OK
+    await asyncio.wait_for(draining, 1)
+
+
+async def test_drain_is_bounded_and_stop_ends_the_rest(start: Start) -> None:
+    running = await start(Endless(), config=ServerConfig(port=0, drain_seconds=0.2))
+    stream = running.chat.StreamChat(ask())
+    await stream.read()
+    started = time.monotonic()
+    await running.server.drain()
+    assert 0.2 <= time.monotonic() - started < 2
+    assert len(running.engine.unfinished) == 1
+    await running.server.stop()
+    assert running.engine.unfinished == set()
+    assert await code_of(stream) == grpc.StatusCode.UNAVAILABLE
+
+
+async def test_engine_death_flips_health_and_ends_calls(start: Start) -> None:
+    running = await start(Endless())
+    health = health_pb2_grpc.HealthStub(running.channel)
+    watch = health.Watch(health_pb2.HealthCheckRequest())
+    assert (await watch.read()).status == SERVING
+    stream = running.chat.StreamChat(ask())
+    await stream.read()
+    watching = asyncio.ensure_future(running.server.watch(running.engine))
+    died = time.monotonic()
+    running.engine.death = EngineDeadError("the engine process has died")
+    assert (await watch.read()).status == NOT_SERVING
+    assert time.monotonic() - died < 2
+    assert await code_of(stream) == grpc.StatusCode.UNAVAILABLE
+    assert await watching is running.engine.death
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await running.chat.Chat(ask())
+    assert raised.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert details_of(raised.value).info.reason == "ENGINE_DEAD"
+
+
+async def test_engine_that_cannot_answer_never_serves(start: Start) -> None:
+    running = await start(attach=False)
+    engine = FakeEngine(echo)
+    engine.death = EngineDeadError("the engine process has died")
+    with pytest.raises(EngineDeadError):
+        await running.server.attach(engine)
+    health = health_pb2_grpc.HealthStub(running.channel)
+    assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
