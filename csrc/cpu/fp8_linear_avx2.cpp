@@ -31,18 +31,18 @@ struct Avx2 {
       factor_ = _mm256_set1_ps(e4m3 ? 256.0f : 1.0f);
     }
 
-    void expand(const uint8_t* codes, Vec* out) const {
+    OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
       convert(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)), out);
     }
 
-    void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
+    OCTET_INLINE void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
       uint64_t bytes = 0;
       memcpy(&bytes, codes, static_cast<size_t>(count));
       convert(_mm_cvtsi64_si128(static_cast<long long>(bytes)), out);
     }
 
    private:
-    void convert(__m128i codes, Vec* out) const {
+    OCTET_INLINE void convert(__m128i codes, Vec* out) const {
       const __m128i wide = _mm_cvtepu8_epi16(codes);
       const __m128i magnitude = _mm_and_si128(wide, _mm_set1_epi16(0x7F));
       const __m128i sign = _mm_slli_epi16(_mm_xor_si128(wide, magnitude), 8);
@@ -56,11 +56,11 @@ struct Avx2 {
     __m256 factor_;
   };
 
-  static Vec load(const Operand* p) { return _mm256_load_ps(p); }
-  static void store(Operand* p, Vec v) { _mm256_store_ps(p, v); }
-  static Acc zero() { return _mm256_setzero_ps(); }
-  static Acc dot(Acc acc, Vec a, Vec b) { return _mm256_fmadd_ps(a, b, acc); }
-  static float sum(Acc acc) {
+  static OCTET_INLINE Vec load(const Operand* p) { return _mm256_load_ps(p); }
+  static OCTET_INLINE void store(Operand* p, Vec v) { _mm256_store_ps(p, v); }
+  static OCTET_INLINE Acc zero() { return _mm256_setzero_ps(); }
+  static OCTET_INLINE Acc dot(Acc acc, Vec a, Vec b) { return _mm256_fmadd_ps(a, b, acc); }
+  static OCTET_INLINE float sum(Acc acc) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(acc), _mm256_extractf128_ps(acc, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));

@@ -46,15 +46,17 @@ struct Avx512Bf16 {
       high_[1] = _mm512_load_si512(table.high + 64);
     }
 
-    void expand(const uint8_t* codes, Vec* out) const { look_up(_mm512_loadu_si512(codes), out); }
+    OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
+      look_up(_mm512_loadu_si512(codes), out);
+    }
 
-    void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
+    OCTET_INLINE void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
       const __mmask64 mask = (__mmask64{1} << count) - 1;
       look_up(_mm512_maskz_loadu_epi8(mask, codes), out);
     }
 
    private:
-    void look_up(__m512i codes, Vec* out) const {
+    OCTET_INLINE void look_up(__m512i codes, Vec* out) const {
       // The permutation ignores bit 7, the sign, which the high byte takes from the code.
       constexpr int kAOrBAndC = 0xF8;
       const __m512i low = _mm512_permutex2var_epi8(low_[0], codes, low_[1]);
@@ -69,13 +71,13 @@ struct Avx512Bf16 {
     __m512i high_[2];
   };
 
-  static Vec load(const Operand* p) { return _mm512_load_si512(p); }
-  static void store(Operand* p, Vec v) { _mm512_store_si512(p, v); }
-  static Acc zero() { return _mm512_setzero_ps(); }
-  static Acc dot(Acc acc, Vec a, Vec b) {
+  static OCTET_INLINE Vec load(const Operand* p) { return _mm512_load_si512(p); }
+  static OCTET_INLINE void store(Operand* p, Vec v) { _mm512_store_si512(p, v); }
+  static OCTET_INLINE Acc zero() { return _mm512_setzero_ps(); }
+  static OCTET_INLINE Acc dot(Acc acc, Vec a, Vec b) {
     return _mm512_dpbf16_ps(acc, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
   }
-  static float sum(Acc acc) { return _mm512_reduce_add_ps(acc); }
+  static OCTET_INLINE float sum(Acc acc) { return _mm512_reduce_add_ps(acc); }
 };
 
 }  // namespace

@@ -38,9 +38,11 @@ struct Scalar {
     explicit Decoder(Fp8Format format)
         : table_(format == Fp8Format::kE4M3 ? kE4M3Table : kE5M2Table) {}
 
-    void expand(const uint8_t* codes, Vec* out) const { expand_tail(codes, kLanes, out); }
+    OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
+      expand_tail(codes, kLanes, out);
+    }
 
-    void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
+    OCTET_INLINE void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
       for (int i = 0; i < kLanes; ++i) {
         out->lane[i] = i < count ? float_of(table_.bits[codes[i]]) : 0.0f;
       }
@@ -50,20 +52,20 @@ struct Scalar {
     const Float32Table& table_;
   };
 
-  static Vec load(const Operand* p) {
+  static OCTET_INLINE Vec load(const Operand* p) {
     Vec v;
     for (int i = 0; i < kLanes; ++i) v.lane[i] = p[i];
     return v;
   }
-  static void store(Operand* p, const Vec& v) {
+  static OCTET_INLINE void store(Operand* p, const Vec& v) {
     for (int i = 0; i < kLanes; ++i) p[i] = v.lane[i];
   }
-  static Acc zero() { return Acc{}; }
-  static Acc dot(Acc acc, const Vec& a, const Vec& b) {
+  static OCTET_INLINE Acc zero() { return Acc{}; }
+  static OCTET_INLINE Acc dot(Acc acc, const Vec& a, const Vec& b) {
     for (int i = 0; i < kLanes; ++i) acc.lane[i] += a.lane[i] * b.lane[i];
     return acc;
   }
-  static float sum(const Acc& acc) {
+  static OCTET_INLINE float sum(const Acc& acc) {
     float total = 0.0f;
     for (int i = 0; i < kLanes; ++i) total += acc.lane[i];
     return total;

@@ -24,6 +24,9 @@
 #include "float16.h"
 #include "kernels.h"
 
+// The innermost loops live in registers only if all that they call is inlined.
+#define OCTET_INLINE inline __attribute__((always_inline))
+
 namespace octet {
 namespace {
 
@@ -102,13 +105,13 @@ struct CodeColumns {
   const uint8_t* codes;
   int64_t in_features;
 
-  void fetch(int col, int64_t i, typename Isa::Vec* out) const {
-    const uint8_t* at = codes + col * in_features + i;
-    if (in_features - i >= kVecs * Isa::kLanes) {
-      decoder.expand(at, out);
-    } else {
-      decoder.expand_tail(at, in_features - i, out);
-    }
+  // How far fetch() reaches; fetch_tail() gives the rest, padded with zeros.
+  int64_t whole() const { return in_features - in_features % (kVecs * Isa::kLanes); }
+  OCTET_INLINE void fetch(int col, int64_t i, typename Isa::Vec* out) const {
+    decoder.expand(codes + col * in_features + i, out);
+  }
+  OCTET_INLINE void fetch_tail(int col, int64_t i, typename Isa::Vec* out) const {
+    decoder.expand_tail(codes + col * in_features + i, in_features - i, out);
   }
 };
 
@@ -119,34 +122,50 @@ struct ExpandedColumns {
   const typename Isa::Operand* operands;
   int64_t stride;
 
-  void fetch(int col, int64_t i, typename Isa::Vec* out) const {
+  int64_t whole() const { return stride; }
+  OCTET_INLINE void fetch(int col, int64_t i, typename Isa::Vec* out) const {
     *out = Isa::load(operands + col * stride + i);
+  }
+  OCTET_INLINE void fetch_tail(int col, int64_t i, typename Isa::Vec* out) const {
+    fetch(col, i, out);
   }
 };
 
 // sums[r * C + c] = the dot product of row r of x with column c.
 template <class Isa, int R, int C, class Columns>
-inline void dot_tile(const typename Isa::Operand* x, int64_t k, const Columns& columns,
-                     float* sums) {
+OCTET_INLINE void dot_tile(const typename Isa::Operand* x, int64_t k, const Columns& columns,
+                           float* sums) {
+  using Vec = typename Isa::Vec;
   typename Isa::Acc acc[R][C];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) acc[r][c] = Isa::zero();
   }
-  for (int64_t i = 0; i < k; i += Columns::kVecs * Isa::kLanes) {
-    typename Isa::Vec w[C][Columns::kVecs];
+  const auto accumulate = [&](int64_t i, const Vec(&w)[C][Columns::kVecs])
+                              __attribute__((always_inline)) {
+#pragma GCC unroll 8
+                                for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+                                  for (int v = 0; v < Columns::kVecs; ++v) {
+                                    const Vec a = Isa::load(x + r * k + i + v * Isa::kLanes);
+#pragma GCC unroll 8
+                                    for (int c = 0; c < C; ++c)
+                                      acc[r][c] = Isa::dot(acc[r][c], a, w[c][v]);
+                                  }
+                                }
+                              };
+  Vec w[C][Columns::kVecs];
+  const int64_t whole = columns.whole();
+  for (int64_t i = 0; i < whole; i += Columns::kVecs * Isa::kLanes) {
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) columns.fetch(c, i, w[c]);
+    accumulate(i, w);
+  }
+  if (whole < k) {
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-      for (int v = 0; v < Columns::kVecs; ++v) {
-        const typename Isa::Vec a = Isa::load(x + r * k + i + v * Isa::kLanes);
-#pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) acc[r][c] = Isa::dot(acc[r][c], a, w[c][v]);
-      }
-    }
+    for (int c = 0; c < C; ++c) columns.fetch_tail(c, whole, w[c]);
+    accumulate(whole, w);
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
