@@ -1,0 +1,76 @@
+"""The operators as torch sees them: schemas, fake kernels, tracing."""
+
+import pytest
+import torch
+
+from octet import ops
+
+QUANT = torch.ops.octet.per_token_quant_fp8.default
+QUANT_OUT = torch.ops.octet.per_token_quant_fp8_out.default
+LINEAR = torch.ops.octet.fp8_linear.default
+
+
+@pytest.fixture(autouse=True)
+def comparable_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets opcheck's schema check see whether FP8 arguments were written to.
+
+    It compares them with torch.allclose, which torch does not implement for FP8.
+    """
+    allclose = torch.allclose
+
+    def allclose_or_same_codes(a: torch.Tensor, b: torch.Tensor, equal_nan: bool = False) -> bool:
+        if a.dtype.is_floating_point and a.dtype.itemsize == 1:
+            return torch.equal(a.view(torch.uint8), b.view(torch.uint8))
+        return allclose(a, b, equal_nan=equal_nan)
+
+    monkeypatch.setattr(torch, "allclose", allclose_or_same_codes)
+
+
+def test_schemas() -> None:
+    assert [str(op._schema) for op in (QUANT, QUANT_OUT, LINEAR)] == [
+        "octet::per_token_quant_fp8(Tensor x, ScalarType dtype, Tensor? scale_ub=None)"
+        " -> (Tensor q, Tensor scale)",
+        "octet::per_token_quant_fp8_out(Tensor x, Tensor? scale_ub, *, Tensor(a!) q, Tensor(b!) scale) -> ()",
+        "octet::fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
+        " ScalarType out_dtype) -> Tensor",
+    ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 64), (0, 8)])
+def test_opcheck_per_token_quant(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    x = torch.randn(shape).to(dtype)
+    torch.library.opcheck(QUANT, (x, torch.float8_e4m3fn))
+    torch.library.opcheck(QUANT, (x, torch.float8_e5m2, torch.tensor(0.5)))
+
+
+def test_opcheck_per_token_quant_of_strided_rows() -> None:
+    torch.library.opcheck(QUANT, (torch.randn(3, 100)[:, 5:70], torch.float8_e4m3fn))
+
+
+def test_opcheck_per_token_quant_out() -> None:
+    outputs = {"q": torch.empty(3, 64, dtype=torch.float8_e4m3fn), "scale": torch.empty(3, 1)}
+    torch.library.opcheck(QUANT_OUT, (torch.randn(3, 64), None), outputs)
+
+
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_opcheck_fp8_linear(out_dtype: torch.dtype) -> None:
+    xq, x_scale = ops.per_token_quant_fp8(torch.randn(3, 64))
+    w, w_scale = ops.per_token_quant_fp8(torch.randn(5, 64))
+    torch.library.opcheck(LINEAR, (xq, x_scale, w, w_scale, None, out_dtype))
+    torch.library.opcheck(LINEAR, (xq, x_scale, w, w_scale, torch.randn(5), out_dtype))
+
+
+def test_operators_trace_with_symbolic_sizes() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    w, w_scale = ops.per_token_quant_fp8(torch.randn(5, 64))
+
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        xq, x_scale = ops.per_token_quant_fp8(x)
+        return ops.fp8_linear(xq, x_scale, w, w_scale)
+
+    traced = make_fx(layer, tracing_mode="symbolic", _allow_non_fake_inputs=True)(torch.randn(3, 64))
+    x = torch.randn(7, 64)
+    assert torch.equal(traced(x), layer(x))
+    assert {node.target for node in traced.graph.nodes} >= {QUANT, LINEAR}
