@@ -5,6 +5,7 @@ where two supported versions differ, the branch belongs here.
 """
 
 import importlib.metadata
+import sys
 from collections.abc import MutableSequence
 from typing import Any
 
@@ -67,3 +68,19 @@ def out_of_tree_ops() -> dict[str, type[Any]]:
 
     registry: dict[str, type[Any]] = op_registry_oot
     return registry
+
+
+def count_unfinished_requests() -> None:
+    """Makes an engine core count its scheduler's requests when asked (`unfinished_requests`).
+
+    vLLM's front end knows only what it has sent, not what the core still works on. Does nothing in processes that
+    run no core.
+    """
+    core = sys.modules.get("vllm.v1.engine.core")
+    if core is not None:
+        core.EngineCore.octet_unfinished_requests = lambda self: sum(self.scheduler.get_request_counts())
+
+
+async def unfinished_requests(llm: Any) -> int:
+    """The requests, waiting and running, of all engine cores behind an AsyncLLM."""
+    return sum(await llm.engine_core.call_utility_all_async("octet_unfinished_requests"))

@@ -68,6 +68,6 @@ class OctetFP8LinearKernel(FP8ScaledMMLinearKernel):  # type: ignore[misc]
         bias: torch.Tensor | None,
         output_shape: list[int],
     ) -> torch.Tensor:
-        """A [T, K] and B [K, N] are codes, As [T, 1] and Bs [N, 1] f32; gives `output_shape` in `out_dtype`."""
+        """A [T, K] and B [K, N] are codes, As [T, 1] and Bs [N, 1] f32; the result is [T, N] as asked for."""
         out: torch.Tensor = torch.ops.octet.fp8_linear(A, As, B.t(), Bs, bias, out_dtype)
         return out.view(*output_shape)

@@ -8,7 +8,7 @@ from octet.engine.vllm import compat, kernels
 
 
 def register() -> None:
-    """Puts Octet's kernels and its tool parser into vLLM. Further calls in a process do nothing.
+    """Puts Octet's kernels, its tool parser and a count of running requests into vLLM. Further calls in a process do nothing.
 
     Raises:
         StartupError: when OCTET_KERNELS holds neither "on" nor "off".
@@ -20,6 +20,7 @@ def register() -> None:
     if reason := compat.unsupported_reason():
         logger.warning_once("octet does nothing here: %s", reason)
         return
+    compat.count_unfinished_requests()
     _register_tool_parser()
     if not wanted:
         logger.info_once("octet kernels off: %s=off", kernels.SWITCH)

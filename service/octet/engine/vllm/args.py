@@ -1,0 +1,152 @@
+"""vLLM's own command-line flags, parsed into what the engine is started with."""
+
+import json
+import logging
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from octet.engine.vllm import compat
+from octet.errors import StartupError
+
+if TYPE_CHECKING:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+logger = logging.getLogger(__name__)
+
+GIB = 1024**3
+WORKER_EXTENSION = "octet.engine.vllm.worker.WorkerExtension"
+
+# Flags that say how large the KV cache is to be, by their names in AsyncEngineArgs.
+_CACHE_SIZE_FLAGS = ("kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How to start an engine.
+
+    Attributes:
+        engine: vLLM's engine arguments.
+        chat_template: Jinja text or path that replaces the model's own; None keeps that.
+        chat_template_content_format: how the template wants a message's content: "auto", "string" or "openai".
+        chat_template_kwargs: variables that every rendering of the template gets.
+        tool_call_parser: name of the parser for tool calls that the model makes on its own; None lets the
+            model's architecture decide.
+        max_output_tokens: most tokens of an answer when the request names none; None lets the model decide.
+    """
+
+    engine: "AsyncEngineArgs"
+    chat_template: str | None = None
+    chat_template_content_format: str = "auto"
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    tool_call_parser: str | None = None
+    max_output_tokens: int | None = None
+
+
+def parse_engine_args(argv: list[str]) -> EngineSettings:
+    """Parses a model and vLLM's engine flags, such as ["MODEL", "--max-model-len", "8192"].
+
+    Importing vLLM for this takes seconds.
+
+    Raises:
+        StartupError: with one line, for a flag that vLLM does not know or a value that it does not take, or
+            when the installed vLLM cannot be used.
+    """
+    compat.require_supported()
+    # vLLM reads this when it is imported. Standard output belongs to the commands' own results.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    parsed = _parser().parse_args(argv)
+    if parsed.model_tag is not None:
+        parsed.model = parsed.model_tag
+    _check_model(parsed.model)
+    if parsed.worker_extension_cls:
+        raise StartupError("--worker-extension-cls: Octet uses it to ask the workers about their kernels")
+    if parsed.max_output_tokens is not None and parsed.max_output_tokens < 1:
+        raise StartupError(f"--max-output-tokens: {parsed.max_output_tokens} is not at least 1")
+    if parsed.tool_parser_plugin:
+        from vllm.tool_parsers import ToolParserManager
+
+        ToolParserManager.import_tool_parser(parsed.tool_parser_plugin)
+    parsed.worker_extension_cls = WORKER_EXTENSION
+    try:
+        engine = AsyncEngineArgs.from_cli_args(parsed)
+    except (ValueError, TypeError, KeyError) as error:
+        raise StartupError(one_line(error)) from error
+    _choose_cache_size(engine)
+    return EngineSettings(
+        engine=engine,
+        chat_template=parsed.chat_template,
+        chat_template_content_format=parsed.chat_template_content_format,
+        chat_template_kwargs=parsed.default_chat_template_kwargs,
+        tool_call_parser=parsed.tool_call_parser,
+        max_output_tokens=parsed.max_output_tokens,
+    )
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without pydantic's frame and without its further lines."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if len(lines) > 1 and "validation error" in lines[0]:
+        lines = [line for line in lines if line.startswith(("Value error, ", "Assertion failed, "))] or lines[
+            1:
+        ]
+    return lines[0].removeprefix("Value error, ").removeprefix("Assertion failed, ").partition(" [type=")[0]
+
+
+def _parser() -> Any:
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    class Parser(FlexibleArgumentParser):  # type: ignore[misc]
+        def error(self, message: str) -> NoReturn:
+            raise StartupError(message)
+
+    parser = Parser(prog="octet serve", add_help=False, allow_abbrev=False)
+    parser.add_argument("model_tag", nargs="?", metavar="MODEL")
+    parser = AsyncEngineArgs.add_cli_args(parser)
+    parser.add_argument("--chat-template", metavar="FILE")
+    parser.add_argument(
+        "--chat-template-content-format", choices=("auto", "string", "openai"), default="auto"
+    )
+    parser.add_argument("--default-chat-template-kwargs", type=json.loads, default={}, metavar="JSON")
+    parser.add_argument("--tool-call-parser", metavar="NAME")
+    parser.add_argument("--tool-parser-plugin", metavar="FILE")
+    parser.add_argument("--max-output-tokens", type=int, metavar="N")
+    return parser
+
+
+def _check_model(model: str) -> None:
+    """Catches what can only be a local path and is none, before vLLM takes it for a hub's id."""
+    if model.startswith(("/", "./", "../", "~")) or model.endswith("/"):
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            raise StartupError(f"no such model: {model} is not a directory")
+        if not (folder / "config.json").is_file():
+            raise StartupError(f"no such model: {model} holds no config.json")
+
+
+def _choose_cache_size(engine: "AsyncEngineArgs") -> None:
+    """On a CPU, takes a KV cache that fits into the free memory where the user named no size.
+
+    vLLM would claim nearly all of the machine's memory, and refuse to start when somebody else uses some.
+    """
+    import psutil  # type: ignore[import-untyped]
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu() or os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
+        return
+    defaults = type(engine).__dataclass_fields__
+    if any(getattr(engine, name) != defaults[name].default for name in _CACHE_SIZE_FLAGS):
+        return
+    free = psutil.virtual_memory().available
+    engine.kv_cache_memory_bytes = min(4 * GIB, free // 4)
+    logger.info(
+        "KV cache: %.1f GiB of %.1f GiB free memory; --kv-cache-memory-bytes sets another size",
+        engine.kv_cache_memory_bytes / GIB,
+        free / GIB,
+    )

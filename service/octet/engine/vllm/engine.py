@@ -1,0 +1,213 @@
+"""The engine that Octet serves with: vLLM's AsyncLLM behind `octet.engine.protocol.Engine`."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator
+from typing import TYPE_CHECKING, Any
+
+from octet.engine.types import (
+    CandidateFinished,
+    Delta,
+    Deltas,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    Message,
+    ModelInfo,
+    PromptAccepted,
+    Role,
+    Sampling,
+    TextPart,
+    Usage,
+)
+from octet.engine.vllm import compat, sampling, startup
+from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
+from octet.engine.vllm.model_info import describe_model
+from octet.engine.vllm.render import Prompt, PromptRenderer
+from octet.errors import EngineDeadError, UnavailableError
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from octet.engine.vllm.args import EngineSettings
+
+# How long the engine's processes may take to end before they are killed; unloading takes seconds on a busy CPU.
+SHUTDOWN_SECONDS = 20.0
+
+_FINISH_REASONS = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "abort": FinishReason.CANCELLED,
+    "repetition": FinishReason.STOP,
+}
+
+
+async def create_engine(settings: "EngineSettings") -> "VllmEngine":
+    """Starts an engine and warms it up. Takes as long as the model's loading; the event loop stays free.
+
+    Raises:
+        StartupError: with one line that says what is wrong.
+    """
+    llm = await asyncio.to_thread(startup.start, settings)
+    try:
+        engine = VllmEngine(llm, settings, await _active_kernels(llm))
+        await engine._warm_up()
+    except BaseException:
+        llm.shutdown(SHUTDOWN_SECONDS)
+        raise
+    return engine
+
+
+class VllmEngine:
+    """An engine over a running AsyncLLM; made by `create_engine`."""
+
+    def __init__(self, llm: "AsyncLLM", settings: "EngineSettings", active_kernels: tuple[str, ...]) -> None:
+        config = llm.vllm_config
+        self._llm: AsyncLLM | None = llm
+        self._renderer = PromptRenderer(llm.renderer, config.model_config, settings)
+        self._answers = AnswerParsing(
+            llm.renderer.tokenizer,
+            config.model_config,
+            settings.tool_call_parser,
+            config.structured_outputs_config.reasoning_parser,
+        )
+        self._defaults = config.model_config.get_diff_sampling_param()
+        self._model = describe_model(config, settings, active_kernels)
+
+    @property
+    def llm(self) -> "AsyncLLM":
+        """vLLM's engine.
+
+        Raises:
+            EngineDeadError: after `close`.
+        """
+        if self._llm is None:
+            raise EngineDeadError("the engine is closed")
+        return self._llm
+
+    @property
+    def model(self) -> ModelInfo:
+        """What is served."""
+        return self._model
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Continues the conversation; see `octet.engine.protocol.Engine.generate`."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        prompt = await self._renderer.render(request)
+        params, plan = await self._plan(request, prompt)
+        queue = await self._add(request, prompt, params, plan)
+        finished = False
+        usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
+        try:
+            yield PromptAccepted(prompt.tokens, prompt.image_tokens)
+            while not finished:
+                # Without awaiting where something is there already: saves a switch of tasks a step.
+                output = queue.get_nowait() or await queue.get()
+                finished = output.finished
+                usage = _add_usage(usage, output)
+                if deltas := _read(output, plan.readers):
+                    yield Deltas(tuple(deltas), usage)
+        except VllmEngineDeadError as error:
+            finished = True
+            raise EngineDeadError("the engine has died") from error
+        finally:
+            if not finished:
+                await self.llm.abort(queue.request_id, internal=True)
+            queue.close()
+
+    async def num_unfinished(self) -> int:
+        """Requests that the scheduler in the engine's own process holds, waiting and running."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        try:
+            return await compat.unfinished_requests(self.llm)
+        except VllmEngineDeadError as error:
+            raise EngineDeadError("the engine has died") from error
+
+    async def check_health(self) -> None:
+        """Raises EngineDeadError when a process of the engine has ended."""
+        if self.llm.errored:
+            raise EngineDeadError("the engine has died")
+
+    def close(self) -> None:
+        """Stops the engine and its processes. Idempotent."""
+        llm, self._llm = self._llm, None
+        if llm is not None:
+            llm.shutdown(SHUTDOWN_SECONDS)
+
+    async def _plan(self, request: GenerationRequest, prompt: Prompt) -> tuple["SamplingParams", AnswerPlan]:
+        params = sampling.to_sampling_params(
+            request,
+            room=self._model.context_window - prompt.tokens,
+            output_token_limit=self._model.output_token_limit,
+            defaults=self._defaults,
+        )
+        plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params)
+        if params.structured_outputs is None:
+            sampling.verify(self.llm, request, params)
+        else:
+            await asyncio.to_thread(sampling.verify, self.llm, request, params)
+        return params, plan
+
+    async def _add(
+        self, request: GenerationRequest, prompt: Prompt, params: "SamplingParams", plan: AnswerPlan
+    ) -> Any:
+        """Hands the request to the engine; returns the queue of its outputs."""
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        try:
+            return await self.llm.add_request(
+                request.request_id, prompt.engine_input, params, **plan.engine_arguments
+            )
+        except VllmEngineDeadError as error:
+            raise EngineDeadError("the engine has died") from error
+        except GracefulHTTPError as error:
+            raise UnavailableError(error.message) from error
+        except (VLLMClientError, ValueError) as error:
+            raise sampling.sampling_error(error) from error
+
+    async def _warm_up(self) -> None:
+        """Runs one token through everything that a request goes through."""
+        hello = Message(Role.USER, (TextPart("Hello"),))
+        request = GenerationRequest("warm-up", (hello,), sampling=Sampling(max_tokens=1))
+        async for _ in self.generate(request):
+            pass
+
+
+async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
+    """What the workers report, one line a kernel; workers that disagree have a line each."""
+    layers: Counter[str] = Counter()
+    for report in await llm.collective_rpc("octet_active_kernels"):
+        for name, count in report.items():
+            layers[name] = max(layers[name], count)
+    return tuple(f"{name} in {count} layers" for name, count in sorted(layers.items()))
+
+
+def _read(output: Any, readers: list[AnswerReader]) -> list[Delta]:
+    """What a step's output adds to the answer."""
+    deltas: list[Delta] = []
+    for candidate in output.outputs:
+        reader, reason = readers[candidate.index], candidate.finish_reason
+        if reason == "error":
+            raise UnavailableError("the engine could not finish the request; try again")
+        deltas += reader.read(
+            candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
+        )
+        if reason is not None:
+            finish = _FINISH_REASONS[reason]
+            if finish is FinishReason.STOP and reader.made_calls:
+                finish = FinishReason.TOOL_CALLS
+            deltas.append(CandidateFinished(candidate.index, finish))
+    return deltas
+
+
+def _add_usage(usage: Usage, output: Any) -> Usage:
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens + sum(len(candidate.token_ids) for candidate in output.outputs),
+        max(usage.cached_tokens, output.num_cached_tokens or 0),
+        usage.image_tokens,
+    )

@@ -1,0 +1,95 @@
+"""What a loaded model is, in the service's terms."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octet.engine.types import ModelInfo, Quantization
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+    from octet.engine.vllm.args import EngineSettings
+
+# The model card's "total output context"; the checkpoints themselves do not say it.
+GEMMA3_OUTPUT_LIMIT = 8192
+
+
+def describe_model(
+    config: "VllmConfig", settings: "EngineSettings", active_kernels: tuple[str, ...]
+) -> ModelInfo:
+    """Describes the model that an engine with `config` has loaded."""
+    model = config.model_config
+    source = source_name(model.model)
+    names = settings.engine.served_model_name or source
+    max_images, tokens_per_image = _image_limits(config)
+    return ModelInfo(
+        names=(names,) if isinstance(names, str) else tuple(names),
+        source=source,
+        takes_images=max_images > 0,
+        context_window=model.max_model_len,
+        output_token_limit=_output_token_limit(model, settings.max_output_tokens),
+        quantization=quantization(getattr(model.hf_config, "quantization_config", None)),
+        active_kernels=active_kernels,
+        max_images=max_images,
+        tokens_per_image=tokens_per_image,
+    )
+
+
+def source_name(model: str) -> str:
+    """A hub id as it is, of a local directory its name."""
+    return Path(model).resolve().name if Path(model).is_dir() else model
+
+
+def quantization(config: Any) -> Quantization | None:
+    """Reads a checkpoint's `quantization_config`; None for a model that is not quantized."""
+    if config is None:
+        return None
+    if not isinstance(config, Mapping):
+        config = config.to_dict()
+    groups = list(config.get("config_groups", {}).values())
+    if not groups:
+        return Quantization(str(config.get("quant_method", "unknown")).upper(), "", "")
+    weights, activations = groups[0].get("weights") or {}, groups[0].get("input_activations") or {}
+    scheme = str(config.get("format") or config.get("quant_method"))
+    if (
+        _format(weights) == _format(activations) == "e4m3"
+        and weights.get("strategy") == "channel"
+        and activations.get("strategy") == "token"
+        and activations.get("dynamic")
+    ):
+        scheme = "FP8_DYNAMIC"
+    return Quantization(scheme, _format(weights), _format(activations))
+
+
+def _format(arguments: Mapping[str, Any]) -> str:
+    """The number format of compressed-tensors' quantization arguments; its only 8-bit float is E4M3."""
+    if not arguments:
+        return ""
+    bits, kind = arguments.get("num_bits"), arguments.get("type")
+    return "e4m3" if (bits, kind) == (8, "float") else f"{kind}{bits}"
+
+
+def _output_token_limit(model: Any, wanted: int | None) -> int:
+    limit = wanted
+    if limit is None and model.hf_config.model_type.startswith("gemma3"):
+        limit = GEMMA3_OUTPUT_LIMIT
+    if limit is None:
+        limit = model.get_diff_sampling_param().get("max_tokens")
+    return min(limit or model.max_model_len, model.max_model_len)
+
+
+def _image_limits(config: "VllmConfig") -> tuple[int, int]:
+    """Most pictures in a prompt, and the tokens of one; zeros for a model that takes none."""
+    if not config.model_config.supports_multimodal_inputs:
+        return 0, 0
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+    from vllm.multimodal.encoder_budget import MultiModalBudget
+
+    budget = MultiModalBudget(config, MULTIMODAL_REGISTRY)
+    tokens = budget.mm_max_toks_per_item.get("image", 0)
+    allowed = budget.mm_limits.get("image", 0)
+    budget.reset_cache()
+    if not tokens or not allowed:
+        return 0, 0
+    return min(allowed, config.model_config.max_model_len // tokens), tokens

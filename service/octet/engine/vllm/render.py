@@ -1,0 +1,216 @@
+"""Conversations as the model's prompt: chat template, tokens and pictures, all by vLLM's renderer."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from octet.engine.types import (
+    GenerationRequest,
+    ImagePart,
+    Message,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolChoiceMode,
+    ToolResultPart,
+)
+from octet.errors import ContextLengthError, InvalidRequestError
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+    from vllm.renderers import BaseRenderer
+
+    from octet.engine.vllm.args import EngineSettings
+
+GEMMA3_TEMPLATE = Path(__file__).with_name("gemma3_tools.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A rendered prompt.
+
+    Attributes:
+        engine_input: what vLLM's engine takes.
+        tokens: its length, pictures included.
+        image_tokens: those that pictures take.
+    """
+
+    engine_input: Any
+    tokens: int
+    image_tokens: int
+
+
+class PromptRenderer:
+    """Renders requests with the model's chat template, off the event loop as vLLM does it."""
+
+    def __init__(self, renderer: "BaseRenderer", model: "ModelConfig", settings: "EngineSettings") -> None:
+        self._renderer = renderer
+        self._model = model
+        self._kwargs = settings.chat_template_kwargs
+        self._content_format = settings.chat_template_content_format
+        self._template = _load_template(settings.chat_template)
+        self._tool_template = self._template_for_tools()
+
+    async def render(self, request: GenerationRequest) -> Prompt:
+        """Renders the request's conversation and tools.
+
+        Raises:
+            ContextLengthError: the prompt leaves no room for an answer.
+            InvalidRequestError: the template or the model does not take the conversation.
+        """
+        from vllm.exceptions import VLLMClientError
+        from vllm.renderers import ChatParams, TokenizeParams
+
+        tools = to_vllm_tools(request)
+        if tools and self._tool_template is _NO_TOOLS:
+            raise InvalidRequestError(
+                "tools",
+                "this model's chat template has no place for tools; start the server with --chat-template",
+            )
+        chat = ChatParams(
+            chat_template=self._tool_template if tools else self._template,
+            chat_template_content_format=self._content_format,
+            chat_template_kwargs={
+                **self._kwargs,
+                "tools": tools,
+                "add_generation_prompt": True,
+                "tokenize": self._model.enable_prompt_embeds or _is_mistral(self._renderer.tokenizer),
+            },
+        )
+        limit = self._model.max_model_len
+        tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
+        try:
+            _, (engine_input,) = await self._renderer.render_chat_async(
+                [to_vllm_messages(request.messages)], chat, tokenize
+            )
+        except VLLMClientError as error:
+            raise _prompt_error(error, limit) from error
+        except (ValueError, TypeError) as error:
+            raise InvalidRequestError("messages", str(error)) from error
+        length = len(engine_input["prompt_token_ids"])
+        if length >= limit:
+            raise ContextLengthError("messages", _too_long(str(length), limit))
+        return Prompt(engine_input, length, _image_tokens(engine_input))
+
+    def _template_for_tools(self) -> str | None:
+        """The template for requests with tools: None is the model's own, `_NO_TOOLS` that there is none."""
+        from vllm.renderers.hf import resolve_chat_template
+
+        if _is_mistral(self._renderer.tokenizer):
+            return self._template
+        probe = [{"type": "function", "function": {"name": "probe", "parameters": {}}}]
+        own = resolve_chat_template(
+            self._renderer.get_tokenizer(), self._template, probe, model_config=self._model
+        )
+        if own is not None and _reads_tools(own):
+            return self._template
+        if self._template is None and self._model.hf_config.model_type.startswith("gemma3"):
+            return GEMMA3_TEMPLATE.read_text()
+        return _NO_TOOLS
+
+
+_NO_TOOLS = ""
+
+
+def to_vllm_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    """Messages as vLLM's renderer takes them: OpenAI's form, pictures as PIL images.
+
+    A message with several tool results becomes as many messages, since chat templates know no other way.
+    """
+    rendered: list[dict[str, Any]] = []
+    for message in messages:
+        content: list[dict[str, Any]] = []
+        calls: list[dict[str, Any]] = []
+        for part in message.parts:
+            match part:
+                case TextPart(text):
+                    content.append({"type": "text", "text": text})
+                case ImagePart(image):
+                    content.append({"type": "image_pil", "image_pil": image})
+                case ToolCallPart(call_id, name, arguments):
+                    function = {"name": name, "arguments": arguments or "{}"}
+                    calls.append({"id": call_id, "type": "function", "function": function})
+                case ToolResultPart(call_id, name, result):
+                    rendered.append(
+                        {"role": Role.TOOL.value, "tool_call_id": call_id, "name": name, "content": result}
+                    )
+        if content or calls:
+            turn: dict[str, Any] = {"role": message.role.value, "content": content}
+            if calls:
+                turn["tool_calls"] = calls
+            rendered.append(turn)
+    return rendered
+
+
+def to_vllm_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
+    """The tools on offer, in OpenAI's form; None when there are none or none may be called."""
+    if not request.tools or request.tool_choice.mode is ToolChoiceMode.NONE:
+        return None
+    return [
+        {
+            "type": "function",
+            "function": {
+                "name": tool.name,
+                "description": tool.description,
+                # A plain copy: templates print it, and what is not a dict they print in another way.
+                "parameters": json.loads(json.dumps(dict(tool.parameters))),
+            },
+        }
+        for tool in request.tools
+    ]
+
+
+def _load_template(template: str | None) -> str | None:
+    from vllm.renderers.chat_utils import load_chat_template
+
+    from octet.errors import StartupError
+
+    try:
+        text: str | None = load_chat_template(template)
+    except (ValueError, OSError) as error:
+        raise StartupError(f"--chat-template: {error}") from error
+    return text
+
+
+def _reads_tools(template: str) -> bool:
+    """Whether a Jinja template uses the variable `tools`."""
+    import jinja2
+    import jinja2.meta
+    from jinja2.ext import loopcontrols
+    from vllm.renderers.hf import AssistantTracker
+
+    environment = jinja2.Environment(extensions=[loopcontrols, AssistantTracker])
+    return "tools" in jinja2.meta.find_undeclared_variables(environment.parse(template))
+
+
+def _is_mistral(tokenizer: Any) -> bool:
+    from vllm.utils.mistral import is_mistral_tokenizer
+
+    return bool(is_mistral_tokenizer(tokenizer))
+
+
+def _image_tokens(engine_input: Any) -> int:
+    placeholders = engine_input.get("mm_placeholders") or {}
+    return sum(place.get_num_embeds() for place in placeholders.get("image", ()))
+
+
+def _too_long(tokens: str, limit: int) -> str:
+    return (
+        f"the prompt has {tokens} tokens, and the model's context window of {limit} tokens must hold "
+        "the prompt and at least one token of the answer"
+    )
+
+
+def _prompt_error(error: Exception, limit: int) -> InvalidRequestError:
+    """vLLM's refusal of a prompt as ours."""
+    parameter, value = getattr(error, "parameter", None), getattr(error, "value", None)
+    if parameter == "input_tokens":
+        # vLLM stops to tokenize one token after the limit.
+        return ContextLengthError("messages", _too_long(f"at least {value}", limit))
+    if parameter == "input_text":
+        return ContextLengthError(
+            "messages",
+            f"the prompt's {value} characters cannot fit into the model's context window of {limit} tokens",
+        )
+    return InvalidRequestError("messages", str(error.args[0] if error.args else error))

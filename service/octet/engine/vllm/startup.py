@@ -1,0 +1,159 @@
+"""Starts vLLM's engine, and turns whatever goes wrong with it into one line.
+
+vLLM reports a failed start as "see root cause above": the cause is in the log of a process that is gone by
+then, between tracebacks. So the output of the engine's processes runs through this one, which holds error
+lines back until the start has succeeded, and otherwise picks the cause out of them.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from octet.engine.vllm import kernels
+from octet.engine.vllm.args import EngineSettings, one_line
+from octet.errors import StartupError
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+logger = logging.getLogger(__name__)
+
+_PROCESS = re.compile(rb"^\((?:EngineCore|Worker|VllmWorker|DP\w*|ApiServer)[^)]*\) ")
+_ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)): (.+)")
+
+# Messages of outer exceptions, which only say that there is an inner one.
+_HOLLOW = ("See stack trace", "See root cause", "initialization failed", "cancelled")
+
+
+def start(settings: EngineSettings) -> "AsyncLLM":
+    """Loads the model and starts the engine's processes; blocks for as long as that takes.
+
+    Raises:
+        StartupError: with one line that names the cause.
+    """
+    _require_plugin()
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    try:
+        config = settings.engine.create_engine_config(UsageContext.API_SERVER)
+    except (
+        Exception
+    ) as error:  # vLLM and transformers raise nearly anything for a model that cannot be served
+        raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
+    _require_kernels()
+    output = _EngineOutput()
+    try:
+        with output:
+            llm = AsyncLLM.from_vllm_config(
+                config,
+                usage_context=UsageContext.API_SERVER,
+                enable_log_requests=settings.engine.enable_log_requests,
+                disable_log_stats=settings.engine.disable_log_stats,
+            )
+    except Exception as error:
+        cause = output.cause() or one_line(error)
+        raise StartupError(f"cannot serve {settings.engine.model}: {cause}") from error
+    output.release()
+    return llm
+
+
+def _require_plugin() -> None:
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "octet" not in allowed.split(","):
+        raise StartupError(f"VLLM_PLUGINS={allowed} leaves Octet's plugin out; add octet to it")
+    if not entry_points(group="vllm.general_plugins", name="octet"):
+        raise StartupError("Octet's entry point for vLLM is not installed; run `pip install` on Octet again")
+
+
+def _require_kernels() -> None:
+    if not kernels.wanted():
+        return
+    from vllm.platforms import current_platform
+
+    if reason := kernels.unavailable_reason(current_platform.device_type):
+        raise StartupError(f"{reason}; {kernels.SWITCH}=off serves with vLLM's own kernels")
+
+
+class _EngineOutput:
+    """Takes the output of the processes that are started inside it, for as long as they live.
+
+    Everything goes on to standard error; error lines only after `release`.
+    """
+
+    def __init__(self) -> None:
+        self._held: deque[bytes] | None = deque(maxlen=2000)
+        self._lock = threading.Lock()
+        self._saved: dict[int, int] = {}
+        read_fd, self._write_fd = os.pipe()
+        self._out = os.dup(2)
+        self._thread = threading.Thread(target=self._copy, args=(read_fd,), name="engine-output", daemon=True)
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._thread.start()
+        for fd in (1, 2):
+            self._saved[fd] = os.dup(fd)
+            os.dup2(self._write_fd, fd)
+        os.close(self._write_fd)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, original in self._saved.items():
+            os.dup2(original, fd)
+            os.close(original)
+
+    def _copy(self, read_fd: int) -> None:
+        in_traceback = False
+        with open(read_fd, "rb", buffering=0) as pipe, open(self._out, "wb", buffering=0) as out:
+            for line in _lines(pipe):
+                in_traceback = _is_trouble(line) or (in_traceback and line[:1] in b" \t")
+                with self._lock:
+                    if self._held is not None and (in_traceback or _ERROR.search(_text(line))):
+                        self._held.append(line)
+                        continue
+                out.write(line)
+
+    def release(self) -> None:
+        """The start has succeeded: lets error lines through from now on, and those that were held back."""
+        with self._lock:
+            held, self._held = self._held, None
+        for line in held or ():
+            os.write(self._out, line)
+
+    def cause(self) -> str | None:
+        """The message of the innermost error that was held back."""
+        # The processes are gone by now: the pipe's other end closes, and the thread ends by itself.
+        self._thread.join(timeout=5)
+        with self._lock:
+            lines = [_text(line) for line in self._held or ()]
+        messages = [match[2].strip() for line in lines if (match := _ERROR.search(line))]
+        telling = [text for text in messages if not any(hollow in text for hollow in _HOLLOW)]
+        return next(iter(telling or messages), None)
+
+
+def _lines(pipe: Any) -> Iterator[bytes]:
+    rest = b""
+    while chunk := pipe.read(65536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
+
+
+def _text(line: bytes) -> str:
+    return _PROCESS.sub(b"", line).decode(errors="replace").rstrip("\n")
+
+
+def _is_trouble(line: bytes) -> bool:
+    text = _PROCESS.sub(b"", line)
+    return text.startswith((b"Traceback (most recent call last)", b"ERROR ", b"Process EngineCore"))

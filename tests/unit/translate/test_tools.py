@@ -1,0 +1,244 @@
+"""The scanner against plain parsing, and against itself over all ways to cut a text."""
+
+import json
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
+from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner, calls_schema
+
+NAMES = ("get_weather", "get", "f", "db.query", "send-mail")
+
+
+def merged(found: list[Found]) -> list[tuple[str, ...]]:
+    """Adjacent pieces put together: ("text", text) and ("call", name, arguments)."""
+    parts: list[list[str]] = []
+    for item in found:
+        match item:
+            case TextFound(text):
+                assert text
+                if parts and parts[-1][0] == "text":
+                    parts[-1][1] += text
+                else:
+                    parts.append(["text", text])
+            case CallFound(index, name):
+                assert index == sum(part[0] == "call" for part in parts)
+                parts.append(["call", name, ""])
+            case ArgumentsFound(index, text):
+                assert parts[-1][0] == "call"
+                assert index == sum(part[0] == "call" for part in parts) - 1
+                parts[-1][2] += text
+    return [tuple(part) for part in parts]
+
+
+def scan(*pieces: str) -> list[tuple[str, ...]]:
+    scanner = ToolCallScanner(NAMES)
+    found = [item for piece in pieces for item in scanner.feed(piece)]
+    return merged(found + scanner.finish())
+
+
+CALLS = [
+    ('{"name": "f", "parameters": {"a": 1}}', [("f", '{"a": 1}')]),
+    ('{ "name" :"f","arguments":{"a":1} }', [("f", '{"a":1}')]),
+    ('[{"name": "f", "parameters": {}}]', [("f", "{}")]),
+    ('[{"name": "f", "parameters": {"q": "}]\\"{"}}]', [("f", '{"q": "}]\\"{"}')]),
+    (
+        '[{"name": "get", "parameters": {"a": {"b": [1, {}]}}},\n {"name": "get_weather", "arguments": {}}]',
+        [("get", '{"a": {"b": [1, {}]}}'), ("get_weather", "{}")],
+    ),
+    ('{"parameters": {"a": 1}, "name": "f"}', [("f", '{"a": 1}')]),
+    ('{"name": "f"}', [("f", "{}")]),
+    ('{"name": "f", "parameters": null}', [("f", "{}")]),
+    ('```json\n[{"name": "f", "parameters": {"a": 1}}]\n```', [("f", '{"a": 1}')]),
+    ('```tool_code\n{"name": "f", "parameters": {"a": 1}}\n```\n', [("f", '{"a": 1}')]),
+    ('```\n{"name": "f", "parameters": {"a": 1}}```', [("f", '{"a": 1}')]),
+    ('[f(a="b"), get()]', [("f", '{"a": "b"}'), ("get", "{}")]),
+    (
+        "[f(a='it\\'s', b=[1, -2.5, (3,)], c={'k': None})]",
+        [("f", '{"a": "it\'s", "b": [1, -2.5, [3]], "c": {"k": null}}')],
+    ),
+    ("[db.query(text=true)]", [("db.query", '{"text": true}')]),
+    ("```tool_code\n[f(a=1)]\n```", [("f", '{"a": 1}')]),
+    ('```tool_code\nget_weather(city="Århus")\n```', [("get_weather", '{"city": "Århus"}')]),
+    ('[{"name": "send-mail", "parameters": {"to": "é"}}]', [("send-mail", '{"to": "é"}')]),
+]
+
+
+@pytest.mark.parametrize(("text", "calls"), CALLS)
+def test_every_way_to_write_a_call(text: str, calls: list[tuple[str, str]]) -> None:
+    assert scan(text) == [("call", *call) for call in calls]
+
+
+@pytest.mark.parametrize(("text", "calls"), CALLS)
+def test_text_around_calls_stays_text(text: str, calls: list[tuple[str, str]]) -> None:
+    around = scan(f"Let me look.\n\n{text}\n\nDone [1].")
+    assert around == [("text", "Let me look."), *(("call", *call) for call in calls), ("text", "Done [1].")]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n ",
+        "Plain words, (brackets) and [links](https://example.test).",
+        "[1, 2, 3] and {}",
+        '{"name": "unknown", "parameters": {}}',
+        '[{"name": "unknown", "parameters": {}}]',
+        "[unknown(a=1)]",
+        "[f(1)]",
+        "[f(*a)]",
+        "[f(**a)]",
+        "[f(a=open('x'))]",
+        "[f(a=1 + 1)]",
+        "[f(a=b'x')]",
+        "[f(a=1e999)]",
+        "[f(a=1, a=2)]",
+        "[f(a=1), 2]",
+        "[f(a=",
+        '{"name": "f", "parameters": "x"}',
+        '{"parameters": {"a": NaN}, "name": "f"}',
+        '{"arguments": {}, "name": "f", "more": 1}',
+        '{"name": "f", "id": 1}',
+        '{"name": "Fiona", "age": 3}',
+        '{"name": "f',
+        "```python\nprint('x')\n```",
+        '```json\n{"a": 1}\n```',
+        "``` `` `",
+        "[" * 300 + "f(" * 300,
+    ],
+)
+def test_what_is_no_call_stays_the_same_text(text: str) -> None:
+    assert scan(text) == ([("text", text)] if text else [])
+    assert scan(*text) == scan(text)
+
+
+def test_an_unknown_tool_later_in_a_list_is_text() -> None:
+    text = '[{"name": "f", "parameters": {}}, {"name": "unknown", "parameters": {}}]'
+    assert scan(text) == [("call", "f", "{}"), ("text", ', {"name": "unknown", "parameters": {}}]')]
+
+
+def test_a_truncated_call_keeps_what_was_sent() -> None:
+    assert scan('[{"name": "f", "parameters": {"a": "unfin') == [("call", "f", '{"a": "unfin')]
+
+
+def test_text_leaves_at_once() -> None:
+    scanner = ToolCallScanner(NAMES)
+    assert scanner.feed("Hello") == [TextFound("Hello")]
+    assert scanner.feed(" world [") == [TextFound(" world")]
+    assert scanner.feed("1]") == [TextFound(" [1]")]
+
+
+def test_a_name_is_reported_before_its_arguments_end() -> None:
+    scanner = ToolCallScanner(NAMES)
+    assert scanner.feed('[{"name": "get') == []
+    assert scanner.feed('_weather", "parameters": ') == []
+    assert scanner.feed('{"city": "Os') == [CallFound(0, "get_weather"), ArgumentsFound(0, '{"city": "Os')]
+    assert scanner.feed('lo"}') == [ArgumentsFound(0, 'lo"}')]
+    assert scanner.feed("}]") == []
+    assert scanner.finish() == []
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+CALL = st.tuples(st.sampled_from(NAMES), st.dictionaries(st.text(), JSON_VALUES, max_size=3))
+# Everything that the scanner's decisions hang on, mixed with words.
+SCRAPS = st.sampled_from(
+    [text for text, _ in CALLS]
+    + [
+        "[",
+        "]",
+        "{",
+        "}",
+        "(",
+        ")",
+        "`",
+        "```",
+        "```json\n",
+        "```tool_code\n",
+        '"',
+        "'",
+        "\\",
+        ",",
+        ":",
+        " ",
+        "\n",
+    ]
+    + ['{"name"', '"f"', '"parameters"', '"arguments": {', "[f(", "f", "get", "a=1", "null", "word", "é"]
+)
+
+
+def cut(text: str, data: st.DataObject) -> list[str]:
+    places = sorted(data.draw(st.sets(st.integers(0, len(text)), max_size=12)))
+    return [text[a:b] for a, b in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+@given(st.lists(SCRAPS, max_size=12).map("".join), st.data())
+def test_the_cuts_do_not_matter(text: str, data: st.DataObject) -> None:
+    assert scan(*cut(text, data)) == scan(text)
+    assert scan(*text) == scan(text)
+
+
+@given(st.lists(CALL, min_size=1, max_size=3), st.booleans(), st.data())
+def test_json_calls_come_out_verbatim(
+    calls: list[tuple[str, Any]], ascii_only: bool, data: st.DataObject
+) -> None:
+    arguments = [json.dumps(value, ensure_ascii=ascii_only) for _, value in calls]
+    listed = ", ".join(
+        f'{{"name": "{name}", "parameters": {text}}}'
+        for (name, _), text in zip(calls, arguments, strict=True)
+    )
+    expected = [("call", name, text) for (name, _), text in zip(calls, arguments, strict=True)]
+    assert scan(*cut(f"[{listed}]", data)) == expected
+
+
+@given(st.lists(CALL.filter(lambda call: call[0] != "send-mail"), min_size=1, max_size=3), st.data())
+def test_python_calls_mean_what_python_means(calls: list[tuple[str, Any]], data: st.DataObject) -> None:
+    named = [(name, {f"k{i}": value for i, value in enumerate(args.values())}) for name, args in calls]
+    written = ", ".join(f"{name}({', '.join(f'{k}={v!r}' for k, v in args.items())})" for name, args in named)
+    found = scan(*cut(f"[{written}]", data))
+    assert [(kind, name, json.loads(text)) for kind, name, text in found] == [
+        ("call", *call) for call in named
+    ]
+
+
+TOOLS = (
+    Tool("f", "", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}),
+    Tool("g", "", {"properties": {"n": {"$ref": "#/$defs/node"}}, "$defs": {"node": {"type": "string"}}}),
+    Tool("h", "", {}),
+)
+
+
+@pytest.mark.parametrize(
+    ("answer", "valid"),
+    [
+        ([{"name": "f", "parameters": {"a": 1}}], True),
+        ([{"name": "f", "parameters": {"a": 1}}, {"name": "g", "parameters": {"n": "x"}}], True),
+        ([{"name": "h", "parameters": {}}], True),
+        ([], False),
+        ([{"name": "f", "parameters": {}}], False),
+        ([{"name": "f", "parameters": {"a": "1"}}], False),
+        ([{"name": "g", "parameters": {"n": 1}}], False),
+        ([{"name": "other", "parameters": {}}], False),
+        ([{"name": "h"}], False),
+        ({"name": "h", "parameters": {}}, False),
+    ],
+)
+def test_schema_of_required_calls(answer: Any, valid: bool) -> None:
+    schema = calls_schema(TOOLS, ToolChoice(ToolChoiceMode.REQUIRED))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert jsonschema.Draft202012Validator(schema).is_valid(answer) is valid
+
+
+def test_schema_of_a_named_call_takes_that_tool_once() -> None:
+    validator = jsonschema.Draft202012Validator(calls_schema(TOOLS, ToolChoice(ToolChoiceMode.NAMED, "f")))
+    call = {"name": "f", "parameters": {"a": 1}}
+    assert validator.is_valid([call])
+    assert not validator.is_valid([call, call])
+    assert not validator.is_valid([{"name": "h", "parameters": {}}])
