@@ -2,10 +2,10 @@
 
 import asyncio
 import logging
+import multiprocessing
 import signal
-import threading
 from collections.abc import Awaitable, Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from octet.config import ServerConfig
@@ -37,25 +37,27 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def run(config: ServerConfig, start_engine: Callable[[], Engine]) -> None:
+async def run(config: ServerConfig, start_engine: Callable[[], Awaitable[Engine]]) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
         config: the server's settings.
-        start_engine: loads the model; called in a thread while the port is already open and health says
-            NOT_SERVING.
+        start_engine: loads the model; awaited while the port is already open and health says NOT_SERVING.
 
     Raises:
         StartupError: when the port cannot be had, or out of `start_engine`.
         EngineDeadError: when the engine dies.
     """
+    _leave_sigint_to_the_main_thread()
     server = Server(config)
     await server.start()
     engine = None
     with Signals() as signals:
         try:
-            engine = await _unless(signals.first, _in_thread(start_engine))
-            if engine is not None:
+            engine = await _unless(signals.first, start_engine())
+            if engine is None:
+                _end_children()
+            else:
                 await _serve(server, engine, signals, config.host)
         finally:
             await server.stop()
@@ -87,27 +89,21 @@ async def _unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:
         interrupted.cancel()
 
 
-def _in_thread(function: Callable[[], T]) -> asyncio.Future[T]:
-    """Runs `function` in a daemon thread, which does not keep the process alive when a signal ends it.
+def _end_children() -> None:
+    """Ends the processes of an engine that is still being started, which ends its start as well."""
+    for child in multiprocessing.active_children():
+        child.terminate()
 
-    The thread, and the processes that it starts, do not get SIGINT: Ctrl-C in a terminal goes to all of them,
-    and the engine must survive it for the running requests to be drained.
+
+def _leave_sigint_to_the_main_thread() -> None:
+    """Keeps Ctrl-C, which a terminal sends to all processes, from those that the engine starts.
+
+    They inherit the mask of the thread that starts them; they must survive the signal for running requests
+    to be drained.
     """
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(set_outcome: Callable[[], None]) -> None:
-        if not future.done():
-            set_outcome()
-
-    def work() -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            result = function()
-        except BaseException as error:
-            loop.call_soon_threadsafe(settle, partial(future.set_exception, error))
-        else:
-            loop.call_soon_threadsafe(settle, partial(future.set_result, result))
-
-    threading.Thread(target=work, name="engine-start", daemon=True).start()
-    return future
+    executor = ThreadPoolExecutor(
+        thread_name_prefix="worker",
+        initializer=signal.pthread_sigmask,
+        initargs=(signal.SIG_BLOCK, {signal.SIGINT}),
+    )
+    asyncio.get_running_loop().set_default_executor(executor)

@@ -1,0 +1,44 @@
+"""The command line: one module a command, imported when the command is used.
+
+`octet chat --help` must not wait for torch, nor for gRPC.
+"""
+
+import importlib
+
+import click
+
+from octet import __version__
+
+_COMMANDS = {
+    "chat": "Ask a server, and print its answer as it streams.",
+    "demo": "Serve the checkpoint that ships with Octet, and ask it three things.",
+    "doctor": "Say what is installed, and whether a model would run.",
+    "serve": "Serve a model over gRPC.",
+}
+"""What exists, and its one-line help; module octet.cli.NAME holds the command NAME."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are run."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands' names."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"octet.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(__version__, prog_name="octet")
+def octet() -> None:
+    """Serve FP8-Dynamic multimodal models over streaming gRPC, and talk to them."""

@@ -1,0 +1,124 @@
+"""`octet chat`: ask a server, and print its answer as it streams."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from octet.client import ChatOptions, OctetRpcError, ToolCall
+
+_EXIT_INTERRUPTED = 130
+
+_EPILOG = """\b
+Standard output gets the answer alone; everything else goes to standard error.
+With --tools, each call that the model makes is part of the answer: one line
+  {"id": "call_1", "name": "get_weather", "arguments": {"city": "Oslo"}}
+FILE for --tools holds a JSON list of objects with name, description and parameters
+(a JSON Schema), or OpenAI's {"type": "function", "function": {...}} around them.
+\b
+Exit status: 0 answered, 1 the call failed, 2 wrong usage, 130 interrupted."""
+
+
+def _read_tools(context: click.Context, parameter: click.Parameter, value: Path | None) -> list[Any]:
+    if value is None:
+        return []
+    try:
+        tools = json.loads(value.read_text())
+    except ValueError as error:
+        raise click.BadParameter(f"{value} is not JSON: {error}") from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise click.BadParameter(f"{value} holds no list of objects")
+    return tools
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("text")
+@click.option("--target", default="127.0.0.1:50051", show_default=True, help="The server's HOST:PORT.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False),
+    help="A picture to ask about; may be given several times.",
+)
+@click.option("--system", help="Instructions for the model.")
+@click.option(
+    "--tools",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    callback=_read_tools,
+    help="Functions that the model may ask for.",
+)
+@click.option("--tool-choice", metavar="auto|none|required|NAME", help="Whether, or which, tool to call.")
+@click.option("--api-key", envvar="OCTET_API_KEY", show_envvar=True, help="The server's key.")
+@click.option("--model", help="A served model's name.  [default: the server's first]")
+@click.option("--max-tokens", type=int, help="Most tokens of the answer.")
+@click.option("--temperature", type=float, help="0 is greedy.  [default: the model's]")
+@click.option("--seed", type=int, help="Makes sampling reproducible.")
+@click.option("--timeout", type=float, help="Seconds until the call is given up.  [default: 600]")
+def chat(text: str, target: str, api_key: str | None, images: tuple[str, ...], **options: Any) -> None:
+    """Ask a server TEXT, and print its answer as it streams."""
+    from octet.client import Client, OctetRpcError
+
+    given: ChatOptions = {"images": images}
+    given.update({name: value for name, value in options.items() if value is not None})  # type: ignore[typeddict-item]
+    with Client(target, api_key=api_key) as client:
+        try:
+            _ask(client, text, given)
+        except (TypeError, ValueError) as error:
+            raise click.UsageError(str(error)) from None
+        except OctetRpcError as error:
+            _report(error, target)
+        except KeyboardInterrupt:
+            click.echo("octet: interrupted", err=True)
+            sys.exit(_EXIT_INTERRUPTED)
+
+
+def _ask(client: Any, text: str, options: "ChatOptions") -> None:
+    with client.stream(text, **options) as stream:
+        ends_line = True
+        for piece in stream:
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+            ends_line = piece.endswith("\n")
+        if not ends_line:
+            click.echo()
+        answer = stream.answer()
+    for call in answer.tool_calls:
+        click.echo(_to_line(call))
+    if answer.finish_reason == "LENGTH":
+        click.echo("octet: the answer was cut off at its token limit; see --max-tokens", err=True)
+    if answer.finish_reason == "CANCELLED":
+        click.echo("octet: somebody cancelled the request", err=True)
+
+
+def _to_line(call: "ToolCall") -> str:
+    line: dict[str, Any] = {"id": call.id, "name": call.name}
+    try:
+        line["arguments"] = call.arguments
+    except ValueError:
+        line["arguments_json"] = call.arguments_json
+    return json.dumps(line, ensure_ascii=False)
+
+
+def _report(error: "OctetRpcError", target: str) -> NoReturn:
+    """Says what went wrong and what to do, and exits."""
+    if error.code.name == "UNAVAILABLE" and not error.reason:
+        message = (
+            f"no server answers at {target}; start one with `octet serve`, or name another with --target"
+        )
+    elif error.field_violations:
+        wrong = "; ".join(
+            f"{violation.field}: {violation.description}" for violation in error.field_violations
+        )
+        message = f"{error.code.name}: {wrong}"
+    else:
+        message = f"{error.code.name}: {error.message}"
+    click.echo(f"octet: error: {message}", err=True)
+    if error.code.name == "UNAUTHENTICATED":
+        click.echo("octet: give the server's key with --api-key, or in OCTET_API_KEY", err=True)
+    sys.exit(1)

@@ -1,0 +1,31 @@
+"""Clients of Octet: `Client` blocks, `AsyncClient` is for asyncio; otherwise they are the same.
+
+from octet.client import Client
+
+with Client("127.0.0.1:50051") as client:
+    for text in client.stream("What is in the picture?", images=["picture.png"]):
+        print(text, end="", flush=True)
+"""
+
+from octet.client.aio import AsyncChatStream, AsyncClient
+from octet.client.answer import Answer, ToolCall
+from octet.client.errors import FieldViolation, OctetRpcError
+from octet.client.requests import ChatOptions, assistant, system, tool, tool_result, user
+from octet.client.sync import ChatStream, Client
+
+__all__ = [
+    "Answer",
+    "AsyncChatStream",
+    "AsyncClient",
+    "ChatOptions",
+    "ChatStream",
+    "Client",
+    "FieldViolation",
+    "OctetRpcError",
+    "ToolCall",
+    "assistant",
+    "system",
+    "tool",
+    "tool_result",
+    "user",
+]

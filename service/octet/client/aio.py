@@ -1,0 +1,161 @@
+"""The client for asyncio."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+
+from octet.client.answer import Answer
+from octet.client.connection import CHANNEL_OPTIONS, CHAT_TIMEOUT, DEFAULT_TARGET, QUICK_TIMEOUT, metadata
+from octet.client.errors import to_octet_error
+from octet.client.requests import ChatOptions, Conversation, chat_request
+from octet.translate.response import ChunkAccumulator
+from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+
+
+class AsyncChatStream:
+    """`octet.client.ChatStream` for asyncio: iterate it with `async for`, await `answer`.
+
+    Attributes:
+        request_id: the request's id, which `AsyncClient.cancel` takes.
+    """
+
+    def __init__(self, call: Any, request_id: str) -> None:
+        self._call = call
+        self._received = ChunkAccumulator()
+        self._cancelled = False
+        self.request_id = request_id
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """The first candidate's text, piece by piece.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        async for delta in self.deltas():
+            if delta.text and delta.index == 0:
+                yield delta.text
+
+    async def deltas(self) -> AsyncIterator[chat_service_pb2.CandidateDelta]:
+        """All that is added: text and tool calls of every candidate, and why each ended.
+
+        Raises:
+            OctetRpcError: when the call fails; a call that `cancel` ended has not failed.
+        """
+        try:
+            while (chunk := await self._call.read()) is not grpc.aio.EOF:
+                self._received.add(chunk)
+                for delta in chunk.deltas:
+                    yield delta
+        except grpc.aio.AioRpcError as error:
+            if not (self._cancelled and error.code() == grpc.StatusCode.CANCELLED):
+                raise to_octet_error(error) from None
+        except asyncio.CancelledError:
+            # What gRPC raises out of a cancelled call is what asyncio raises in a cancelled task.
+            if not self._cancelled:
+                raise
+
+    async def answer(self) -> Answer:
+        """The whole answer; reads what is left of it first.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        async for _ in self.deltas():
+            pass
+        return Answer(self._received.response())
+
+    def cancel(self) -> None:
+        """Stops the model's work. What was received remains; iterators end."""
+        self._cancelled = True
+        self._call.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.cancel()
+
+
+class AsyncClient:
+    """`octet.client.Client` for asyncio.
+
+    Args:
+        target: HOST:PORT.
+        api_key: the server's key, if it asks for one.
+        timeout: seconds that a chat may take.
+    """
+
+    def __init__(
+        self, target: str = DEFAULT_TARGET, *, api_key: str | None = None, timeout: float = CHAT_TIMEOUT
+    ) -> None:
+        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
+        self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._metadata = metadata(api_key)
+        self._timeout = timeout
+
+    async def chat(self, conversation: Conversation, **options: Unpack[ChatOptions]) -> Answer:
+        """Gives the whole answer at once; `ChatOptions` says what the options are.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = chat_request(conversation, options)
+        timeout = options.get("timeout", self._timeout)
+        return Answer(await self._call(self._chat.Chat, request, timeout))
+
+    def stream(self, conversation: Conversation, **options: Unpack[ChatOptions]) -> AsyncChatStream:
+        """Starts an answer and gives it as it is produced; `ChatOptions` says what the options are."""
+        request = chat_request(conversation, options)
+        timeout = options.get("timeout", self._timeout)
+        call = self._chat.StreamChat(request, timeout=timeout, metadata=self._metadata)
+        return AsyncChatStream(call, request.request_id)
+
+    async def cancel(self, *request_ids: str) -> list[str]:
+        """Stops requests by id, also those of other connections; returns the ids that were running.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = chat_service_pb2.CancelChatRequest(request_ids=request_ids)
+        return list((await self._call(self._chat.CancelChat, request)).cancelled_ids)
+
+    async def list_models(self) -> list[model_service_pb2.Model]:
+        """What is served, the default first.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = model_service_pb2.ListModelsRequest()
+        return list((await self._call(self._models.ListModels, request)).models)
+
+    async def get_model(self, name: str) -> model_service_pb2.Model:
+        """One model.
+
+        Raises:
+            OctetRpcError: when the call fails; with NOT_FOUND when no such model is served.
+        """
+        request = model_service_pb2.GetModelRequest(name=name)
+        model: model_service_pb2.Model = (await self._call(self._models.GetModel, request)).model
+        return model
+
+    async def close(self) -> None:
+        """Ends the connection and every call on it."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _call(self, method: Any, request: Any, timeout: float = QUICK_TIMEOUT) -> Any:  # noqa: ASYNC109
+        try:
+            return await method(request, timeout=timeout, metadata=self._metadata)
+        except grpc.aio.AioRpcError as error:
+            raise to_octet_error(error) from None

@@ -1,0 +1,160 @@
+"""Requests out of what a Python program has at hand."""
+
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeAlias, TypedDict
+
+from octet.client.answer import Answer
+from octet.client.images import ImageSource, to_image
+from octet.translate.values import dict_to_struct
+from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
+
+ToolSource: TypeAlias = tool_pb2.Tool | Mapping[str, Any]
+"""A tool, or a mapping with name, description and parameters (a JSON Schema), also inside of "function"."""
+
+Turn: TypeAlias = content_pb2.Message | Answer
+Conversation: TypeAlias = str | Turn | Sequence[Turn]
+"""A user's text, one turn, or all turns so far; an `Answer` stands for the assistant's turn."""
+
+_CHOICES = {
+    "auto": tool_pb2.ToolChoice.MODE_AUTO,
+    "none": tool_pb2.ToolChoice.MODE_NONE,
+    "required": tool_pb2.ToolChoice.MODE_REQUIRED,
+}
+
+
+class SamplingOptions(TypedDict, total=False):
+    """How tokens are chosen; octet.v1.SamplingParams has each option's meaning and range."""
+
+    max_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    seed: int
+    stop: Sequence[str]
+    stop_token_ids: Sequence[int]
+    n: int
+    presence_penalty: float
+    frequency_penalty: float
+    repetition_penalty: float
+    ignore_eos: bool
+    min_tokens: int
+
+
+class ChatOptions(SamplingOptions, total=False):
+    """What a chat may be given besides the conversation; all of it is optional.
+
+    Attributes:
+        images: pictures that go before the conversation's text; only with a conversation that is a str.
+        system: instructions for the whole conversation, put before it.
+        tools: functions that the model may ask for.
+        tool_choice: "auto", "none", "required", or a tool's name.
+        output_format: a form that the answer must have.
+        model: a served model's name; default: the server's first.
+        request_id: the request's id; default: a new one.
+        timeout: seconds until the call ends with DEADLINE_EXCEEDED; default: the client's.
+    """
+
+    images: Sequence[ImageSource]
+    system: str
+    tools: Sequence[ToolSource]
+    tool_choice: str | tool_pb2.ToolChoice
+    output_format: chat_service_pb2.OutputFormat
+    model: str
+    request_id: str
+    timeout: float
+
+
+def chat_request(conversation: Conversation, options: ChatOptions) -> chat_service_pb2.ChatRequest:
+    """The request for a conversation. It always has an id, so that it can be cancelled by id.
+
+    Raises:
+        OSError: when a picture's file cannot be read.
+        ValueError: when `images` are given with turns, or a schema holds what JSON cannot hold.
+        TypeError: when an option is unknown or of the wrong type.
+    """
+    unknown = options.keys() - ChatOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
+    request = chat_service_pb2.ChatRequest(
+        model=options.get("model", ""),
+        messages=_messages(conversation, options),
+        tools=[tool(source) for source in options.get("tools", ())],
+        sampling=_sampling(options),
+        request_id=options.get("request_id") or uuid.uuid4().hex,
+    )
+    if "tool_choice" in options:
+        request.tool_choice.CopyFrom(_tool_choice(options["tool_choice"]))
+    if "output_format" in options:
+        request.output_format.CopyFrom(options["output_format"])
+    return request
+
+
+def user(text: str = "", images: Iterable[ImageSource] = ()) -> content_pb2.Message:
+    """A user's turn: pictures, then text."""
+    parts = [content_pb2.Part(image=to_image(image)) for image in images]
+    if text or not parts:
+        parts.append(content_pb2.Part(text=text))
+    return content_pb2.Message(role=content_pb2.ROLE_USER, parts=parts)
+
+
+def system(text: str) -> content_pb2.Message:
+    """Instructions for the whole conversation; the first turn, if any."""
+    return content_pb2.Message(role=content_pb2.ROLE_SYSTEM, parts=[content_pb2.Part(text=text)])
+
+
+def assistant(text: str) -> content_pb2.Message:
+    """An assistant's turn of text alone. For a turn of the model's own, use its `Answer`."""
+    return content_pb2.Message(role=content_pb2.ROLE_ASSISTANT, parts=[content_pb2.Part(text=text)])
+
+
+def tool_result(call_id: str, result: str | Mapping[str, Any]) -> content_pb2.Message:
+    """What the tool call `call_id` gave: text, or structured data."""
+    answer = tool_pb2.ToolResult(call_id=call_id)
+    if isinstance(result, str):
+        answer.text = result
+    else:
+        answer.data.CopyFrom(dict_to_struct(result))
+    return content_pb2.Message(role=content_pb2.ROLE_TOOL, parts=[content_pb2.Part(tool_result=answer)])
+
+
+def tool(source: ToolSource) -> tool_pb2.Tool:
+    """The message for a tool.
+
+    Raises:
+        ValueError: when its parameters hold numbers or texts that JSON cannot hold.
+        TypeError: when an entry of a mapping has the wrong type.
+    """
+    if isinstance(source, tool_pb2.Tool):
+        return source
+    declaration = source.get("function", source)
+    name, parameters = declaration.get("name", ""), declaration.get("parameters")
+    result = tool_pb2.Tool(name=name, description=declaration.get("description", ""))
+    if parameters is not None:
+        result.parameters.CopyFrom(dict_to_struct(parameters))
+    return result
+
+
+def _messages(conversation: Conversation, options: ChatOptions) -> list[content_pb2.Message]:
+    images = options.get("images", ())
+    messages = [system(options["system"])] if options.get("system") else []
+    if isinstance(conversation, str):
+        return [*messages, user(conversation, images)]
+    if images:
+        raise ValueError("images go with a text; with turns, put them into one: user(text, images)")
+    turns = [conversation] if isinstance(conversation, content_pb2.Message | Answer) else conversation
+    return messages + [turn.message if isinstance(turn, Answer) else turn for turn in turns]
+
+
+def _sampling(options: ChatOptions) -> chat_service_pb2.SamplingParams | None:
+    given = {name: options[name] for name in SamplingOptions.__annotations__ if name in options}  # type: ignore[literal-required]
+    return chat_service_pb2.SamplingParams(**given) if given else None
+
+
+def _tool_choice(choice: str | tool_pb2.ToolChoice) -> tool_pb2.ToolChoice:
+    if isinstance(choice, tool_pb2.ToolChoice):
+        return choice
+    if choice in _CHOICES:
+        return tool_pb2.ToolChoice(mode=_CHOICES[choice])
+    return tool_pb2.ToolChoice(mode=tool_pb2.ToolChoice.MODE_NAMED, name=choice)
