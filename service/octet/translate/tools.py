@@ -5,7 +5,7 @@ A call is written in one of these ways, alone or between other text:
 * a JSON object ``{"name": "f", "parameters": {...}}``; ``arguments`` may stand for ``parameters``;
 * a JSON list of such objects;
 * a list of Python calls with keyword arguments that are literals: ``[f(a="b"), g()]``;
-* one of these in a fenced block marked json, tool_code or not at all; under tool_code also one bare ``f(a="b")``.
+* one of these in a fenced block marked json, tool_code or not at all; under tool_code also ``f(a="b")``.
 
 Only the names of tools on offer make a call. Whatever else looks like one stays text.
 """
@@ -128,8 +128,8 @@ class _Opening:
 class ToolCallScanner:
     """Separates calls from text, given piece by piece; reports each part as soon as it is certain.
 
-    What is reported adds up to the same whatever the pieces are, and nothing is ever taken back. The arguments
-    of a JSON object that names its tool first are the model's own characters, as they come; all others are
+    What is reported adds up to the same whatever the pieces are, and nothing is taken back. The arguments of
+    a JSON object that names its tool first are the model's own characters, as they come; all others are
     written anew as JSON when the call is complete. White space next to a call is left out.
     """
 

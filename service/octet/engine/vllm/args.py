@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from octet.engine.vllm import compat
+from octet.engine.vllm import compat, environment
 from octet.errors import StartupError
 
 if TYPE_CHECKING:
@@ -21,6 +21,8 @@ WORKER_EXTENSION = "octet.engine.vllm.worker.WorkerExtension"
 # Flags that say how large the KV cache is to be, by their names in AsyncEngineArgs.
 _CACHE_SIZE_FLAGS = ("kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override")
 
+_PYDANTIC_FRAMES = ("Value error, ", "Assertion failed, ")
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
@@ -29,7 +31,7 @@ class EngineSettings:
     Attributes:
         engine: vLLM's engine arguments.
         chat_template: Jinja text or path that replaces the model's own; None keeps that.
-        chat_template_content_format: how the template wants a message's content: "auto", "string" or "openai".
+        chat_template_content_format: how the template wants content: "auto", "string" or "openai".
         chat_template_kwargs: variables that every rendering of the template gets.
         tool_call_parser: name of the parser for tool calls that the model makes on its own; None lets the
             model's architecture decide.
@@ -53,12 +55,10 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         StartupError: with one line, for a flag that vLLM does not know or a value that it does not take, or
             when the installed vLLM cannot be used.
     """
-    compat.require_supported()
-    # vLLM reads this when it is imported. Standard output belongs to the commands' own results.
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    parser = _parser()
     from vllm.engine.arg_utils import AsyncEngineArgs
 
-    parsed = _parser().parse_args(argv)
+    parsed = parser.parse_args(argv)
     if parsed.model_tag is not None:
         parsed.model = parsed.model_tag
     _check_model(parsed.model)
@@ -86,19 +86,40 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
     )
 
 
+def names_model(argv: list[str]) -> bool:
+    """Whether a model is among the arguments, before, between or behind the flags."""
+    parser = _parser()
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    parsed, _ = parser.parse_known_args(argv)
+    return parsed.model_tag is not None or parsed.model != AsyncEngineArgs.model
+
+
+def engine_help() -> str:
+    """What `octet serve --help-engine` prints."""
+    text: str = _parser().format_help()
+    return text
+
+
 def one_line(error: BaseException) -> str:
     """An error's message without pydantic's frame and without its further lines."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     if len(lines) > 1 and "validation error" in lines[0]:
-        lines = [line for line in lines if line.startswith(("Value error, ", "Assertion failed, "))] or lines[
-            1:
-        ]
-    return lines[0].removeprefix("Value error, ").removeprefix("Assertion failed, ").partition(" [type=")[0]
+        lines = [line for line in lines if line.startswith(_PYDANTIC_FRAMES)] or lines[1:]
+    text = lines[0].partition(" [type=")[0]
+    for frame in _PYDANTIC_FRAMES:
+        text = text.removeprefix(frame)
+    return text
 
 
 def _parser() -> Any:
+    """The parser of the model and the engine's flags. The first thing that imports vLLM."""
+    compat.require_supported()
+    environment.require_working_packages()
+    # vLLM reads this when it is imported. Standard output belongs to the commands' own results.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

@@ -73,8 +73,8 @@ def out_of_tree_ops() -> dict[str, type[Any]]:
 def count_unfinished_requests() -> None:
     """Makes an engine core count its scheduler's requests when asked (`unfinished_requests`).
 
-    vLLM's front end knows only what it has sent, not what the core still works on. Does nothing in processes that
-    run no core.
+    vLLM's front end knows only what it has sent, not what the core still works on. Does nothing in processes
+    that run no core.
     """
     core = sys.modules.get("vllm.v1.engine.core")
     if core is not None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from octet.engine.vllm.args import EngineSettings
 
-# How long the engine's processes may take to end before they are killed; unloading takes seconds on a busy CPU.
+# How long the engine's processes may take to end before they are killed; it takes seconds on a busy CPU.
 SHUTDOWN_SECONDS = 20.0
 
 _FINISH_REASONS = {

@@ -71,12 +71,13 @@ def _format(arguments: Mapping[str, Any]) -> str:
 
 
 def _output_token_limit(model: Any, wanted: int | None) -> int:
-    limit = wanted
+    limit: int | None = wanted
     if limit is None and model.hf_config.model_type.startswith("gemma3"):
         limit = GEMMA3_OUTPUT_LIMIT
     if limit is None:
         limit = model.get_diff_sampling_param().get("max_tokens")
-    return min(limit or model.max_model_len, model.max_model_len)
+    context: int = model.max_model_len
+    return min(limit or context, context)
 
 
 def _image_limits(config: "VllmConfig") -> tuple[int, int]:

@@ -8,7 +8,7 @@ from octet.engine.vllm import compat, kernels
 
 
 def register() -> None:
-    """Puts Octet's kernels, its tool parser and a count of running requests into vLLM. Further calls in a process do nothing.
+    """Puts Octet's kernels, its tool parser and a count of running requests into vLLM; may be repeated.
 
     Raises:
         StartupError: when OCTET_KERNELS holds neither "on" nor "off".

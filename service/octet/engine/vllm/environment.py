@@ -1,0 +1,55 @@
+"""Packages beside vLLM that keep it from starting, found before it is imported."""
+
+import importlib
+import importlib.metadata
+from dataclasses import dataclass
+
+from octet.errors import StartupError
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenPackage:
+    """An installed package whose import fails.
+
+    Attributes:
+        name: its distribution.
+        reason: the first line of the import's error.
+        remedy: the command that helps.
+    """
+
+    name: str
+    reason: str
+    remedy: str
+
+
+# transformers imports these whenever they are installed. On PyPI they are CUDA builds, which cannot load beside a
+# torch without CUDA. Only torchvision is needed (by picture processors); the shim lets it be imported.
+_REMEDIES = {
+    "torchaudio": "pip uninstall -y torchaudio",
+    "torchcodec": "pip uninstall -y torchcodec",
+    "torchvision": "pip install --force-reinstall --no-deps octet-serve (it brings the shim for torchvision)",
+}
+
+
+def broken_packages() -> list[BrokenPackage]:
+    """The installed companions of torch that fail to import. Imports torch and them."""
+    broken = []
+    for name, remedy in _REMEDIES.items():
+        try:
+            importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        try:
+            importlib.import_module(name)
+        except (
+            Exception
+        ) as error:  # a library of the wrong build fails in many ways: OSError, RuntimeError, ...
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            broken.append(BrokenPackage(name, lines[0], remedy))
+    return broken
+
+
+def require_working_packages() -> None:
+    """Raises StartupError when a companion of torch would break vLLM's import."""
+    for package in broken_packages():
+        raise StartupError(f"{package.name} cannot be imported ({package.reason}); run `{package.remedy}`")
