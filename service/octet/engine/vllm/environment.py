@@ -22,8 +22,8 @@ class BrokenPackage:
     remedy: str
 
 
-# transformers imports these whenever they are installed. On PyPI they are CUDA builds, which cannot load beside a
-# torch without CUDA. Only torchvision is needed (by picture processors); the shim lets it be imported.
+# transformers imports these whenever they are installed. PyPI has CUDA builds of them, which cannot load
+# beside a torch without CUDA. Only torchvision is needed, by picture processors; the shim lets it be imported.
 _REMEDIES = {
     "torchaudio": "pip uninstall -y torchaudio",
     "torchcodec": "pip uninstall -y torchcodec",

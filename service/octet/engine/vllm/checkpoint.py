@@ -1,0 +1,112 @@
+"""What a checkpoint on disk says about itself, and whether vLLM here could load it; nothing is loaded."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from octet.engine.types import Quantization
+from octet.engine.vllm.model_info import quantization
+
+
+class CheckpointError(Exception):
+    """A model that is not there or is not whole. The message is one line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint's description.
+
+    Attributes:
+        folder: where its files are.
+        architectures: the classes that its config names.
+        quantization: how it is quantized, None when it is not.
+        quant_method: the method's name in the config, "" when it is not quantized.
+        weight_bytes: what its weight files hold.
+    """
+
+    folder: Path
+    architectures: tuple[str, ...]
+    quantization: Quantization | None
+    quant_method: str
+    weight_bytes: int
+
+
+def read_checkpoint(model: str) -> Checkpoint:
+    """Describes a local directory, or a hub id whose files are in the local cache; never downloads.
+
+    Raises:
+        CheckpointError: there is no such model here, or files are missing.
+    """
+    folder = _folder(model)
+    config = _json(folder / "config.json")
+    weights = _weight_files(folder)
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tekken.json")):
+        raise CheckpointError(f"{folder} holds no tokenizer")
+    quant_config = config.get("quantization_config")
+    return Checkpoint(
+        folder=folder,
+        architectures=tuple(config.get("architectures") or ()),
+        quantization=quantization(quant_config),
+        quant_method=str(quant_config.get("quant_method", "")) if quant_config else "",
+        weight_bytes=sum(path.stat().st_size for path in weights),
+    )
+
+
+def load_obstacles(checkpoint: Checkpoint) -> list[str]:
+    """Why this vLLM could not load the checkpoint, whatever the machine; imports vLLM."""
+    from vllm import ModelRegistry
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    obstacles = []
+    known = ModelRegistry.get_supported_archs()
+    if not any(name in known for name in checkpoint.architectures):
+        names = ", ".join(checkpoint.architectures) or "none"
+        obstacles.append(f"vLLM does not know its architecture ({names})")
+    if checkpoint.quant_method and checkpoint.quant_method not in QUANTIZATION_METHODS:
+        obstacles.append(f"vLLM does not know its quantization method {checkpoint.quant_method}")
+    return obstacles
+
+
+def _folder(model: str) -> Path:
+    local = Path(model).expanduser()
+    if local.is_dir():
+        return local
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(model, "config.json")
+    except HFValidationError as error:
+        raise CheckpointError(f"{model} is neither a directory nor a hub id") from error
+    if not isinstance(found, str):
+        raise CheckpointError(f"{model} is neither a directory nor in the local cache of the hub")
+    return Path(found).parent
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return content
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = sorted({folder / name for name in _json(index).get("weight_map", {}).values()})
+    else:
+        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{folder} lacks {len(missing)} of {len(files)} weight files, such as {missing[0]}"
+        )
+    if not files:
+        raise CheckpointError(f"{folder} holds no weights")
+    return files
