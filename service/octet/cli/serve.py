@@ -2,9 +2,9 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.decorators import FC
@@ -13,6 +13,7 @@ from octet.config import ServerConfig
 from octet.errors import OctetError
 
 if TYPE_CHECKING:
+    from octet.engine.protocol import Engine
     from octet.engine.vllm.args import EngineSettings
 
 _DEFAULTS = {field.name: field.default for field in fields(ServerConfig)}
@@ -68,25 +69,31 @@ def serve(engine_args: tuple[str, ...], help_engine: bool, **settings: Any) -> N
         config = ServerConfig(**settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    from octet.server.logs import configure_logging
-
-    configure_logging()
-    try:
-        asyncio.run(_serve(config, list(engine_args)))
-    except OctetError as error:
-        _fail(str(error))
+    serve_vllm(config, list(engine_args))
 
 
-async def _serve(config: ServerConfig, engine_args: list[str]) -> None:
-    from octet.engine.protocol import Engine
-    from octet.server.lifecycle import run
+def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
+    """Serves vLLM's engine until a signal."""
 
-    async def start_engine() -> Engine:
+    async def start_engine() -> "Engine":
         from octet.engine.vllm.engine import create_engine
 
         return await create_engine(await asyncio.to_thread(_parse, engine_args))
 
-    await run(config, start_engine)
+    serve_engine(config, start_engine)
+
+
+def serve_engine(config: ServerConfig, start_engine: Callable[[], Awaitable["Engine"]]) -> None:
+    """Serves until a signal; what prevents or ends that is one line on standard error and exit status 1."""
+    from octet.server.lifecycle import run
+    from octet.server.logs import configure_logging
+
+    configure_logging()
+    try:
+        asyncio.run(run(config, start_engine))
+    except OctetError as error:
+        click.echo(f"octet: error: {error}", err=True)
+        sys.exit(1)
 
 
 def _parse(engine_args: list[str]) -> "EngineSettings":
@@ -103,8 +110,3 @@ def _print_engine_help() -> None:
     from octet.engine.vllm.args import engine_help
 
     click.echo(engine_help())
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"octet: error: {message}", err=True)
-    sys.exit(1)

@@ -1,0 +1,250 @@
+"""Both clients against a real server."""
+
+import asyncio
+import io
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from PIL import Image
+
+from octet.client import Answer, AsyncClient, Client, OctetRpcError, assistant, tool_result, user
+from octet.config import ServerConfig
+from octet.engine.types import ImagePart, Role, ToolCallPart, ToolResultPart
+from octet.v1 import tool_pb2
+from tests.integration.conftest import Running, running_server
+from tests.integration.fake_engine import Endless, Script, call_tool, echo
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "The weather in a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+
+class Background:
+    """A server on an event loop in a thread, for the client that blocks."""
+
+    def __init__(self, script: Script, config: ServerConfig) -> None:
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(script, config),))
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    async def _serve(self, script: Script, config: ServerConfig) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        async with running_server(script, config=config) as self.running:
+            self._ready.set()
+            await self._end.wait()
+
+    def wait_idle(self) -> None:
+        idle = asyncio.run_coroutine_threadsafe(self.running.engine.idle.wait(), self._loop)
+        assert idle.result(5)
+
+    def close(self) -> None:
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+
+Serve = Callable[..., Background]
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    servers = []
+
+    def start(script: Script = echo, **settings: object) -> Background:
+        servers.append(Background(script, ServerConfig(port=0, **settings)))  # type: ignore[arg-type]
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.close()
+
+
+def picture(form: str, folder: Path) -> object:
+    image = Image.new("RGB", (6, 4), "red")
+    if form == "PIL":
+        return image
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    if form == "bytes":
+        return file.getvalue()
+    (folder / "red.png").write_bytes(file.getvalue())
+    return folder / "red.png" if form == "path" else str(folder / "red.png")
+
+
+@pytest.mark.parametrize("form", ["path", "str", "bytes", "PIL"])
+def test_streamed_chat_about_a_picture(serve: Serve, form: str, tmp_path: Path) -> None:
+    server = serve()
+    with Client(server.running.target) as client:
+        stream = client.stream("What is it?", images=[picture(form, tmp_path)])
+        assert list(stream) == ["What ", "is ", "it? "]
+        answer = stream.answer()
+    assert (answer.text, answer.finish_reason, answer.usage.completion_tokens) == ("What is it? ", "STOP", 3)
+    assert answer.request_id == stream.request_id
+    [asked] = server.running.engine.asked
+    image = asked.messages[0].parts[0]
+    assert isinstance(image, ImagePart)
+    assert image.image.getpixel((0, 0)) == (255, 0, 0)
+
+
+def test_options_reach_the_engine(serve: Serve) -> None:
+    server = serve()
+    with Client(server.running.target) as client:
+        client.chat("hi", system="Be brief.", max_tokens=5, temperature=0.5, stop=["x"], request_id="r1", n=2)
+    [asked] = server.running.engine.asked
+    assert asked.request_id == "r1"
+    assert asked.messages[0].role is Role.SYSTEM
+    assert (asked.sampling.max_tokens, asked.sampling.temperature) == (5, 0.5)
+    assert (asked.sampling.stop, asked.sampling.n, asked.sampling.top_p) == (("x",), 2, None)
+
+
+def test_unknown_option_is_refused(serve: Serve) -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(TypeError, match="unknown options: temprature"):
+        client.chat("hi", temprature=0.0)  # type: ignore[call-arg]
+
+
+def test_tool_round_trip(serve: Serve) -> None:
+    server = serve(call_tool)
+    with Client(server.running.target) as client:
+        question = user("Weather in Oslo?")
+        answer = client.chat(question, tools=[WEATHER], tool_choice="get_weather")
+        assert answer.finish_reason == "TOOL_CALLS"
+        [call] = answer.tool_calls
+        assert (call.name, call.arguments) == ("get_weather", {"city": "Oslo"})
+        result = tool_result(call.id, {"sky": "clear"})
+        client.chat([question, answer, result], tools=[{"type": "function", "function": WEATHER}])
+    first, second = server.running.engine.asked
+    assert first.tool_choice.name == "get_weather"
+    assert first.tools == second.tools
+    assert isinstance(second.messages[1].parts[0], ToolCallPart)
+    assert second.messages[2].parts == (ToolResultPart("call_1", "get_weather", '{"sky": "clear"}'),)
+
+
+def test_history(serve: Serve) -> None:
+    server = serve()
+    with Client(server.running.target) as client:
+        client.chat([user("a"), assistant("b"), user("c")])
+    [asked] = server.running.engine.asked
+    assert [message.role for message in asked.messages] == [Role.USER, Role.ASSISTANT, Role.USER]
+
+
+def test_cancel_a_stream(serve: Serve) -> None:
+    server = serve(Endless())
+    with Client(server.running.target) as client:
+        stream = client.stream("hi")
+        assert next(iter(stream)) == "first "
+        stream.cancel()
+        assert list(stream) == []
+        answer = stream.answer()
+        assert (answer.text, answer.finish_reason) == ("first ", "UNSPECIFIED")
+        server.wait_idle()
+
+
+def test_leaving_the_stream_cancels_it(serve: Serve) -> None:
+    server = serve(Endless())
+    with Client(server.running.target) as client:
+        with client.stream("hi") as stream:
+            next(iter(stream))
+        server.wait_idle()
+
+
+def test_cancel_by_id(serve: Serve) -> None:
+    server = serve(Endless())
+    with Client(server.running.target) as client, Client(server.running.target) as other:
+        stream = client.stream("hi")
+        next(iter(stream))
+        assert other.cancel("unknown", stream.request_id) == [stream.request_id]
+        assert stream.answer().finish_reason == "CANCELLED"
+
+
+def test_deadline(serve: Serve) -> None:
+    server = serve(Endless())
+    with Client(server.running.target, timeout=0.3) as client:
+        for ask in (client.chat, lambda text: client.stream(text).answer()):
+            with pytest.raises(OctetRpcError) as raised:
+                ask("hi")
+            assert raised.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+        server.wait_idle()
+
+
+def test_errors_tell_the_field(serve: Serve) -> None:
+    server = serve()
+    with Client(server.running.target) as client:
+        for ask in (client.chat, lambda *args, **options: client.stream(*args, **options).answer()):
+            with pytest.raises(OctetRpcError) as raised:
+                ask("hi", images=[b"no picture"])
+            assert raised.value.code == grpc.StatusCode.INVALID_ARGUMENT
+            [violation] = raised.value.field_violations
+            assert violation.field == "messages[0].parts[0].image.data"
+            assert violation.description in raised.value.message
+
+
+def test_key(serve: Serve) -> None:
+    server = serve(api_key="s3cret")
+    with Client(server.running.target) as client, pytest.raises(OctetRpcError) as raised:
+        client.list_models()
+    assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAUTHENTICATED, "API_KEY_INVALID")
+    with Client(server.running.target, api_key="s3cret") as client:
+        assert [model.name for model in client.list_models()] == ["fake", "fake-alias"]
+        assert client.get_model("fake-alias").context_window == 4096
+        assert client.chat("hi").text == "hi "
+
+
+def test_no_server() -> None:
+    with Client("127.0.0.1:1") as client, pytest.raises(OctetRpcError) as raised:
+        client.chat("hi")
+    assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "")
+
+
+async def test_async_client() -> None:
+    async with running_server() as running, AsyncClient(running.target) as client:
+        stream = client.stream("one two", temperature=0.5)
+        assert [text async for text in stream] == ["one ", "two "]
+        assert (await stream.answer()).finish_reason == "STOP"
+        answer = await client.chat("three")
+        assert isinstance(answer, Answer)
+        assert answer.text == "three "
+        assert [model.name for model in await client.list_models()] == ["fake", "fake-alias"]
+        assert (await client.get_model("fake")).name == "fake"
+        with pytest.raises(OctetRpcError) as raised:
+            await client.get_model("other")
+        assert raised.value.code == grpc.StatusCode.NOT_FOUND
+        with pytest.raises(OctetRpcError) as raised:
+            await client.stream("hi", model="other").answer()
+        assert raised.value.reason == "MODEL_NOT_FOUND"
+
+
+async def test_async_cancel() -> None:
+    script = Endless()
+    async with running_server(script) as running, AsyncClient(running.target) as client:
+        await _cancel_streams(script, running, client)
+
+
+async def _cancel_streams(script: Endless, running: Running, client: AsyncClient) -> None:
+    async with client.stream("hi") as stream:
+        assert await anext(aiter(stream)) == "first "
+        stream.cancel()
+        assert [text async for text in stream] == []
+        assert (await stream.answer()).text == "first "
+    await asyncio.wait_for(running.engine.idle.wait(), 5)
+    other = client.stream("hi")
+    assert await anext(aiter(other)) == "first "
+    assert await client.cancel(other.request_id) == [other.request_id]
+    assert (await other.answer()).finish_reason == "CANCELLED"
+    script.started.clear()
+    task = asyncio.create_task(client.stream("hi").answer())
+    await asyncio.wait_for(script.started.wait(), 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def test_named_tool_choice_is_a_tool_choice() -> None:
+    from octet.client.requests import chat_request
+
+    request = chat_request("hi", {"tools": [WEATHER], "tool_choice": "get_weather"})
+    assert request.tool_choice == tool_pb2.ToolChoice(mode=tool_pb2.ToolChoice.MODE_NAMED, name="get_weather")

@@ -1,0 +1,79 @@
+"""The serving process: signals, exit codes, and what it says."""
+
+import signal
+import time
+
+import grpc
+import pytest
+
+from octet.client import Client, OctetRpcError
+from tests.integration.processes import server_process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_an_idle_server(number: signal.Signals) -> None:
+    with server_process("echo") as server, Client(server.target) as client:
+        assert client.chat("hello there").text == "hello there "
+        server.signal(number)
+        assert server.wait() == 0
+    assert "Traceback" not in "".join(server.log)
+
+
+def test_sigterm_drains() -> None:
+    with server_process("endless") as server, Client(server.target) as client:
+        stream = client.stream("hello")
+        assert next(iter(stream)) == "first "
+        server.signal(signal.SIGTERM)
+        server.read_log_until("draining")
+        with pytest.raises(OctetRpcError) as raised:
+            client.chat("too late")
+        assert raised.value.code == grpc.StatusCode.UNAVAILABLE
+        server.signal(signal.SIGUSR2)
+        assert stream.answer().text == "first last"
+        assert server.wait() == 0
+
+
+def test_second_signal_stops_at_once() -> None:
+    with server_process("endless") as server, Client(server.target) as client:
+        stream = client.stream("hello")
+        assert next(iter(stream)) == "first "
+        server.signal(signal.SIGTERM)
+        server.read_log_until("draining")
+        started = time.monotonic()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert time.monotonic() - started < 5  # against 30 s of drain
+        with pytest.raises(OctetRpcError) as raised:
+            stream.answer()
+        assert raised.value.code == grpc.StatusCode.UNAVAILABLE
+
+
+def test_engine_death_ends_the_process() -> None:
+    with server_process("endless") as server, Client(server.target) as client:
+        stream = client.stream("hello")
+        assert next(iter(stream)) == "first "
+        died = time.monotonic()
+        server.signal(signal.SIGUSR1)
+        with pytest.raises(OctetRpcError) as raised:
+            stream.answer()
+        assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD")
+        assert server.wait() == 1
+        assert time.monotonic() - died < 5
+    assert server.log[-1] == "octet: error: the engine has died\n"
+    assert "Traceback" not in "".join(server.log)
+
+
+def test_failed_start_is_one_line() -> None:
+    with server_process("no-such-model", serving=False) as server:
+        assert server.wait() == 1
+    assert server.log == ["octet: error: no such model: nowhere\n"]
+
+
+def test_log_lines_carry_the_request_id_and_not_the_key() -> None:
+    with server_process("echo", "s3cret") as server, Client(server.target, api_key="s3cret") as client:
+        client.chat("hello", request_id="r-77")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    log = "".join(server.log)
+    assert " octet [r-77]: /octet.v1.ChatService/Chat OK " in log
+    assert "s3cret" not in log

@@ -1,0 +1,93 @@
+"""What `octet serve` makes of its command line."""
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from octet.cli import serve as serve_module
+from octet.cli.serve import serve
+from octet.config import ServerConfig
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What the server would be started with."""
+    seen: dict[str, Any] = {}
+
+    def serve_engine(config: ServerConfig, engine_args: list[str]) -> None:
+        seen.update(config=config, engine_args=engine_args)
+
+    monkeypatch.setattr(serve_module, "serve_vllm", serve_engine)
+    return seen
+
+
+def run(*arguments: str, **environment: str) -> Any:
+    return CliRunner().invoke(serve, arguments, env={"OCTET_API_KEY": None, **environment})
+
+
+MODEL_CARD = (
+    "BCCard/gemma-3-12b-it-FP8-Dynamic --tensor-parallel-size 4 --gpu-memory-utilization 0.9 "
+    "--max-model-len 8192 --enforce-eager --api-key bccard --served-model-name gemma-3-12b-it"
+)
+
+
+def test_model_cards_command_line(started: dict[str, Any]) -> None:
+    assert run(*MODEL_CARD.split()).exit_code == 0
+    assert started["config"] == ServerConfig(api_key="bccard")
+    assert started["engine_args"] == MODEL_CARD.replace(" --api-key bccard", "").split()
+
+
+def test_flags_may_come_in_any_order(started: dict[str, Any]) -> None:
+    result = run("--max-model-len", "100", "--port", "0", "some/model", "--drain-seconds=2", "-tp", "2")
+    assert result.exit_code == 0
+    assert (started["config"].port, started["config"].drain_seconds) == (0, 2.0)
+    assert started["engine_args"] == ["--max-model-len", "100", "some/model", "-tp", "2"]
+
+
+def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
+    flags = (
+        "--host 0.0.0.0 --port 1 --allow-insecure --max-message-bytes 2 --max-image-bytes 3 "
+        "--max-image-pixels 4 --image-threads 5 --drain-seconds 6 --no-reflection"
+    )
+    assert run(*flags.split()).exit_code == 0
+    assert started["config"] == ServerConfig(
+        host="0.0.0.0",
+        port=1,
+        allow_insecure=True,
+        max_message_bytes=2,
+        max_image_bytes=3,
+        max_image_pixels=4,
+        image_threads=5,
+        drain_seconds=6.0,
+        reflection=False,
+    )
+    assert started["engine_args"] == []
+
+
+def test_defaults_are_the_configs(started: dict[str, Any]) -> None:
+    assert run().exit_code == 0
+    assert started["config"] == ServerConfig()
+
+
+def test_key_from_the_environment(started: dict[str, Any]) -> None:
+    assert run(OCTET_API_KEY="s3cret").exit_code == 0
+    assert started["config"].api_key == "s3cret"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--host", "0.0.0.0"), "--host: 0.0.0.0 can be reached from other machines"),
+        (("--api-key", ""), "--api-key: the key is empty"),
+        (("--port", "70000"), "--port: 70000 is not between"),
+        (("--port", "many"), "'many' is not a valid integer"),
+    ],
+)
+def test_wrong_settings_are_wrong_usage(
+    started: dict[str, Any], arguments: tuple[str, ...], message: str
+) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert started == {}
