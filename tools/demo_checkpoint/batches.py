@@ -1,0 +1,164 @@
+"""Turns drawn samples into training batches, in worker processes."""
+
+import random
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import PreTrainedTokenizerBase
+
+from tools.demo_checkpoint.dialogues import training_dialogue, warm_up_dialogue
+from tools.demo_checkpoint.draw import Scene
+from tools.demo_checkpoint.messages import Sample
+from tools.demo_checkpoint.model import (
+    CONTEXT,
+    IMAGE_SIZE,
+    Batch,
+    describe_groups,
+    describe_patches,
+    pixels_of,
+)
+from tools.demo_checkpoint.pictures import picture, training_picture
+from tools.demo_checkpoint.tokenizer import END_OF_TURN, START_OF_TURN, render
+
+# Sequences per step and process.
+PICTURES, DIALOGUES, COPIES, SIGHTS = 24, 12, 16, 32
+_STRETCHED = 0.35
+
+Encoded = tuple[list[int], list[int], list[int]]
+
+
+class Encoder:
+    """Tokenizes whole conversations and marks what is to be learnt: the model's turns."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self.end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+        self.pad = tokenizer.pad_token_id
+        self.opening = tokenizer.encode(f"{START_OF_TURN}model\n", add_special_tokens=False)
+
+    def encode(self, sample: Sample) -> tuple[list[int], list[int]]:
+        """Ids without the last, and targets: the next id inside the model's turns, else -100."""
+        ids = self.tokenizer.encode(render(sample), add_special_tokens=False)
+        targets = [-100] * len(ids)
+        width, i = len(self.opening), 0
+        while i + width <= len(ids):
+            if ids[i : i + width] != self.opening:
+                i += 1
+                continue
+            end = ids.index(self.end, i)
+            targets[i + width - 1 : end] = ids[i + width : end + 1]
+            i = end
+        return ids[:-1], targets[:-1]
+
+
+def _positions(rng: random.Random, length: int) -> list[int]:
+    """Positions, some with gaps, so that distances occur that the sequences themselves are too short
+    for.
+    """
+    if rng.random() > _STRETCHED:
+        return list(range(length))
+    room = CONTEXT - 1 - length
+    gaps = sorted(
+        (rng.randrange(1, length), int(room * rng.random() ** 2 / 3)) for _ in range(rng.randint(1, 3))
+    )
+    positions, shift = [], 0
+    for i in range(length):
+        while gaps and gaps[0][0] == i:
+            shift += gaps.pop(0)[1]
+        positions.append(i + shift)
+    return positions
+
+
+def _pad(rows: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    length = max(len(ids) for ids, _, _ in rows)
+    ids = np.full((len(rows), length), pad, dtype=np.int64)
+    positions = np.zeros_like(ids)
+    targets = np.full_like(ids, -100)
+    for i, row in enumerate(rows):
+        for array, values in zip((ids, positions, targets), row, strict=True):
+            array[i, : len(values)] = values
+    return torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(targets)
+
+
+class Batches(IterableDataset[list[Batch]]):
+    """An endless stream of steps; each step is a list of batches whose losses are summed.
+
+    kind "vision": pictures alone; "copy": short dialogues; "joint": conversations about pictures, dialogues,
+    and further pictures alone. Sequences are sorted by length and split into several batches, so that little
+    is padding. Every `rank` draws its own stream.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, kind: str, seed: int, rank: int) -> None:
+        self.encoder = Encoder(tokenizer)
+        self.kind = kind
+        self.seed = seed
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[list[Batch]]:
+        rng = random.Random(f"{self.kind} {self.seed} {self.rank}")
+        make = {"vision": self._vision, "copy": self._copy, "joint": self._joint}[self.kind]
+        while True:
+            yield make(rng)
+
+    def _vision(self, rng: random.Random) -> list[Batch]:
+        drawn = [picture(rng) for _ in range(SIGHTS)]
+        empty = torch.empty(0, dtype=torch.int64)
+        return [
+            Batch(
+                empty,
+                empty,
+                empty,
+                *self._stack([image for _, image in drawn], [scene for scene, _ in drawn]),
+            )
+        ]
+
+    def _copy(self, rng: random.Random) -> list[Batch]:
+        return self._dialogues(rng, warm_up_dialogue, COPIES)
+
+    def _joint(self, rng: random.Random) -> list[Batch]:
+        drawn = [training_picture(rng) for _ in range(PICTURES)]
+        rows = [(self._row(rng, sample), sample, scenes) for sample, scenes in drawn]
+        rows.sort(key=lambda row: len(row[0][0]))
+        batches = []
+        for part in (rows[: PICTURES * 3 // 4], rows[PICTURES * 3 // 4 :]):
+            images = [image for _, sample, _ in part for image in sample.images]
+            scenes = [scene for _, _, shown in part for scene in shown]
+            batches.append(
+                Batch(*_pad([row for row, _, _ in part], self.encoder.pad), *self._stack(images, scenes))
+            )
+        return [*batches, *self._dialogues(rng, training_dialogue, DIALOGUES), *self._vision(rng)]
+
+    def _dialogues(
+        self, rng: random.Random, draw: Callable[[random.Random], Sample], count: int
+    ) -> list[Batch]:
+        rows = sorted((self._row(rng, draw(rng)) for _ in range(count)), key=lambda row: len(row[0]))
+        cuts = (0, count * 3 // 8, count * 6 // 8, count)
+        parts = [rows[start:end] for start, end in pairwise(cuts)]
+        return [Batch(*_pad(part, self.encoder.pad), *self._stack([], [])) for part in parts]
+
+    def _row(self, rng: random.Random, sample: Sample) -> Encoded:
+        ids, targets = self.encoder.encode(sample)
+        return ids, _positions(rng, len(ids)), targets
+
+    @staticmethod
+    def _stack(
+        images: list[Image.Image], scenes: list[Scene]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pixels, group classes and patch classes of the images."""
+        if not images:
+            none = torch.empty(0, dtype=torch.int64)
+            return torch.empty((0, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8), none, none
+        pixels = np.stack([pixels_of(image) for image in images])
+        groups = np.array([describe_groups(scene.groups) for scene in scenes], dtype=np.int64)
+        patches = np.stack([describe_patches(scene) for scene in scenes])
+        return torch.from_numpy(pixels), torch.from_numpy(groups), torch.from_numpy(patches)
+
+
+def loader(tokenizer: PreTrainedTokenizerBase, kind: str, seed: int, rank: int) -> Iterator[list[Batch]]:
+    """Steps of `kind`, drawn ahead by one worker process."""
+    data = Batches(tokenizer, kind, seed, rank)
+    return iter(DataLoader(data, batch_size=None, num_workers=1, prefetch_factor=4))
