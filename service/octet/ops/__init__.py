@@ -14,7 +14,15 @@ import torch
 from octet.ops import fake as fake
 from octet.ops import library as library
 
-__all__ = ["available_isas", "cuda_archs", "fp8_linear", "isa", "per_token_quant_fp8", "use_isa"]
+__all__ = [
+    "available_isas",
+    "build_info",
+    "cuda_archs",
+    "fp8_linear",
+    "isa",
+    "per_token_quant_fp8",
+    "use_isa",
+]
 
 
 def per_token_quant_fp8(
@@ -103,3 +111,11 @@ def use_isa(name: str) -> None:
 def cuda_archs() -> list[str]:
     """CUDA architectures that the kernels were compiled for, e.g. ``["sm_80", ...]``; [] without CUDA."""
     return library.extension.cuda_archs()
+
+
+def build_info() -> dict[str, str]:
+    """What the extension was built with; a value is empty where there was none.
+
+    The keys are ``compiler``, ``build_type``, ``torch``, ``cuda_compiler`` and ``sanitizers``.
+    """
+    return library.extension.build_info()
