@@ -212,12 +212,13 @@ class TestOrientation:
         for x, y, color in ((4, 4, RED), (4, 28, BLUE), (44, 4, WHITE), (44, 28, WHITE)):
             assert near(pixel(decoded, x, y), color)
 
+    @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
     @pytest.mark.parametrize(
-        "exif",
-        [b"Exif\x00\x00", b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00MM\x00*\x00\x00\x00\x08"],
+        "exif", [b"", b"no TIFF header", b"II*\x00\xff\xff\xff\xff", b"MM\x00*\x00\x00\x00\x08"]
     )
-    def test_damaged_exif_data_is_ignored(self, exif: bytes) -> None:
-        data = encode(halves(), "JPEG", exif=exif, quality=95, subsampling=0)
+    def test_damaged_exif_data_is_ignored(self, exif: bytes, file_format: str) -> None:
+        options = {"quality": 95, "subsampling": 0} if file_format == "JPEG" else {"lossless": True}
+        data = encode(halves(), file_format, exif=b"Exif\x00\x00" + exif, **options)
         assert near(pixel(decode(data), 2, 2), RED)
 
     def test_an_unknown_orientation_is_ignored(self) -> None:
