@@ -20,8 +20,8 @@ _DEFAULTS = {field.name: field.default for field in fields(ServerConfig)}
 
 DEMO_NAME = "octet-demo"
 
-# Room for a conversation with a few pictures; the checkpoint is small, and so is the machine that tries it.
-_DEMO_FLAGS = ["--served-model-name", DEMO_NAME, "--max-num-seqs", "16"]
+# Compiling would take longer than all that a demo asks; few sequences at once need little memory.
+_DEMO_FLAGS = ["--served-model-name", DEMO_NAME, "--enforce-eager", "--max-num-seqs", "16"]
 
 _EPILOG = """\b
 The flags of vLLM's engine work as with `vllm serve`, for example:

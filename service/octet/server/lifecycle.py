@@ -1,12 +1,14 @@
 """The life of a serving process: load, serve until a signal or the engine's death, drain, stop."""
 
 import asyncio
+import contextlib
 import logging
-import multiprocessing
 import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
+
+import psutil  # type: ignore[import-untyped]
 
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
@@ -90,9 +92,13 @@ async def _unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:
 
 
 def _end_children() -> None:
-    """Ends the processes of an engine that is still being started, which ends its start as well."""
-    for child in multiprocessing.active_children():
-        child.terminate()
+    """Ends the processes of an engine that is still being started, which ends its start as well.
+
+    There is nothing that they could lose, and vLLM's put a SIGTERM off until they have started.
+    """
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.kill()
 
 
 def _leave_sigint_to_the_main_thread() -> None:

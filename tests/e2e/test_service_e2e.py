@@ -1,0 +1,201 @@
+"""The whole service with the real vLLM: `octet serve` and `octet chat` as users run them; who gives up."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+import pytest_asyncio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from PIL import Image, ImageDraw
+
+from octet.client import AsyncClient, Client, OctetRpcError, tool_result, user
+from octet.config import ServerConfig
+from octet.engine.vllm.engine import VllmEngine
+from octet.server.server import Server
+
+OCTET = [sys.executable, "-m", "octet"]
+START_SECONDS = 280
+IDLE_SECONDS = 1.0
+"""By then the engine must have stopped working for somebody who has given up."""
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "Get the weather in a city.",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+}
+
+STREAM_ON_AND_ON = """
+import sys
+from octet.client import Client
+for text in Client(sys.argv[1]).stream("Tell me a story.", ignore_eos=True, max_tokens=int(sys.argv[2])):
+    print(text, flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server started by `octet serve`, on the checkpoint that ships unless another is put to the test."""
+    model = [os.environ["OCTET_TEST_MODEL"]] if "OCTET_TEST_MODEL" in os.environ else []
+    log = tmp_path_factory.mktemp("serve") / "server.log"
+    with log.open("w") as file:
+        server = subprocess.Popen([*OCTET, "serve", *model, "--port", "0"], stderr=file)
+    try:
+        yield _wait_until_serving(server, log)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0, log.read_text()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_until_serving(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    give_up = time.monotonic() + START_SECONDS
+    while (match := re.search(r"octet: serving \S+ on (\S+)", log.read_text())) is None:
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < give_up, log.read_text()
+        time.sleep(0.2)
+    return match[1]
+
+
+def chat(target: str, *arguments: str) -> str:
+    """What `octet chat` prints."""
+    command = [*OCTET, "chat", "--target", target, "--temperature", "0", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (result.returncode, result.stderr) == (0, "")
+    return result.stdout
+
+
+def test_health_and_models(target: str) -> None:
+    with grpc.insecure_channel(target) as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        answer = health.Check(health_pb2.HealthCheckRequest(service="octet.v1.ChatService"))
+    assert answer.status == health_pb2.HealthCheckResponse.SERVING
+    with Client(target) as client:
+        [model] = client.list_models()
+    assert model.quantization.scheme == "FP8_DYNAMIC"
+    assert model.image_limits.max_images >= 1
+    assert any("octet" in kernel for kernel in model.active_kernels)
+
+
+def test_text_streams_in_more_than_one_chunk(target: str) -> None:
+    with Client(target) as client:
+        stream = client.stream("What is the capital of France?", temperature=0.0)
+        pieces = list(stream)
+        answer = stream.answer()
+        whole = client.chat("What is the capital of France?", temperature=0.0)
+    assert len(pieces) > 1
+    assert "".join(pieces) == answer.text == whole.text
+    assert "Paris" in answer.text
+    assert answer.finish_reason == "STOP"
+    assert answer.usage.completion_tokens >= len(pieces)
+
+
+def test_red_circle(target: str, tmp_path: Path) -> None:
+    image = Image.new("RGB", (300, 200), "white")
+    ImageDraw.Draw(image).ellipse((100, 50, 200, 150), fill="red")
+    image.save(tmp_path / "circle.png")
+    answer = chat(target, "--image", str(tmp_path / "circle.png"), "What is in the picture?")
+    assert "red circle" in answer
+
+
+def test_three_green_squares(target: str, tmp_path: Path) -> None:
+    image = Image.new("RGB", (256, 256), "white")
+    draw = ImageDraw.Draw(image)
+    for left, top in ((20, 30), (150, 40), (90, 160)):
+        draw.rectangle((left, top, left + 60, top + 60), fill="green")
+    image.save(tmp_path / "squares.jpg")
+    answer = chat(target, "--image", str(tmp_path / "squares.jpg"), "What is in the picture?")
+    assert "three green squares" in answer.lower()
+
+
+def test_tool_call_from_the_command_line(target: str, tmp_path: Path) -> None:
+    (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
+    answer = chat(target, "--tools", str(tmp_path / "tools.json"), "What is the weather in Oslo?")
+    [call] = [json.loads(line) for line in answer.splitlines() if line]
+    assert (call["name"], call["arguments"]) == ("get_weather", {"city": "Oslo"})
+
+
+def test_tool_result_is_used(target: str) -> None:
+    question = user("What is the weather in Oslo?")
+    with Client(target) as client:
+        asked = client.chat(question, tools=[WEATHER], temperature=0.0)
+        assert asked.finish_reason == "TOOL_CALLS"
+        [call] = asked.tool_calls
+        result = tool_result(call.id, {"condition": "stormy", "temperature": 17})
+        answer = client.chat([question, asked, result], tools=[WEATHER], temperature=0.0)
+    assert answer.finish_reason == "STOP"
+    assert "stormy" in answer.text
+    assert "17" in answer.text
+
+
+@pytest.mark.parametrize("choice", ["required", "get_weather"])
+def test_tool_choice_constrains(target: str, choice: str) -> None:
+    with Client(target) as client:
+        answer = client.chat("Hello!", tools=[WEATHER], tool_choice=choice, temperature=0.0, max_tokens=64)
+    [call, *_] = answer.tool_calls
+    assert call.name == "get_weather"
+    assert isinstance(call.arguments["city"], str)
+
+
+# From here on the server runs in this process, so that the engine can be asked whether it is idle.
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
+    server = Server(ServerConfig(port=0))
+    await server.start()
+    await server.attach(engine)
+    yield f"127.0.0.1:{server.port}"
+    await server.stop()
+
+
+async def becomes_idle(engine: VllmEngine) -> None:
+    """The engine's scheduler reports its requests only when asked, so it is asked until the time is up."""
+    async with asyncio.timeout(IDLE_SECONDS):
+        while await engine.num_unfinished() > 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_killed_client_leaves_no_request(engine: VllmEngine, in_process: str) -> None:
+    client = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", STREAM_ON_AND_ON, in_process, str(engine.model.context_window // 2)),
+        stdout=subprocess.PIPE,
+    )
+    assert client.stdout is not None
+    assert await client.stdout.readline()
+    assert await engine.num_unfinished() == 1
+    client.kill()
+    await client.wait()
+    await becomes_idle(engine)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+@pytest.mark.parametrize("how", ["cancel", "CancelChat", "deadline"])
+async def test_who_gives_up_frees_the_engine(engine: VllmEngine, in_process: str, how: str) -> None:
+    tokens = engine.model.context_window // 2
+    timeout = 0.5 if how == "deadline" else 60.0
+    async with AsyncClient(in_process, timeout=timeout) as client:
+        stream = client.stream("Tell me a story.", ignore_eos=True, max_tokens=tokens)
+        assert await anext(aiter(stream))
+        assert await engine.num_unfinished() == 1
+        if how == "cancel":
+            stream.cancel()
+        elif how == "CancelChat":
+            assert await client.cancel(stream.request_id) == [stream.request_id]
+            answer = await stream.answer()
+            assert answer.finish_reason == "CANCELLED"
+            assert 0 < answer.usage.completion_tokens < tokens
+        else:
+            with pytest.raises(OctetRpcError, match="DEADLINE_EXCEEDED"):
+                await stream.answer()
+        await becomes_idle(engine)
