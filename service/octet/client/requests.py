@@ -129,9 +129,13 @@ def tool(source: ToolSource) -> tool_pb2.Tool:
     if isinstance(source, tool_pb2.Tool):
         return source
     declaration = source.get("function", source)
+    if not isinstance(declaration, Mapping):
+        raise TypeError(f"a tool is a mapping, not {declaration!r}")
     name, parameters = declaration.get("name", ""), declaration.get("parameters")
     result = tool_pb2.Tool(name=name, description=declaration.get("description", ""))
     if parameters is not None:
+        if not isinstance(parameters, Mapping):
+            raise TypeError(f"the parameters of a tool are a mapping, not {parameters!r}")
         result.parameters.CopyFrom(dict_to_struct(parameters))
     return result
 

@@ -1,0 +1,58 @@
+"""The map from domain errors to statuses."""
+
+import inspect
+
+import pytest
+from google.rpc import code_pb2, error_details_pb2
+
+from octet import errors
+from octet.errors import OctetError
+from octet.server.interceptors.errors import DOMAIN, MAX_MESSAGE_BYTES, to_status
+
+CODES = {
+    errors.InvalidRequestError: code_pb2.INVALID_ARGUMENT,
+    errors.ContextLengthError: code_pb2.INVALID_ARGUMENT,
+    errors.ModelNotFoundError: code_pb2.NOT_FOUND,
+    errors.DuplicateRequestError: code_pb2.ALREADY_EXISTS,
+    errors.UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    errors.DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    errors.UnavailableError: code_pb2.UNAVAILABLE,
+    errors.EngineDeadError: code_pb2.UNAVAILABLE,
+    errors.StartupError: code_pb2.INTERNAL,
+    errors.OctetError: code_pb2.INTERNAL,
+}
+
+
+def test_every_error_is_listed_here() -> None:
+    defined = {
+        kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, OctetError)
+    }
+    assert defined == CODES.keys()
+
+
+@pytest.mark.parametrize("kind", CODES)
+def test_codes_and_reasons(kind: type[OctetError]) -> None:
+    error = kind("model", "is wrong") if issubclass(kind, errors.InvalidRequestError) else kind("is wrong")
+    status = to_status(error)
+    assert status.code == CODES[kind]
+    info = error_details_pb2.ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert (info.reason, info.domain) == (kind.reason, DOMAIN)
+
+
+def test_the_field_is_named() -> None:
+    status = to_status(errors.InvalidRequestError("messages[1].role", "is unknown"))
+    bad_request = error_details_pb2.BadRequest()
+    assert status.details[1].Unpack(bad_request)
+    [violation] = bad_request.field_violations
+    assert (violation.field, violation.description) == ("messages[1].role", "is unknown")
+    assert status.message == "messages[1].role: is unknown"
+
+
+@pytest.mark.parametrize("character", ["x", "ä", "漢", "🙂"])
+def test_trailers_stay_small_whatever_the_message(character: str) -> None:
+    status = to_status(errors.InvalidRequestError("field", character * 100_000))
+    assert len(status.message.encode()) <= MAX_MESSAGE_BYTES
+    assert status.message.endswith("...")
+    percent_encoded, base64 = 3 * len(status.message.encode()), 4 * status.ByteSize() / 3
+    assert percent_encoded + base64 < 8000
