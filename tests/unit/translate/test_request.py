@@ -1,6 +1,10 @@
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octet.engine.types import (
     GenerationRequest,
@@ -26,7 +30,7 @@ from octet.translate.request import (
 )
 from octet.translate.values import dict_to_struct
 from octet.v1 import content_pb2
-from octet.v1.chat_service_pb2 import CancelChatRequest, ChatRequest
+from octet.v1.chat_service_pb2 import CancelChatRequest, ChatRequest, SamplingParams
 from octet.v1.chat_service_pb2 import OutputFormat as OutputFormatMessage
 from octet.v1.tool_pb2 import ToolChoice as ToolChoiceMessage
 
@@ -190,3 +194,49 @@ def test_wrong_cancelled_ids(ids: list[str], field: str, problem: str) -> None:
     with pytest.raises(InvalidRequestError, match=problem) as caught:
         to_cancelled_ids(CancelChatRequest(request_ids=ids))
     assert caught.value.field == field
+
+
+def _rich_request() -> bytes:
+    request = ChatRequest(model="gemma", request_id="mine")
+    request.messages.add(role=content_pb2.ROLE_SYSTEM).parts.add(text="Be brief.")
+    request.messages.add(role=content_pb2.ROLE_USER).parts.add(text="Weather?")
+    call = request.messages.add(role=content_pb2.ROLE_ASSISTANT).parts.add().tool_call
+    call.id, call.name, call.arguments_json = "c1", "f", '{"city": "Oslo"}'
+    call.arguments.update({"city": "Oslo"})
+    result = request.messages.add(role=content_pb2.ROLE_TOOL).parts.add().tool_result
+    result.call_id = "c1"
+    result.data.update({"t": [-3.5, None, {"a": True}]})
+    schema = {
+        "type": "object",
+        "properties": {"city": {"$ref": "#/$defs/name"}},
+        "$defs": {"name": {"type": ["string", "null"], "pattern": "a+", "enum": [1, "x"]}},
+        "required": ["city"],
+    }
+    request.tools.add(name="f", description="The weather.", parameters=dict_to_struct(schema))
+    request.tool_choice.mode = ToolChoiceMessage.MODE_AUTO
+    request.sampling.CopyFrom(SamplingParams(temperature=1, top_p=0.5, n=2, stop=["a"], stop_token_ids=[1]))
+    request.output_format.json_schema.update({"anyOf": [{"minimum": 1}, {"const": {"a": 1}}]})
+    return request.SerializeToString(deterministic=True)
+
+
+RICH = _rich_request()
+
+
+@given(st.data())
+def test_nothing_that_can_be_parsed_raises_another_error(data: st.DataObject) -> None:
+    wire = bytearray(RICH)
+    for position in data.draw(st.lists(st.integers(0, len(wire) - 1), max_size=6)):
+        wire[position] = data.draw(st.integers(0, 255))
+    request = ChatRequest()
+    with suppress(DecodeError):
+        request.ParseFromString(bytes(wire))
+    model = ModelInfo(("gemma",), "gemma", True, 8192, 2048, None, (), 1, 256)
+    with suppress(InvalidRequestError, ModelNotFoundError):
+        converted = to_generation_request(
+            request, model=model, limits=ImageLimits(1000, 1000), request_id="r1"
+        )
+        assert converted.messages[-1].role in (Role.USER, Role.TOOL)
+
+
+def test_the_request_that_is_changed_above_is_sound(convert: Convert) -> None:
+    assert len(convert(ChatRequest.FromString(RICH)).messages) == 4
