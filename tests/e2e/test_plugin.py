@@ -1,0 +1,248 @@
+"""The plugin in this process's vLLM: what it replaces, what it leaves alone, and when it stays out."""
+
+import json
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from octet.engine.vllm import compat, kernels
+from octet.engine.vllm.plugin import register
+from octet.errors import StartupError
+
+T, K, N = 9, 192, 320
+
+
+@pytest.fixture
+def vllm_config() -> Iterator[None]:
+    """vLLM's layers can be built only while some configuration is the current one."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+
+    with set_current_vllm_config(VllmConfig()):
+        yield
+
+
+@pytest.fixture
+def clean_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """vLLM's registries as they are without Octet; whatever a test puts into them is taken out again."""
+    registry = compat.out_of_tree_ops()
+    stock = [k for k in compat.cpu_fp8_linear_kernels() if k.__module__.startswith("vllm.")]
+    monkeypatch.delitem(registry, "QuantFP8", raising=False)
+    from vllm.model_executor.kernels import linear
+    from vllm.platforms import PlatformEnum
+
+    monkeypatch.setitem(linear._POSSIBLE_FP8_KERNELS, PlatformEnum.CPU, list(stock))
+    return SimpleNamespace(registry=registry, stock=stock)
+
+
+def test_registering_again_changes_nothing(clean_vllm: Any) -> None:
+    from octet.engine.vllm.linear import OctetFP8LinearKernel
+    from octet.engine.vllm.quant import OctetQuantFP8
+
+    for _ in range(3):
+        register()
+    assert clean_vllm.registry["QuantFP8"] is OctetQuantFP8
+    assert list(compat.cpu_fp8_linear_kernels()) == [OctetFP8LinearKernel, *clean_vllm.stock]
+    assert OctetQuantFP8.name == "quant_fp8"
+
+
+def test_the_switch_leaves_vllm_as_it_is(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCTET_KERNELS", "off")
+    register()
+    assert "QuantFP8" not in clean_vllm.registry
+    assert list(compat.cpu_fp8_linear_kernels()) == clean_vllm.stock
+
+
+def test_the_switch_takes_on_and_off_only(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OCTET_KERNELS", "yes")
+    with pytest.raises(StartupError, match="neither 'on' nor 'off'"):
+        register()
+
+
+def test_an_extension_that_does_not_load_leaves_vllm_as_it_is(
+    clean_vllm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in sys.modules if name.partition(".ops")[0] == "octet" and ".ops" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "octet._C", None)
+    warnings: list[str] = []
+    logger = SimpleNamespace(warning_once=lambda text, *args: warnings.append(text % args))
+    monkeypatch.setattr("vllm.logger.init_logger", lambda _: logger)
+    assert kernels.unavailable_reason("cpu") is not None
+    register()
+    assert "QuantFP8" not in clean_vllm.registry
+    assert list(compat.cpu_fp8_linear_kernels()) == clean_vllm.stock
+    (warning,) = warnings
+    assert "octet kernels off: the compiled extension cannot be loaded" in warning
+
+
+def activations() -> torch.Tensor:
+    return torch.randn(T, K, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+
+
+@pytest.mark.usefixtures("vllm_config")
+def test_quantization_agrees_with_vllms(clean_vllm: Any) -> None:
+    from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
+    from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
+
+    register()
+    quant = QuantFP8(static=False, group_shape=GroupShape.PER_TOKEN, num_token_padding=17)
+    codes, scales = quant(activations())
+    stock_codes, stock_scales = QuantFP8.forward_native(quant, activations())
+    assert codes.shape == (17, K)
+    assert torch.equal(scales[:T], stock_scales)
+    same = codes[:T].view(torch.uint8) == stock_codes[:T].view(torch.uint8)
+    assert same.float().mean() > 0.995
+
+
+@pytest.mark.usefixtures("vllm_config")
+@pytest.mark.parametrize("static", [True, False])
+def test_per_tensor_quantization_stays_vllms(clean_vllm: Any, static: bool) -> None:
+    from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
+    from vllm.model_executor.layers.quantization.utils.quant_utils import GroupShape
+
+    register()
+    quant = QuantFP8(static=static, group_shape=GroupShape.PER_TENSOR)
+    scale = torch.tensor([0.01]) if static else None
+    codes, scales = quant(activations(), scale)
+    stock_codes, stock_scales = QuantFP8.forward_native(quant, activations(), scale)
+    assert torch.equal(codes.view(torch.uint8), stock_codes.view(torch.uint8))
+    assert torch.equal(scales, stock_scales)
+
+
+def linear_layer() -> Any:
+    """A layer as vLLM's loading leaves it: codes as a [K, N] view of [N, K], scales [N, 1]."""
+    layer: Any = torch.nn.Module()
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randn(N, K, generator=generator).mul(50).to(torch.float8_e4m3fn)
+    layer.weight = torch.nn.Parameter(codes.t(), requires_grad=False)
+    scales = torch.rand(N, 1, generator=generator).mul(0.01)
+    layer.weight_scale = torch.nn.Parameter(scales, requires_grad=False)
+    layer.input_scale = None
+    return layer
+
+
+def layer_config(weights: Any, activations: Any) -> Any:
+    from vllm.model_executor.kernels.linear import FP8ScaledMMLinearLayerConfig
+
+    return FP8ScaledMMLinearLayerConfig(
+        weight_quant_key=weights,
+        activation_quant_key=activations,
+        weight_shape=(N, K),
+        input_dtype=torch.bfloat16,
+        out_dtype=torch.bfloat16,
+    )
+
+
+@pytest.mark.usefixtures("vllm_config")
+def test_the_linear_kernel_agrees_with_vllms(clean_vllm: Any) -> None:
+    from vllm.model_executor.kernels.linear import ChannelWiseTorchFP8ScaledMMLinearKernel
+    from vllm.model_executor.layers.quantization.utils.quant_utils import (
+        kFp8DynamicTokenSym,
+        kFp8StaticChannelSym,
+    )
+
+    from octet.engine.vllm.linear import OctetFP8LinearKernel
+
+    config = layer_config(kFp8StaticChannelSym, kFp8DynamicTokenSym)
+    names = ["weight", "weight_scale", "input_scale", "input_scale_ub"]
+    stock = ChannelWiseTorchFP8ScaledMMLinearKernel(config, names)
+    register()
+    octet = OctetFP8LinearKernel(config, names)
+    layer, bias = linear_layer(), torch.linspace(-1, 1, N).to(torch.bfloat16)
+    memory = layer.weight.data_ptr()
+    octet.process_weights_after_loading(layer)
+    assert layer.weight.data_ptr() == memory, "the weight is not copied"
+    x = activations().view(3, 3, K)
+    ours, theirs = octet.apply_weights(layer, x, bias), stock.apply_weights(layer, x, bias)
+    assert ours.shape == (3, 3, N)
+    assert ours.dtype == torch.bfloat16
+    # Codes that differ by one (0.03 % of them) move a sum by less than this; a bf16 rounding is 2^-8.
+    torch.testing.assert_close(ours.float(), theirs.float(), rtol=2**-7, atol=0.02)
+
+
+@pytest.mark.usefixtures("vllm_config")
+def test_other_layers_go_to_vllms_kernels(clean_vllm: Any) -> None:
+    from vllm.model_executor.kernels.linear import init_fp8_linear_kernel
+    from vllm.model_executor.layers.quantization.utils.quant_utils import (
+        kFp8DynamicTokenSym,
+        kFp8StaticChannelSym,
+        kFp8StaticTensorSym,
+    )
+
+    register()
+    shared = {"input_dtype": torch.bfloat16, "out_dtype": torch.bfloat16, "weight_shape": (N, K)}
+    mine = init_fp8_linear_kernel(kFp8DynamicTokenSym, kFp8StaticChannelSym, **shared)
+    other = init_fp8_linear_kernel(kFp8StaticTensorSym, kFp8StaticTensorSym, **shared)
+    assert type(mine).__name__ == "OctetFP8LinearKernel"
+    assert type(other).__module__.startswith("vllm.")
+
+
+@pytest.mark.usefixtures("vllm_config")
+def test_compiled_code_calls_the_operators(clean_vllm: Any) -> None:
+    from vllm.model_executor.layers.quantization.utils.quant_utils import (
+        kFp8DynamicTokenSym,
+        kFp8StaticChannelSym,
+    )
+
+    from octet.engine.vllm.linear import OctetFP8LinearKernel
+
+    register()
+    kernel = OctetFP8LinearKernel(
+        layer_config(kFp8StaticChannelSym, kFp8DynamicTokenSym),
+        ["weight", "weight_scale", "input_scale", "input_scale_ub"],
+    )
+    layer = linear_layer()
+    graphs: list[Any] = []
+
+    def backend(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(lambda x: kernel.apply_weights(layer, x), backend=backend, fullgraph=True)
+    assert torch.equal(compiled(activations()), kernel.apply_weights(layer, activations()))
+    called = {str(node.target) for node in graphs[0].graph.nodes if node.op == "call_function"}
+    assert {"octet.per_token_quant_fp8", "octet.fp8_linear"} <= called
+
+
+def parser_request() -> Any:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    return ChatCompletionRequest(messages=[{"role": "user", "content": ""}], tools=[tool])
+
+
+TEXT = 'Well: [{"name": "f", "parameters": {"a": [1, 2]}}, {"name": "f", "parameters": {}}]'
+
+
+def test_the_tool_parser_reads_whole_answers() -> None:
+    from vllm.tool_parsers import ToolParserManager
+
+    register()
+    parser = ToolParserManager.get_tool_parser("gemma3")(SimpleNamespace(eos_token_id=1))
+    found = parser.extract_tool_calls(TEXT, parser_request())
+    assert found.tools_called
+    assert found.content == "Well:"
+    assert [json.loads(call.function.arguments) for call in found.tool_calls] == [{"a": [1, 2]}, {}]
+
+
+def test_the_tool_parser_reads_streams() -> None:
+    from vllm.tool_parsers import ToolParserManager
+
+    register()
+    parser = ToolParserManager.get_tool_parser("gemma3")(SimpleNamespace(eos_token_id=1))
+    text, arguments = "", ["", ""]
+    for at, piece in enumerate(TEXT):
+        ids = [1] if at == len(TEXT) - 1 else [5]
+        message = parser.extract_tool_calls_streaming("", "", piece, [], [], ids, parser_request())
+        if message is None:
+            continue
+        text += message.content or ""
+        for call in message.tool_calls:
+            arguments[call.index] += call.function.arguments or ""
+    assert text == "Well:"
+    assert arguments == ['{"a": [1, 2]}', "{}"]
+    assert parser.streamed_args_for_tool == arguments
