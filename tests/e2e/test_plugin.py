@@ -56,6 +56,17 @@ def test_the_switch_leaves_vllm_as_it_is(clean_vllm: Any, monkeypatch: pytest.Mo
     assert list(compat.cpu_fp8_linear_kernels()) == clean_vllm.stock
 
 
+def test_compiled_models_are_cached_apart(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm import envs
+
+    monkeypatch.setattr(envs, "environment_variables", dict(envs.environment_variables))
+    register()
+    on = envs.compile_factors()
+    monkeypatch.setenv("OCTET_KERNELS", "off")
+    register()
+    assert envs.compile_factors() != on
+
+
 def test_the_switch_takes_on_and_off_only(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCTET_KERNELS", "yes")
     with pytest.raises(StartupError, match="neither 'on' nor 'off'"):

@@ -70,6 +70,17 @@ def out_of_tree_ops() -> dict[str, type[Any]]:
     return registry
 
 
+def set_compile_factor(name: str, value: str) -> None:
+    """Makes vLLM's cache of compiled models tell apart what was compiled while `name` had another value.
+
+    The key covers vLLM's own environment variables and configuration; without this, a model that was compiled
+    with Octet's operators would be loaded after they have been switched off, and the other way round.
+    """
+    from vllm import envs
+
+    envs.environment_variables[name] = lambda: value
+
+
 def count_unfinished_requests() -> None:
     """Makes an engine core count its scheduler's requests when asked (`unfinished_requests`).
 

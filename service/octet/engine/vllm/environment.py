@@ -23,7 +23,7 @@ class BrokenPackage:
 
 
 # transformers imports these whenever they are installed. PyPI has CUDA builds of them, which cannot load
-# beside a torch without CUDA. Only torchvision is needed, by picture processors; the shim lets it be imported.
+# beside a torch without CUDA. Only torchvision is needed, by picture processors; the shim makes that work.
 _REMEDIES = {
     "torchaudio": "pip uninstall -y torchaudio",
     "torchcodec": "pip uninstall -y torchcodec",

@@ -4,6 +4,7 @@ vLLM calls `register` in every process that it starts, before a model is built, 
 `vllm serve`. It must therefore be repeatable, and never the reason why vLLM does not start.
 """
 
+import octet
 from octet.engine.vllm import compat, kernels
 
 
@@ -22,16 +23,19 @@ def register() -> None:
         return
     compat.count_unfinished_requests()
     _register_tool_parser()
+    active = "off"
     if not wanted:
         logger.info_once("octet kernels off: %s=off", kernels.SWITCH)
-        return
-    from vllm.platforms import current_platform
+    else:
+        from vllm.platforms import current_platform
 
-    device = current_platform.device_type
-    if reason := kernels.unavailable_reason(device):
-        logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason)
-        return
-    _register_kernels()
+        device = current_platform.device_type
+        if reason := kernels.unavailable_reason(device):
+            logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason)
+        else:
+            active = f"{octet.__version__} {kernels.variant(device)}"
+            _register_kernels()
+    compat.set_compile_factor(kernels.SWITCH, active)
 
 
 def _register_tool_parser() -> None:

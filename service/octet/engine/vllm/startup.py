@@ -113,7 +113,10 @@ class _EngineOutput:
 
     def _copy(self, read_fd: int) -> None:
         in_traceback = False
-        with open(read_fd, "rb", buffering=0) as pipe, open(self._out, "wb", buffering=0, closefd=False) as out:
+        with (
+            open(read_fd, "rb", buffering=0) as pipe,
+            open(self._out, "wb", buffering=0, closefd=False) as out,
+        ):
             for line in _lines(pipe):
                 in_traceback = _is_trouble(line) or (in_traceback and line[:1] in b" \t")
                 with self._lock:
