@@ -72,7 +72,9 @@ def pinned(engine: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize(("engine", "groups"), [("cpu", ("cpu", "dev")), ("cuda", ("cuda",))])
-def test_every_requirement_is_pinned_to_a_version_that_satisfies_it(engine: str, groups: tuple[str, ...]) -> None:
+def test_every_requirement_is_pinned_to_a_version_that_satisfies_it(
+    engine: str, groups: tuple[str, ...]
+) -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wanted = settings["build-system"]["requires"] + settings["project"]["dependencies"]
     for group in groups:
@@ -87,7 +89,10 @@ def test_every_requirement_is_pinned_to_a_version_that_satisfies_it(engine: str,
 
 def test_a_group_that_is_not_there_is_one_line() -> None:
     result = subprocess.run(
-        [sys.executable, ROOT / "tools" / "requirements.py", "nonsense"], capture_output=True, text=True, check=False
+        [sys.executable, ROOT / "tools" / "requirements.py", "nonsense"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 1
     assert "no group 'nonsense'" in result.stderr
