@@ -30,7 +30,7 @@ class EngineSettings:
 
     Attributes:
         engine: vLLM's engine arguments.
-        chat_template: Jinja text or path that replaces the model's own; None keeps that.
+        chat_template: Jinja text that replaces the model's own; None keeps that.
         chat_template_content_format: how the template wants content: "auto", "string" or "openai".
         chat_template_kwargs: variables that every rendering of the template gets.
         tool_call_parser: name of the parser for tool calls that the model makes on its own; None lets the
@@ -70,6 +70,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         from vllm.tool_parsers import ToolParserManager
 
         ToolParserManager.import_tool_parser(parsed.tool_parser_plugin)
+    _check_parsers(parsed.tool_call_parser, parsed.reasoning_parser)
     parsed.worker_extension_cls = WORKER_EXTENSION
     try:
         engine = AsyncEngineArgs.from_cli_args(parsed)
@@ -78,7 +79,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
     _choose_cache_size(engine)
     return EngineSettings(
         engine=engine,
-        chat_template=parsed.chat_template,
+        chat_template=_load_template(parsed.chat_template),
         chat_template_content_format=parsed.chat_template_content_format,
         chat_template_kwargs=parsed.default_chat_template_kwargs,
         tool_call_parser=parsed.tool_call_parser,
@@ -149,6 +150,29 @@ def _check_model(model: str) -> None:
             raise StartupError(f"no such model: {model} is not a directory")
         if not (folder / "config.json").is_file():
             raise StartupError(f"no such model: {model} holds no config.json")
+
+
+def _check_parsers(tool_call_parser: str | None, reasoning_parser: str) -> None:
+    from vllm.parser import ParserManager
+
+    for flag, names in (
+        ("--tool-call-parser", {"tool_parser_name": tool_call_parser, "enable_auto_tools": True}),
+        ("--reasoning-parser", {"reasoning_parser_name": reasoning_parser}),
+    ):
+        try:
+            ParserManager.get_parser(**names)
+        except TypeError as error:
+            raise StartupError(f"{flag}: vLLM knows no parser of that name") from error
+
+
+def _load_template(template: str | None) -> str | None:
+    from vllm.renderers.chat_utils import load_chat_template
+
+    try:
+        text: str | None = load_chat_template(template)
+    except (ValueError, OSError) as error:
+        raise StartupError(f"--chat-template: {one_line(error)}") from error
+    return text
 
 
 def _choose_cache_size(engine: "AsyncEngineArgs") -> None:

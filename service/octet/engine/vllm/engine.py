@@ -24,7 +24,7 @@ from octet.engine.vllm import compat, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.model_info import describe_model
 from octet.engine.vllm.render import Prompt, PromptRenderer
-from octet.errors import EngineDeadError, UnavailableError
+from octet.errors import EngineDeadError, InvalidRequestError, StartupError, UnavailableError
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -173,8 +173,11 @@ class VllmEngine:
         """Runs one token through everything that a request goes through."""
         hello = Message(Role.USER, (TextPart("Hello"),))
         request = GenerationRequest("warm-up", (hello,), sampling=Sampling(max_tokens=1))
-        async for _ in self.generate(request):
-            pass
+        try:
+            async for _ in self.generate(request):
+                pass
+        except InvalidRequestError as error:
+            raise StartupError(f"the model cannot answer even a greeting: {error.message}") from error
 
 
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:

@@ -49,7 +49,7 @@ class PromptRenderer:
         self._model = model
         self._kwargs = settings.chat_template_kwargs
         self._content_format = settings.chat_template_content_format
-        self._template = _load_template(settings.chat_template)
+        self._template = settings.chat_template
         self._tool_template = self._template_for_tools()
 
     async def render(self, request: GenerationRequest) -> Prompt:
@@ -159,18 +159,6 @@ def to_vllm_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
         }
         for tool in request.tools
     ]
-
-
-def _load_template(template: str | None) -> str | None:
-    from vllm.renderers.chat_utils import load_chat_template
-
-    from octet.errors import StartupError
-
-    try:
-        text: str | None = load_chat_template(template)
-    except (ValueError, OSError) as error:
-        raise StartupError(f"--chat-template: {error}") from error
-    return text
 
 
 def _reads_tools(template: str) -> bool:
