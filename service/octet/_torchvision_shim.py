@@ -38,14 +38,14 @@ class _Finder:
             declare_missing_operators(folders)
             run(module)
 
-        spec.loader.exec_module = exec_module
+        spec.loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec
 
 
 def install() -> None:
     """Puts the finder first; a second call does nothing."""
     if _Finder not in sys.meta_path:
-        sys.meta_path.insert(0, _Finder)  # type: ignore[arg-type]
+        sys.meta_path.insert(0, _Finder)
 
 
 def library_loads(folders: list[str]) -> bool:

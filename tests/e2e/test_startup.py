@@ -1,6 +1,6 @@
 """Starts that fail, with the real vLLM: one line each, and nothing left running."""
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from octet.engine.vllm.args import parse_engine_args

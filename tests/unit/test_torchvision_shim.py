@@ -76,4 +76,4 @@ def test_the_line_survives_without_octet() -> None:
 def test_install_twice_is_install_once() -> None:
     shim.install()
     shim.install()
-    assert sys.meta_path.count(shim._Finder) == 1  # type: ignore[arg-type]
+    assert sys.meta_path.count(shim._Finder) == 1
