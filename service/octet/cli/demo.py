@@ -4,6 +4,7 @@ import asyncio
 import json
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -55,6 +56,8 @@ and ask it from the shell, or from your own code:
 @click.option("--port", type=int, help="Port for the server.  [default: a free one]")
 def demo(port: int | None) -> None:
     """Serve the checkpoint that ships with Octet, ask it three things, and stop it again."""
+    # Whatever ends the demo ends its server, which is done on the way out of this function.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = Path(tempfile.mkdtemp(prefix="octet-demo-"))
     log = folder / "server.log"
     port = port or _free_port()

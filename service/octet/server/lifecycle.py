@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 import psutil  # type: ignore[import-untyped]
@@ -107,6 +108,8 @@ def _leave_sigint_to_the_main_thread() -> None:
     They inherit the mask of the thread that starts them; they must survive the signal for running requests
     to be drained.
     """
+    # Starting it unblocks SIGINT in the thread that does so; it must not be one of the executor's.
+    resource_tracker.ensure_running()
     executor = ThreadPoolExecutor(
         thread_name_prefix="worker",
         initializer=signal.pthread_sigmask,
