@@ -119,8 +119,10 @@ def _parser() -> Any:
     """The parser of the model and the engine's flags. The first thing that imports vLLM."""
     compat.require_supported()
     environment.require_working_packages()
-    # vLLM reads this when it is imported. Standard output belongs to the commands' own results.
+    # vLLM reads these when it is imported. Standard output belongs to the commands' own results, and a
+    # process with threads and a gRPC server in it must not fork.
     os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

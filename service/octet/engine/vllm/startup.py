@@ -5,7 +5,6 @@ then, between tracebacks. So the output of the engine's processes runs through t
 lines back until the start has succeeded, and otherwise picks the cause out of them.
 """
 
-import logging
 import os
 import re
 import sys
@@ -21,8 +20,6 @@ from octet.errors import StartupError
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
-
-logger = logging.getLogger(__name__)
 
 _PROCESS = re.compile(rb"^\((?:EngineCore|Worker|VllmWorker|DP\w*|ApiServer)[^)]*\) ")
 _ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)): (.+)")
@@ -43,9 +40,7 @@ def start(settings: EngineSettings) -> "AsyncLLM":
 
     try:
         config = settings.engine.create_engine_config(UsageContext.API_SERVER)
-    except (
-        Exception
-    ) as error:  # vLLM and transformers raise nearly anything for a model that cannot be served
+    except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
         raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
     _require_kernels()
     output = _EngineOutput()
