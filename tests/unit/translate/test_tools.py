@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
-from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner, calls_schema
+from octet.translate.tool_schema import calls_schema
+from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
 
 NAMES = ("get_weather", "get", "f", "db.query", "send-mail")
 

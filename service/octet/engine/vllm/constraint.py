@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import GenerationRequest, OutputFormat, OutputKind, Tool, ToolChoice, ToolChoiceMode
 from octet.errors import InvalidRequestError
-from octet.translate.tools import calls_schema
+from octet.translate.tool_schema import calls_schema
 
 if TYPE_CHECKING:
     from vllm.sampling_params import StructuredOutputsParams
