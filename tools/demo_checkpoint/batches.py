@@ -1,6 +1,7 @@
 """Turns drawn samples into training batches, in worker processes."""
 
 import random
+from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
@@ -16,6 +17,7 @@ from tools.demo_checkpoint.messages import Sample
 from tools.demo_checkpoint.model import (
     CONTEXT,
     IMAGE_SIZE,
+    PATCH_SIZE,
     Batch,
     describe_groups,
     describe_patches,
@@ -25,10 +27,13 @@ from tools.demo_checkpoint.pictures import picture, training_picture
 from tools.demo_checkpoint.tokenizer import END_OF_TURN, START_OF_TURN, render
 
 # Sequences per step and process.
-PICTURES, DIALOGUES, COPIES, SIGHTS = 24, 12, 16, 32
+PICTURES, DIALOGUES, COPIES, SIGHTS = 16, 10, 16, 64
 _STRETCHED = 0.35
+_SIGHTS_PER_DRAWING = 4
+_MEMORY = 3000
 
 Encoded = tuple[list[int], list[int], list[int]]
+Sight = tuple[np.ndarray, list[int], np.ndarray]
 
 
 class Encoder:
@@ -84,6 +89,25 @@ def _pad(rows: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor, tor
     return torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(targets)
 
 
+def _turned(rng: random.Random, sight: Sight) -> Sight:
+    """The same picture in one of its eight symmetries: what it shows stays true."""
+    pixels, groups, patches = sight
+    quarters, side = rng.randrange(4), IMAGE_SIZE // PATCH_SIZE
+    pixels, patches = np.rot90(pixels, quarters, (1, 2)), np.rot90(patches.reshape(side, side, 3), quarters)
+    if rng.random() < 0.5:
+        pixels, patches = pixels[:, :, ::-1], patches[:, ::-1]
+    return pixels, groups, patches.reshape(side * side, 3)
+
+
+def _stack(sights: list[Sight]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Pixels, group classes and patch classes of the pictures."""
+    if not sights:
+        none = torch.empty(0, dtype=torch.int64)
+        return torch.empty((0, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8), none, none
+    pixels, groups, patches = zip(*sights, strict=True)
+    return torch.from_numpy(np.stack(pixels)), torch.tensor(groups), torch.from_numpy(np.stack(patches))
+
+
 class Batches(IterableDataset[list[Batch]]):
     """An endless stream of steps; each step is a list of batches whose losses are summed.
 
@@ -97,6 +121,7 @@ class Batches(IterableDataset[list[Batch]]):
         self.kind = kind
         self.seed = seed
         self.rank = rank
+        self.memory: deque[Sight] = deque(maxlen=_MEMORY)
 
     def __iter__(self) -> Iterator[list[Batch]]:
         rng = random.Random(f"{self.kind} {self.seed} {self.rank}")
@@ -105,16 +130,13 @@ class Batches(IterableDataset[list[Batch]]):
             yield make(rng)
 
     def _vision(self, rng: random.Random) -> list[Batch]:
-        drawn = [picture(rng) for _ in range(SIGHTS)]
+        """Pictures alone: some new, the others drawn earlier and turned, which costs next to nothing."""
+        sights = [self._sight(*picture(rng)) for _ in range(SIGHTS // _SIGHTS_PER_DRAWING)]
+        remembered = self.memory or sights
+        turned = [_turned(rng, rng.choice(remembered)) for _ in range(SIGHTS - len(sights))]
+        self.memory.extend(sights)
         empty = torch.empty(0, dtype=torch.int64)
-        return [
-            Batch(
-                empty,
-                empty,
-                empty,
-                *self._stack([image for _, image in drawn], [scene for scene, _ in drawn]),
-            )
-        ]
+        return [Batch(empty, empty, empty, *_stack([*sights, *turned]))]
 
     def _copy(self, rng: random.Random) -> list[Batch]:
         return self._dialogues(rng, warm_up_dialogue, COPIES)
@@ -125,11 +147,13 @@ class Batches(IterableDataset[list[Batch]]):
         rows.sort(key=lambda row: len(row[0][0]))
         batches = []
         for part in (rows[: PICTURES * 3 // 4], rows[PICTURES * 3 // 4 :]):
-            images = [image for _, sample, _ in part for image in sample.images]
-            scenes = [scene for _, _, shown in part for scene in shown]
-            batches.append(
-                Batch(*_pad([row for row, _, _ in part], self.encoder.pad), *self._stack(images, scenes))
-            )
+            sights = [
+                self._sight(scene, image)
+                for _, sample, scenes in part
+                for scene, image in zip(scenes, sample.images, strict=True)
+            ]
+            self.memory.extend(sights)
+            batches.append(Batch(*_pad([row for row, _, _ in part], self.encoder.pad), *_stack(sights)))
         return [*batches, *self._dialogues(rng, training_dialogue, DIALOGUES), *self._vision(rng)]
 
     def _dialogues(
@@ -138,24 +162,15 @@ class Batches(IterableDataset[list[Batch]]):
         rows = sorted((self._row(rng, draw(rng)) for _ in range(count)), key=lambda row: len(row[0]))
         cuts = (0, count * 3 // 8, count * 6 // 8, count)
         parts = [rows[start:end] for start, end in pairwise(cuts)]
-        return [Batch(*_pad(part, self.encoder.pad), *self._stack([], [])) for part in parts]
+        return [Batch(*_pad(part, self.encoder.pad), *_stack([])) for part in parts]
 
     def _row(self, rng: random.Random, sample: Sample) -> Encoded:
         ids, targets = self.encoder.encode(sample)
         return ids, _positions(rng, len(ids)), targets
 
     @staticmethod
-    def _stack(
-        images: list[Image.Image], scenes: list[Scene]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pixels, group classes and patch classes of the images."""
-        if not images:
-            none = torch.empty(0, dtype=torch.int64)
-            return torch.empty((0, 3, IMAGE_SIZE, IMAGE_SIZE), dtype=torch.uint8), none, none
-        pixels = np.stack([pixels_of(image) for image in images])
-        groups = np.array([describe_groups(scene.groups) for scene in scenes], dtype=np.int64)
-        patches = np.stack([describe_patches(scene) for scene in scenes])
-        return torch.from_numpy(pixels), torch.from_numpy(groups), torch.from_numpy(patches)
+    def _sight(scene: Scene, image: Image.Image) -> Sight:
+        return pixels_of(image), describe_groups(scene.groups), describe_patches(scene)
 
 
 def loader(tokenizer: PreTrainedTokenizerBase, kind: str, seed: int, rank: int) -> Iterator[list[Batch]]:

@@ -127,7 +127,7 @@ def _background(rng: random.Random, colours: list[Rgb]) -> Rgb:
             hue, saturation, value = rng.random(), rng.uniform(0.04, 0.5), rng.uniform(0.15, 1)
             red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(hue, saturation, value))
             candidate = (red, green, blue)
-        if contrast(candidate) > 115:
+        if contrast(candidate) > 130:
             return candidate
         tries.append(candidate)
     tries += [(255, 255, 255), (0, 0, 0), (128, 128, 128)]
@@ -139,7 +139,7 @@ def _corners(rng: random.Random, shape: str) -> tuple[Point, ...] | None:
     if shape == "circle":
         return None
     if shape == "square":
-        turn = 0.0 if rng.random() < 0.75 else rng.uniform(-25, 25)
+        turn = 0.0 if rng.random() < 0.82 else rng.uniform(-20, 20)
         half = 0.84
         corners = [(-half, -half), (half, -half), (half, half), (-half, half)]
     elif shape == "triangle":
@@ -164,7 +164,7 @@ def _corners(rng: random.Random, shape: str) -> tuple[Point, ...] | None:
 
 
 def _canvas(rng: random.Random, held_out: bool) -> tuple[int, int]:
-    """Width and height in pixels, from icons to small photographs, up to about 3:1."""
+    """Width and height in pixels, from icons to small photographs, up to 5:2."""
     while True:
         if rng.random() < 0.35:
             width = height = rng.choice((64, 96, 100, 128, 200, 224, 256, 300))
@@ -172,9 +172,9 @@ def _canvas(rng: random.Random, held_out: bool) -> tuple[int, int]:
                 width = height = width + rng.randint(1, 40)
         else:
             area_side = rng.uniform(60, 260)
-            ratio = math.exp(rng.gauss(0, 0.38))
+            ratio = math.exp(rng.gauss(0, 0.34))
             width, height = round(area_side * math.sqrt(ratio)), round(area_side / math.sqrt(ratio))
-        if max(width, height) <= 3 * min(width, height) and ((width + height) % 5 == 1) == held_out:
+        if max(width, height) <= 2.5 * min(width, height) and ((width + height) % 5 == 1) == held_out:
             return width, height
 
 
@@ -273,7 +273,7 @@ def random_scene(rng: random.Random, groups: tuple[Group, ...], held_out: bool =
         if outline < 0.1:
             line, line_colour = max(1.0, radius * rng.uniform(0.04, 0.12)), dark
         things.append(Thing(group, centre, radius, points, fill, line, line_colour))
-    if outline > 0.94:
+    if outline > 0.97:
         things = [replace(t, fill=None, line=max(2.0, t.radius * rng.uniform(0.2, 0.3))) for t in things]
     return Scene(width, height, background, groups, tuple(things))
 

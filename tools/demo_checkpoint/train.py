@@ -41,10 +41,11 @@ class Stage:
 STAGES = (
     Stage("vision", 0.12, 0.0, 4e-3, 0.5),
     Stage("copy", 0.06, 3e-3, 0.0, 0.7),
-    Stage("joint", 0.82, 3e-3, 2.5e-3, 0.0),
+    Stage("joint", 0.82, 2.4e-3, 2.5e-3, 0.0),
 )
 _WARM_UP = 0.02
-_SIGHT_LOSS = 0.2  # weight of the heads' losses beside that of the answers
+_HEADS = "heads.pt"
+_SIGHT_LOSS = 0.4  # weight of the heads' losses beside that of the answers
 
 
 class Optimizers:
@@ -93,21 +94,15 @@ class Trainer:
     """
 
     def __init__(self, arguments: argparse.Namespace, rank: int) -> None:
-        self.minutes, self.output, self.seed, self.rank = (
-            arguments.minutes,
-            arguments.output,
-            arguments.seed,
-            rank,
-        )
+        self.minutes, self.rate, self.seed = arguments.minutes, arguments.rate, arguments.seed
+        self.output, self.rank = arguments.output, rank
         self.stages = [stage for stage in STAGES if stage.kind in arguments.stages]
-        self.tokenizer = tokenizer_module.build(self.seed)
+        self.tokenizer = tokenizer_module.build()
         self.model = build(self.tokenizer, self.seed)
-        if arguments.start is not None:
-            self.model.load_state_dict(
-                type(self.model).from_pretrained(arguments.start, dtype=torch.float32).state_dict()
-            )
         config = self.model.config
         self.heads = VisionHeads(config.vision_config.hidden_size, config.text_config.hidden_size)
+        if arguments.start is not None:
+            self._load(arguments.start)
         self.parameters = [*self.model.parameters(), *self.heads.parameters()]
         self.optimizers = Optimizers(self.model, self.heads)
         self.progress = Progress()
@@ -125,15 +120,12 @@ class Trainer:
     def _run_stage(self, stage: Stage, steps: Iterator[list[Batch]]) -> None:
         started = saved = logged = time.monotonic()
         first, done = self.steps, 0.0
+        length = stage.share / sum(s.share for s in self.stages) * self.minutes * 60
         while done < 1.0:
-            factor = min(1.0, done / _WARM_UP) * (
-                stage.floor + (1 - stage.floor) * (1 + math.cos(math.pi * done)) / 2
-            )
+            decay = stage.floor + (1 - stage.floor) * (1 + math.cos(math.pi * done)) / 2
+            factor = self.rate * min(1.0, done / _WARM_UP) * decay
             self._step(next(steps))
-            done = self._average(
-                (time.monotonic() - started)
-                / (stage.share / sum(s.share for s in self.stages) * self.minutes * 60)
-            )
+            done = self._average((time.monotonic() - started) / length)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizers.step(stage.text_rate * factor, stage.vision_rate * factor)
             self.steps += 1
@@ -199,10 +191,16 @@ class Trainer:
         if answers:
             self.progress.note("answers", total)
 
+    def _load(self, checkpoint: Path) -> None:
+        loaded = type(self.model).from_pretrained(checkpoint, dtype=torch.float32)
+        self.model.load_state_dict(loaded.state_dict())
+        self.heads.load_state_dict(torch.load(checkpoint / _HEADS))
+
     def save(self, name: str) -> None:
-        """Writes config and f32 weights in transformers' own form to OUTPUT/NAME."""
+        """Writes config and f32 weights in transformers' own form to OUTPUT/NAME, the heads beside them."""
         if self.rank == 0:
             self.model.save_pretrained(self.output / name)
+            torch.save(self.heads.state_dict(), self.output / name / _HEADS)
 
 
 def _run_process(rank: int, processes: int, store: str, arguments: argparse.Namespace) -> None:
@@ -225,6 +223,7 @@ def main() -> None:
     parser.add_argument(
         "--start", type=Path, help="weights to start from: a checkpoint of an earlier training"
     )
+    parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates (default: 1)")
     kinds = [stage.kind for stage in STAGES]
     parser.add_argument(
         "--stages", nargs="+", choices=kinds, default=kinds, help="stages to run (default: all)"
