@@ -12,9 +12,10 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from octet.config import ServerConfig
 from octet.errors import EngineDeadError, StartupError
+from octet.server import listener
 from octet.server.reflection import V1_NAME, V1ALPHA_NAME
 from octet.server.server import SERVICE_NAMES, Server
-from octet.v1 import model_service_pb2
+from octet.v1 import chat_service_pb2_grpc, model_service_pb2
 from tests.integration.conftest import Start, ask, code_of, details_of, rest_of
 from tests.integration.fake_engine import Endless, FakeEngine, echo
 
@@ -181,3 +182,19 @@ async def test_engine_that_cannot_answer_never_serves(start: Start) -> None:
         await running.server.attach(engine)
     health = health_pb2_grpc.HealthStub(running.channel)
     assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
+
+
+async def test_pings_on_a_long_silent_call_are_tolerated(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listener, "MIN_PING_INTERVAL_MS", 50)
+    script = Endless()
+    running = await start(script)
+    options = [("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
+    async with grpc.aio.insecure_channel(running.target, options=options) as channel:
+        stream = chat_service_pb2_grpc.ChatServiceStub(channel).StreamChat(ask())
+        await stream.read()
+        await stream.read()
+        await asyncio.sleep(6)  # some 5 pings; the third too many would end the connection
+        script.release.set()
+        assert await code_of(stream) == grpc.StatusCode.OK

@@ -9,6 +9,9 @@ from octet.config import ServerConfig
 from octet.errors import StartupError
 from octet.server.interceptors import interceptors
 
+MIN_PING_INTERVAL_MS = 10_000
+"""How often clients may ping."""
+
 
 def make_server(config: ServerConfig) -> grpc.aio.Server:
     """A server without services or port."""
@@ -19,10 +22,10 @@ def make_server(config: ServerConfig) -> grpc.aio.Server:
             ("grpc.max_send_message_length", config.max_message_bytes),
             # Two servers on one port would share its connections at random; a busy port is an error instead.
             ("grpc.so_reuseport", 0),
-            # Clients may ping every 10 s while they wait for a long answer; the default allows one ping in 5
-            # minutes and then closes the connection ("too_many_pings").
+            # Clients may ping while they wait for a long answer; by default gRPC closes the connection to those
+            # that do so more than once in 5 minutes ("too_many_pings").
             ("grpc.keepalive_permit_without_calls", 1),
-            ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+            ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             # A client that vanished without closing its connection is noticed within a minute.
             ("grpc.keepalive_time_ms", 45_000),
             ("grpc.keepalive_timeout_ms", 10_000),
