@@ -27,7 +27,7 @@ from tools.demo_checkpoint.pictures import picture, training_picture
 from tools.demo_checkpoint.tokenizer import END_OF_TURN, START_OF_TURN, render
 
 # Sequences per step and process.
-PICTURES, DIALOGUES, COPIES, SIGHTS = 16, 10, 16, 64
+PICTURES, DIALOGUES, COPIES, SIGHTS = 16, 12, 16, 64
 _STRETCHED = 0.35
 _SIGHTS_PER_DRAWING = 4
 _MEMORY = 3000

@@ -70,7 +70,7 @@ def _ask_two(source: NameSource, tools: list[tuple[Concept, Tool]]) -> Request:
 def request(source: NameSource, made_up: float = 0.45, simple: bool = False) -> tuple[Request, list[Json]]:
     """A question and 1 to 4 declared tools of which it needs one or two."""
     rng = source.rng
-    declared = _declared(source, rng.choice((1, 1, 1, 2, 2, 3, 4)), made_up)
+    declared = _declared(source, rng.choice((1, 1, 2, 2, 3, 4)), made_up)
     tools = [tool.declaration for _, tool in declared]
     kind = rng.random()
     if simple:
@@ -143,7 +143,7 @@ def _no_tool(source: NameSource) -> Sample:
     """Tools are declared, but none fits: small talk is answered, other requests are declined."""
     rng = source.rng
     declared = _declared(source, rng.choice((1, 1, 2, 3)), 0.4)
-    if rng.random() < 0.6:
+    if rng.random() < 0.45:
         question, answer = rng.choice((fact, fact, unknown, echo))(source)
     else:
         others = [c for c in CONCEPTS if all(not _alike(c, d) for d, _ in declared)]
@@ -174,7 +174,7 @@ def _alike(a: Concept, b: Concept) -> bool:
 def tool_dialogue(source: NameSource, simple: bool = False) -> Sample:
     """A question, the calls, mostly also the results and the answer, and sometimes a further question."""
     rng = source.rng
-    if not simple and rng.random() < 0.17:
+    if not simple and rng.random() < 0.22:
         return _no_tool(source)
     asked, tools = request(source, simple=simple)
     messages = [user(asked.question), calls(*asked.calls)]
@@ -210,9 +210,9 @@ def training_dialogue(rng: random.Random) -> Sample:
     """One text dialogue as training draws them."""
     source = NameSource(rng)
     kind = rng.random()
-    if kind < 0.62:
+    if kind < 0.7:
         return tool_dialogue(source)
-    return chat(source) if kind < 0.93 else copying(source)
+    return chat(source) if kind < 0.95 else copying(source)
 
 
 def warm_up_dialogue(rng: random.Random) -> Sample:

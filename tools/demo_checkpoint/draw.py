@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 COLOURS = ("black", "blue", "green", "orange", "purple", "red", "white", "yellow")
 SHAPES = ("circle", "square", "star", "triangle")
-MOST_OF_ONE_KIND = 5
+MOST_OBJECTS = 5
 
 Rgb = tuple[int, int, int]
 Point = tuple[float, float]
@@ -164,7 +164,7 @@ def _corners(rng: random.Random, shape: str) -> tuple[Point, ...] | None:
 
 
 def _canvas(rng: random.Random, held_out: bool) -> tuple[int, int]:
-    """Width and height in pixels, from icons to small photographs, up to 5:2."""
+    """Width and height in pixels, from icons to small photographs, up to 11:5."""
     while True:
         if rng.random() < 0.35:
             width = height = rng.choice((64, 96, 100, 128, 200, 224, 256, 300))
@@ -174,19 +174,19 @@ def _canvas(rng: random.Random, held_out: bool) -> tuple[int, int]:
             area_side = rng.uniform(60, 260)
             ratio = math.exp(rng.gauss(0, 0.34))
             width, height = round(area_side * math.sqrt(ratio)), round(area_side / math.sqrt(ratio))
-        if max(width, height) <= 2.5 * min(width, height) and ((width + height) % 5 == 1) == held_out:
+        if max(width, height) <= 2.2 * min(width, height) and ((width + height) % 5 == 1) == held_out:
             return width, height
 
 
 def _places(rng: random.Random, width: int, height: int, count: int) -> tuple[list[Point], list[float]]:
     """Centres and radii of `count` objects that neither touch nor leave the canvas."""
     scale = math.sqrt(width * height)
-    largest = {1: 0.46, 2: 0.27, 3: 0.23, 4: 0.21, 5: 0.19}.get(count, 0.17)
-    base = scale * (0.075 + (largest - 0.075) * rng.random())
+    largest = {1: 0.46, 2: 0.27, 3: 0.23, 4: 0.21, 5: 0.19}[count]
+    base = scale * (0.09 + (largest - 0.09) * rng.random())
     even = rng.random() < 0.5
     layout = rng.random()
     while True:
-        radii = [base * (1.0 if even else rng.uniform(0.78, 1.22)) for _ in range(count)]
+        radii = [base * (1.0 if even else rng.uniform(0.85, 1.15)) for _ in range(count)]
         if layout < 0.25 and count > 1:
             centres = _row(rng, width, height, count, max(radii))
         else:
@@ -194,7 +194,7 @@ def _places(rng: random.Random, width: int, height: int, count: int) -> tuple[li
         if centres is not None:
             return centres, radii
         base *= 0.93
-        if base < 0.07 * scale:
+        if base < 0.085 * scale:
             layout = 1.0
 
 
@@ -233,20 +233,18 @@ def random_groups(rng: random.Random) -> tuple[Group, ...]:
     """One or two groups; counts of two and three are drawn most, since they are the hardest to tell
     apart.
     """
-    first = Group(
-        rng.choice(COLOURS), rng.choice(SHAPES), rng.choices((1, 2, 3, 4, 5), (22, 22, 22, 19, 15))[0]
-    )
+    first = Group(rng.choice(COLOURS), rng.choice(SHAPES), rng.choices((1, 2, 3, 4), (24, 26, 27, 23))[0])
     if rng.random() < 0.42:
         return (first,)
     while True:
         groups = [
-            Group(rng.choice(COLOURS), rng.choice(SHAPES), rng.choices((1, 2, 3, 4), (32, 30, 26, 12))[0])
+            Group(rng.choice(COLOURS), rng.choice(SHAPES), rng.choices((1, 2, 3), (38, 34, 28))[0])
             for _ in range(2)
         ]
         if rng.random() < 0.15:
             groups[1] = Group(groups[0].colour, groups[1].shape, groups[1].count)
         kinds = {(g.colour, g.shape) for g in groups}
-        if len(kinds) == 2 and sum(g.count for g in groups) <= 6:
+        if len(kinds) == 2 and sum(g.count for g in groups) <= MOST_OBJECTS:
             return in_order(groups)
 
 

@@ -108,7 +108,7 @@ class NameSource:
         rng = self.rng
         while True:
             if rng.random() < 0.25:
-                word = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 8)))
+                word = "".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 2 + 2 * longest)))
             else:
                 syllables = rng.randint(1, longest)
                 word = "".join(
@@ -168,4 +168,4 @@ class NameSource:
 
     def identifier(self) -> str:
         """A made-up tool or parameter name in snake case."""
-        return "_".join(self.word(2) for _ in range(self.rng.choice((1, 2, 2))))
+        return "_".join(self.word(1) for _ in range(self.rng.choice((1, 2, 2))))
