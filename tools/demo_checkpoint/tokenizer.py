@@ -6,6 +6,9 @@ if the vocabulary has it, else it falls apart into bytes. So a name that was nev
 same way wherever it stands, which is what makes copying it easy to learn. The newline runs are tokens
 because vLLM's Gemma 3 code looks them up; bytes are ordinary tokens (special ones would be dropped from
 decoded text).
+
+`words.txt` holds the words, so that a change of the data leaves the vocabulary of trained weights alone;
+`python -m tools.demo_checkpoint.tokenizer` chooses them anew.
 """
 
 import random
@@ -32,6 +35,9 @@ NEWLINES = ("\n", "\n\n", "\n\n\n", "\n\n\n\n")
 IMAGE_TOKENS = 16
 IMAGE_SEQUENCE = f"\n\n{START_OF_IMAGE}{IMAGE * IMAGE_TOKENS}{END_OF_IMAGE}\n\n"
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
+WORDS = Path(__file__).with_name("words.txt")
+
+_FIXED = (*SPECIALS, *NEWLINES, *sorted(pre_tokenizers.ByteLevel.alphabet()))
 
 # A word with the space before it, a run of JSON punctuation with the space before it, or one character.
 _PIECES = r""" ?\p{L}+| ?[\[\]{}":,]+|[\s\S]"""
@@ -84,12 +90,10 @@ def render(sample: Sample, generate: bool = False) -> str:
     return str(rendered[0]).replace(START_OF_IMAGE, IMAGE_SEQUENCE)
 
 
-def build(seed: int = 0) -> PreTrainedTokenizerFast:
-    """Makes the tokenizer; the same seed gives the same vocabulary."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    fixed = [*SPECIALS, *NEWLINES, *alphabet]
-    words = _frequent_pieces(_corpus(seed), VOCABULARY_SIZE - len(fixed))
-    vocabulary = {token: i for i, token in enumerate([*fixed, *words])}
+def build() -> PreTrainedTokenizerFast:
+    """Makes the tokenizer from the words in `words.txt`."""
+    words = WORDS.read_text().splitlines()
+    vocabulary = {token: i for i, token in enumerate([*_FIXED, *words])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNK, ignore_merges=True))
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIALS])
     tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in NEWLINES])
@@ -115,3 +119,13 @@ def build(seed: int = 0) -> PreTrainedTokenizerFast:
         model_max_length=2048,
         padding_side="left",
     )
+
+
+def choose_words(seed: int = 0) -> None:
+    """Writes the most frequent words of newly drawn data to `words.txt`, as many as the vocabulary has room for."""
+    words = _frequent_pieces(_corpus(seed), VOCABULARY_SIZE - len(_FIXED))
+    WORDS.write_text("".join(f"{word}\n" for word in words))
+
+
+if __name__ == "__main__":
+    choose_words()
