@@ -122,7 +122,7 @@ def build() -> PreTrainedTokenizerFast:
 
 
 def choose_words(seed: int = 0) -> None:
-    """Writes the most frequent words of newly drawn data to `words.txt`, as many as the vocabulary has room for."""
+    """Writes the most frequent words of newly drawn data to `words.txt`, as many as there is room for."""
     words = _frequent_pieces(_corpus(seed), VOCABULARY_SIZE - len(_FIXED))
     WORDS.write_text("".join(f"{word}\n" for word in words))
 

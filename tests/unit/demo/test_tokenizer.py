@@ -41,7 +41,7 @@ def test_an_unknown_name_is_spelled_alike_wherever_it_stands(name: str) -> None:
 
 
 def test_building_it_again_gives_the_shipped_vocabulary() -> None:
-    assert subject.build(0).get_vocab() == TOKENIZER.get_vocab()
+    assert subject.build().get_vocab() == TOKENIZER.get_vocab()
 
 
 def test_only_the_models_turns_are_learnt() -> None:
