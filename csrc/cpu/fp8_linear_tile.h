@@ -104,11 +104,16 @@ struct CodeColumns {
   const typename Isa::Decoder& decoder;
   const uint8_t* codes;
   int64_t in_features;
+  int64_t next_tile;  // bytes from these columns to the ones that are read after them
 
   // How far fetch() reaches; fetch_tail() gives the rest, padded with zeros.
   int64_t whole() const { return in_features - in_features % (kVecs * Isa::kLanes); }
   OCTET_INLINE void fetch(int col, int64_t i, typename Isa::Vec* out) const {
-    decoder.expand(codes + col * in_features + i, out);
+    const uint8_t* at = codes + col * in_features + i;
+    // Rows of weights are too short a stream for the hardware to run ahead of. A prefetch past the
+    // end of the weights does nothing.
+    __builtin_prefetch(at + next_tile);
+    decoder.expand(at, out);
   }
   OCTET_INLINE void fetch_tail(int col, int64_t i, typename Isa::Vec* out) const {
     decoder.expand_tail(codes + col * in_features + i, in_features - i, out);
@@ -209,7 +214,8 @@ inline void direct_rows(const Fp8Linear& args, int64_t row, int64_t begin, int64
   const typename Isa::Decoder decoder(args.w_format);
   int64_t col = begin;
   const auto columns = [&] {
-    return CodeColumns<Isa>{decoder, args.w + col * args.in_features, args.in_features};
+    return CodeColumns<Isa>{decoder, args.w + col * args.in_features, args.in_features,
+                            kCols * args.in_features};
   };
   for (; col + kCols <= end; col += kCols) {
     output_tile<Isa, R, kCols>(args, row, col, x, k, columns());
