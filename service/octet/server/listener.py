@@ -22,8 +22,8 @@ def make_server(config: ServerConfig) -> grpc.aio.Server:
             ("grpc.max_send_message_length", config.max_message_bytes),
             # Two servers on one port would share its connections at random; a busy port is an error instead.
             ("grpc.so_reuseport", 0),
-            # Clients may ping while they wait for a long answer; by default gRPC closes the connection to those
-            # that do so more than once in 5 minutes ("too_many_pings").
+            # Clients may ping while they wait for a long answer; by default gRPC closes the connection of one
+            # that pings more than once in 5 minutes ("too_many_pings").
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_INTERVAL_MS),
             # A client that vanished without closing its connection is noticed within a minute.
