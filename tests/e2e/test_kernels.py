@@ -81,7 +81,7 @@ def vllm_server(model: str, log: Path, **environment: str) -> Iterator[int]:
             process.wait()
 
 
-def wait_for(found: Any, log: Path, seconds: float = 200) -> Any:
+def wait_for(found: Any, log: Path, seconds: float = 280) -> Any:
     """Polls until `found()` is true; the log is the message when it never is."""
     deadline = time.monotonic() + seconds
     while not (result := found()):

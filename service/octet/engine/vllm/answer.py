@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import Delta, GenerationRequest, TextDelta, ToolCallDelta
+from octet.engine.vllm.args import one_line
 from octet.engine.vllm.constraint import forces_calls
 from octet.engine.vllm.render import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
@@ -155,8 +156,7 @@ class AnswerParsing:
                 tokenizer=self._tokenizer,
             )
         except TypeError as error:
-            flag = "--tool-call-parser" if tool_parser else "--reasoning-parser"
-            raise StartupError(f"{flag}: {error}") from error
+            raise StartupError(one_line(error)) from error
 
     def _parser(self, parser_cls: Any, chat_request: Any) -> Any:
         if parser_cls is None:

@@ -23,11 +23,11 @@ class BrokenPackage:
 
 
 # transformers imports these whenever they are installed. PyPI has CUDA builds of them, which cannot load
-# beside a torch without CUDA. Only torchvision is needed, by picture processors; the shim makes that work.
+# beside a torch without CUDA. Only torchvision is needed, by picture processors; Octet brings a shim for it.
 _REMEDIES = {
     "torchaudio": "pip uninstall -y torchaudio",
     "torchcodec": "pip uninstall -y torchcodec",
-    "torchvision": "pip install --force-reinstall --no-deps octet-serve (it brings the shim for torchvision)",
+    "torchvision": "pip install --force-reinstall --no-deps octet-serve",
 }
 
 

@@ -1,0 +1,100 @@
+"""vLLM's own parsers for models that write calls, or reasoning, in their own way."""
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from octet.engine.types import (
+    Delta,
+    GenerationRequest,
+    TextDelta,
+    Tool,
+    ToolCallDelta,
+    ToolChoice,
+    ToolChoiceMode,
+)
+from octet.engine.vllm.answer import AnswerParsing, AnswerReader
+from octet.errors import InvalidRequestError, StartupError
+
+CLOCK = Tool("get_time", "", {"type": "object", "properties": {"city": {"type": "string"}}})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(model_path: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path)
+
+
+def reader(
+    tokenizer: Any, tool_parser: str | None, reasoning_parser: str, mode: ToolChoiceMode
+) -> AnswerReader:
+    from vllm.sampling_params import SamplingParams
+
+    model: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type="llama"), model="a-llama")
+    parsing = AnswerParsing(tokenizer, model, tool_parser, reasoning_parser)
+    name = CLOCK.name if mode is ToolChoiceMode.NAMED else ""
+    request = GenerationRequest("id", (), tools=(CLOCK,), tool_choice=ToolChoice(mode, name))
+    (made,) = parsing.plan(request, [1, 2], SamplingParams()).readers
+    return made
+
+
+def read(reader: AnswerReader, tokenizer: Any, text: str) -> list[Delta]:
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    deltas: list[Delta] = []
+    for at, token in enumerate(tokens):
+        piece = tokenizer.decode([token])
+        deltas += reader.read(piece, [token], [1, 2], finished=at == len(tokens) - 1)
+    return deltas
+
+
+def text_of(deltas: list[Delta]) -> str:
+    return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+
+
+def call_of(deltas: list[Delta]) -> tuple[str, str]:
+    calls = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert {call.call_index for call in calls} == {0}
+    assert calls[0].id
+    return calls[0].name, "".join(call.arguments_json for call in calls)
+
+
+def test_a_parser_by_name_finds_calls(tokenizer: Any) -> None:
+    made = reader(tokenizer, "pythonic", "", ToolChoiceMode.AUTO)
+    deltas = read(made, tokenizer, '[get_time(city="Oslo")]')
+    assert call_of(deltas) == ("get_time", '{"city": "Oslo"}')
+    assert text_of(deltas) == ""
+    assert made.made_calls
+
+
+def test_a_parser_by_name_leaves_text(tokenizer: Any) -> None:
+    made = reader(tokenizer, "pythonic", "", ToolChoiceMode.AUTO)
+    assert text_of(read(made, tokenizer, "It is late.")) == "It is late."
+    assert not made.made_calls
+
+
+def test_demanded_calls_are_read_by_the_scanner_for_every_model(tokenizer: Any) -> None:
+    made = reader(tokenizer, "pythonic", "", ToolChoiceMode.REQUIRED)
+    deltas = read(made, tokenizer, '[{"name": "get_time", "parameters": {"city": "Oslo"}}]')
+    assert call_of(deltas) == ("get_time", '{"city": "Oslo"}')
+
+
+def test_reasoning_is_not_part_of_the_answer(tokenizer: Any) -> None:
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    made = reader(tokenizer, None, "deepseek_r1", ToolChoiceMode.NONE)
+    assert text_of(read(made, tokenizer, "it is night</think>It is late.")) == "It is late."
+
+
+def test_a_reasoning_parser_that_the_tokenizer_cannot_serve(tokenizer: Any) -> None:
+    with pytest.raises(StartupError, match="--reasoning-parser deepseek_r1 cannot be used") as raised:
+        reader(tokenizer, None, "deepseek_r1", ToolChoiceMode.NONE)
+    assert "\n" not in str(raised.value)
+
+
+def test_nobody_guesses_how_a_model_writes_calls(tokenizer: Any) -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        reader(tokenizer, None, "", ToolChoiceMode.AUTO)
+    assert raised.value.field == "tool_choice"
