@@ -79,6 +79,7 @@ def test_an_extension_that_does_not_load_leaves_vllm_as_it_is(
     for name in [name for name in sys.modules if name.partition(".ops")[0] == "octet" and ".ops" in name]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "octet._C", None)
+    monkeypatch.delattr("octet._C", raising=False)
     warnings: list[str] = []
     logger = SimpleNamespace(warning_once=lambda text, *args: warnings.append(text % args))
     monkeypatch.setattr("vllm.logger.init_logger", lambda _: logger)

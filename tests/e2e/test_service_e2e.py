@@ -139,11 +139,18 @@ def test_tool_result_is_used(target: str) -> None:
 
 @pytest.mark.parametrize("choice", ["required", "get_weather"])
 def test_tool_choice_constrains(target: str, choice: str) -> None:
+    """A greeting asks for no call; only the constraint makes one, and holds its argument to the schema."""
+    city = {"enum": ["Oslo", "Rome"]}
+    parameters = {"type": "object", "properties": {"city": city}, "required": ["city"]}
+    tools = [{"name": "get_weather", "parameters": parameters | {"additionalProperties": False}}]
     with Client(target) as client:
-        answer = client.chat("Hello!", tools=[WEATHER], tool_choice=choice, temperature=0.0, max_tokens=64)
-    [call, *_] = answer.tool_calls
-    assert call.name == "get_weather"
-    assert isinstance(call.arguments["city"], str)
+        free = client.chat("Hello!", tools=tools, temperature=0.0)
+        held = client.chat("Hello!", tools=tools, tool_choice=choice, temperature=0.0, max_tokens=200)
+    assert free.tool_calls == []
+    assert held.tool_calls
+    for call in held.tool_calls:
+        assert call.name == "get_weather"
+        assert call.arguments["city"] in ("Oslo", "Rome")
 
 
 # From here on the server runs in this process, so that the engine can be asked whether it is idle.
