@@ -17,6 +17,11 @@ def forces_calls(choice: ToolChoice) -> bool:
     return choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED)
 
 
+def is_constrained(request: GenerationRequest) -> bool:
+    """Whether the answer is held to any form."""
+    return request.output_format is not None or forces_calls(request.tool_choice)
+
+
 def structured_outputs(request: GenerationRequest) -> "StructuredOutputsParams | None":
     """The constraint as vLLM takes it; None for free text.
 

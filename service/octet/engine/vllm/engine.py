@@ -22,6 +22,7 @@ from octet.engine.types import (
 )
 from octet.engine.vllm import compat, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
+from octet.engine.vllm.constraint import is_constrained
 from octet.engine.vllm.model_info import describe_model
 from octet.engine.vllm.render import Prompt, PromptRenderer
 from octet.errors import EngineDeadError, InvalidRequestError, StartupError, UnavailableError
@@ -96,7 +97,11 @@ class VllmEngine:
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
         prompt = await self._renderer.render(request)
-        params, plan = await self._plan(request, prompt)
+        if is_constrained(request):
+            # Compiles the constraint, which may take a while.
+            params, plan = await asyncio.to_thread(self._plan, request, prompt)
+        else:
+            params, plan = self._plan(request, prompt)
         queue = await self._add(request, prompt, params, plan)
         finished = False
         usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
@@ -113,8 +118,8 @@ class VllmEngine:
             finished = True
             raise EngineDeadError("the engine has died") from error
         finally:
-            if not finished:
-                await self.llm.abort(queue.request_id, internal=True)
+            if not finished and self._llm is not None:
+                await self._llm.abort(queue.request_id, internal=True)
             queue.close()
 
     async def num_unfinished(self) -> int:
@@ -137,7 +142,8 @@ class VllmEngine:
         if llm is not None:
             llm.shutdown(SHUTDOWN_SECONDS)
 
-    async def _plan(self, request: GenerationRequest, prompt: Prompt) -> tuple["SamplingParams", AnswerPlan]:
+    def _plan(self, request: GenerationRequest, prompt: Prompt) -> tuple["SamplingParams", AnswerPlan]:
+        """How the answer is sampled, and how it is read."""
         params = sampling.to_sampling_params(
             request,
             room=self._model.context_window - prompt.tokens,
@@ -145,10 +151,7 @@ class VllmEngine:
             defaults=self._defaults,
         )
         plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params)
-        if params.structured_outputs is None:
-            sampling.verify(self.llm, request, params)
-        else:
-            await asyncio.to_thread(sampling.verify, self.llm, request, params)
+        sampling.verify(self.llm, request, params)
         return params, plan
 
     async def _add(
