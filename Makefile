@@ -22,7 +22,7 @@ help: ## List the targets
 demo: $(VENV)/.octet ## Set up, serve the demo checkpoint, ask it three things
 	$(BIN)/octet demo
 
-test: $(VENV)/.octet $(VENV)/.dev ## Set up and run every test
+test: check ## Set up, check, and run every test
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
