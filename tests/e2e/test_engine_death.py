@@ -2,11 +2,12 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from octet.engine.types import GenerationRequest, Message, PromptAccepted, Role, Sampling, TextPart
+from octet.engine.types import Event, GenerationRequest, Message, PromptAccepted, Role, Sampling, TextPart
 from octet.engine.vllm.args import parse_engine_args
 from octet.engine.vllm.engine import VllmEngine, create_engine
 from octet.errors import EngineDeadError
@@ -16,6 +17,11 @@ from tests.e2e.conftest import ENGINE_FLAGS
 def request(name: str) -> GenerationRequest:
     turn = Message(Role.USER, (TextPart("Go on."),))
     return GenerationRequest(name, (turn,), sampling=Sampling(ignore_eos=True))
+
+
+async def exhaust(stream: AsyncGenerator[Event, None]) -> None:
+    async for _ in stream:
+        pass
 
 
 async def dies(engine: VllmEngine) -> None:
@@ -41,9 +47,7 @@ async def test_a_killed_core_is_noticed(model_path: str) -> None:
         (core,) = [process for process in started if "EngineCore" in " ".join(process.cmdline())]
         core.kill()
         with pytest.raises(EngineDeadError):
-            async with asyncio.timeout(10):
-                async for _ in stream:
-                    pass
+            await asyncio.wait_for(exhaust(stream), 10)
         await dies(engine)
         with pytest.raises(EngineDeadError):
             await anext(engine.generate(request("late")))
@@ -55,4 +59,4 @@ async def test_a_killed_core_is_noticed(model_path: str) -> None:
     with pytest.raises(EngineDeadError):
         await engine.check_health()
     _, alive = psutil.wait_procs(started, timeout=20)
-    assert [process.name() for process in alive if process.name() != "python"] == []
+    assert [process for process in alive if "VLLM" in " ".join(process.cmdline())] == []
