@@ -194,7 +194,10 @@ class Trainer:
     def _load(self, checkpoint: Path) -> None:
         loaded = type(self.model).from_pretrained(checkpoint, dtype=torch.float32)
         self.model.load_state_dict(loaded.state_dict())
-        self.heads.load_state_dict(torch.load(checkpoint / _HEADS))
+        if (
+            checkpoint / _HEADS
+        ).exists():  # exported weights come without; the heads learn again within minutes
+            self.heads.load_state_dict(torch.load(checkpoint / _HEADS))
 
     def save(self, name: str) -> None:
         """Writes config and f32 weights in transformers' own form to OUTPUT/NAME, the heads beside them."""
@@ -221,7 +224,7 @@ def main() -> None:
         "--seed", type=int, default=0, help="seed of the weights and of the data (default: 0)"
     )
     parser.add_argument(
-        "--start", type=Path, help="weights to start from: a checkpoint of an earlier training"
+        "--start", type=Path, help="weights to start from: a checkpoint of a training, or master/"
     )
     parser.add_argument("--rate", type=float, default=1.0, help="factor of the learning rates (default: 1)")
     kinds = [stage.kind for stage in STAGES]
