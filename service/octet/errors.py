@@ -1,4 +1,7 @@
-"""Errors of the domain. The one place that turns them into gRPC statuses is `octet.server.interceptors.errors`."""
+"""Errors of the domain.
+
+The one place that turns them into gRPC statuses is `octet.server.interceptors.errors`.
+"""
 
 
 class OctetError(Exception):
