@@ -21,7 +21,10 @@ _DEFAULTS = {field.name: field.default for field in fields(ServerConfig)}
 DEMO_NAME = "octet-demo"
 
 # Compiling would take longer than all that a demo asks; few sequences at once need little memory.
-_DEMO_FLAGS = ["--served-model-name", DEMO_NAME, "--enforce-eager", "--max-num-seqs", "16"]
+_DEMO_FLAGS = (
+    *("--served-model-name", DEMO_NAME, "--enforce-eager"),
+    *("--max-num-seqs", "16", "--kv-cache-memory-bytes", "256M"),
+)
 
 _EPILOG = """\b
 The flags of vLLM's engine work as with `vllm serve`, for example:
