@@ -39,6 +39,10 @@ class GenerateStubs(build_py):
     def run(self) -> None:
         """Runs protoc, into the source tree for an editable install and into the build otherwise."""
         super().run()
+        if self.editable_mode:
+            # setuptools means to install data_files with an editable package too, but never does: it asks
+            # the distribution for `has_data`, and the method is called `has_data_files`.
+            self.run_command("install_data")
         out = ROOT / "service" if self.editable_mode else Path(self.build_lib)
         out.mkdir(parents=True, exist_ok=True)
         sources = sorted(str(path.relative_to(PROTOS)) for path in PROTOS.rglob("*.proto"))
