@@ -21,7 +21,7 @@ from octet import ops
 from octet.engine.vllm.engine import VllmEngine
 from tests.e2e.conftest import ENGINE_FLAGS
 
-PROMPT = "<start_of_turn>user\nWhat is the weather in Oslo? Tell me about three red circles.<end_of_turn>\n"
+QUESTION = "What is the capital of France?"
 
 
 @pytest.mark.asyncio(loop_scope="session")
@@ -33,15 +33,27 @@ async def test_the_loaded_model_runs_on_octets_kernels(engine: VllmEngine) -> No
     assert engine.model.active_kernels == tuple(f"{key} in {report[key]} layers" for key in sorted(report))
 
 
-async def _prompt_logprobs(engine: VllmEngine) -> list[float]:
+async def _generate(engine: VllmEngine, tokens: list[int], **sampling: Any) -> Any:
     from vllm.sampling_params import SamplingParams
 
-    params = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-    tokens = engine.llm.renderer.get_tokenizer().encode(PROMPT, add_special_tokens=True)
     prompt: Any = {"prompt_token_ids": tokens}
-    async for output in engine.llm.generate(prompt, params, "logprobs"):
+    async for output in engine.llm.generate(prompt, SamplingParams(temperature=0.0, **sampling), "scored"):
         last = output
-    scored = zip(tokens[1:], last.prompt_logprobs[1:], strict=True)
+    return last
+
+
+async def _conversation(engine: VllmEngine) -> tuple[list[int], int]:
+    """The tokens of a question and the model's own answer to it, and how many of them the question has."""
+    turn = f"<start_of_turn>user\n{QUESTION}<end_of_turn>\n<start_of_turn>model\n"
+    question = engine.llm.renderer.get_tokenizer().encode(turn, add_special_tokens=True)
+    output = await _generate(engine, question, max_tokens=24)
+    return question + list(output.outputs[0].token_ids), len(question)
+
+
+async def _logprobs(engine: VllmEngine, tokens: list[int]) -> list[float]:
+    """The log probability of each token but the first, after those before it."""
+    output = await _generate(engine, tokens, max_tokens=1, prompt_logprobs=0)
+    scored = zip(tokens[1:], output.prompt_logprobs[1:], strict=True)
     return [entries[token].logprob for token, entries in scored]
 
 
@@ -50,7 +62,7 @@ async def test_every_step_goes_through_them(engine: VllmEngine) -> None:
     """Counts what the worker's process executes, while a request runs."""
     (layers,) = {next(iter(r.values())) for r in await engine.llm.collective_rpc("octet_active_kernels")}
     await engine.llm.collective_rpc("octet_start_trace")
-    await _prompt_logprobs(engine)
+    await _conversation(engine)
     (counts,) = await engine.llm.collective_rpc("octet_stop_trace")
     assert counts["octet::fp8_linear"] == counts["octet::per_token_quant_fp8"]
     assert counts["octet::fp8_linear"] >= layers
@@ -75,7 +87,7 @@ def vllm_server(model: str, log: Path, **environment: str) -> Iterator[int]:
     finally:
         os.killpg(process.pid, signal.SIGTERM)
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -105,26 +117,30 @@ def test_a_plain_vllm_server_says_that_they_are_active(model_path: str, tmp_path
 async def test_log_probabilities_match_vllms_own_path(
     engine: VllmEngine, model_path: str, tmp_path: Path
 ) -> None:
-    """The same prompt, scored by this engine and by vLLM with Octet switched off.
+    """The same tokens, scored by this engine and by vLLM with Octet switched off.
 
-    vLLM multiplies by a reciprocal where Octet divides (0.03 % of the codes differ by one), and both sum in
-    another order, so activations differ by a rounding of bf16 (2^-8) here and there; a wrong kernel is off by
-    whole units.
+    vLLM multiplies by a reciprocal where Octet divides, and the two sum in another order. So an activation
+    here and there is rounded to the next bf16 (2^-8), which can tip its FP8 code (2^-4), and later layers
+    spread that. Where the model is sure, in its own answer, it hardly shows (1e-4 was measured); on the
+    question's words, which nobody taught it to predict, two right ways differ by hundredths (at most 0.11).
+    A wrong scale or a wrong code is off by whole units.
     """
-    ours = await _prompt_logprobs(engine)
+    tokens, question = await _conversation(engine)
+    ours = torch.tensor(await _logprobs(engine, tokens))
     log = tmp_path / "log"
     with vllm_server(model_path, log, OCTET_KERNELS="off") as port:
-        theirs = wait_for(lambda: _server_logprobs(port, model_path), log)
+        theirs = torch.tensor(wait_for(lambda: _server_logprobs(port, model_path, tokens), log))
     assert "octet kernels off: OCTET_KERNELS=off" in log.read_text()
     assert "octet kernels active" not in log.read_text()
-    difference = (torch.tensor(ours) - torch.tensor(theirs)).abs()
-    assert len(ours) == len(theirs) > 10
-    assert difference.mean() < 0.05, difference
-    assert difference.max() < 0.3, difference
+    assert ours.shape == theirs.shape == (len(tokens) - 1,)
+    difference = (ours - theirs).abs()
+    assert difference[question - 1 :].max() < 0.02, difference
+    assert difference.mean() < 0.1, difference
+    assert difference.max() < 0.5, difference
 
 
-def _server_logprobs(port: int, model: str) -> list[float] | None:
-    body = {"model": model, "prompt": PROMPT, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+def _server_logprobs(port: int, model: str, tokens: list[int]) -> list[float] | None:
+    body = {"model": model, "prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/completions",
         json.dumps(body).encode(),

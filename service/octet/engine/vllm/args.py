@@ -168,11 +168,12 @@ def _check_parsers(tool_call_parser: str | None, reasoning_parser: str) -> None:
 
 
 def _load_template(template: str | None) -> str | None:
+    from vllm.exceptions import VLLMClientError
     from vllm.renderers.chat_utils import load_chat_template
 
     try:
         text: str | None = load_chat_template(template)
-    except (ValueError, OSError) as error:
+    except (VLLMClientError, OSError) as error:
         raise StartupError(f"--chat-template: {one_line(error)}") from error
     return text
 
