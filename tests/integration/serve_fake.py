@@ -17,6 +17,10 @@ from tests.integration.fake_engine import Endless, FakeEngine, Script, call_tool
 async def start() -> Engine:
     if sys.argv[1] == "no-such-model":
         raise StartupError("no such model: nowhere")
+    if sys.argv[1] == "loading":
+        child = await asyncio.create_subprocess_exec("sleep", "600")
+        print("loading in", child.pid, file=sys.stderr, flush=True)
+        await child.wait()
     endless = Endless()
     scripts: dict[str, Script] = {"endless": endless, "echo": echo, "call_tool": call_tool}
     engine = FakeEngine(scripts[sys.argv[1]])

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
@@ -9,10 +10,10 @@ from google.protobuf.struct_pb2 import Struct
 from PIL import Image
 
 from octet.config import ServerConfig
-from octet.engine.types import ImagePart, TextPart
+from octet.engine.types import Event, GenerationRequest, ImagePart, TextPart
 from octet.v1 import chat_service_pb2, content_pb2, model_service_pb2, tool_pb2
-from tests.integration.conftest import Start, ask, code_of, details_of
-from tests.integration.fake_engine import PROMPT_TOKENS, Endless, call_tool
+from tests.integration.conftest import Start, ask, code_of, details_of, rest_of
+from tests.integration.fake_engine import PROMPT_TOKENS, Endless, accepted, call_tool, finished, text
 
 
 async def test_chat_answers_with_the_whole_message(start: Start) -> None:
@@ -85,8 +86,8 @@ async def test_pictures_reach_the_engine_decoded(start: Start) -> None:
     request.messages[0].parts.add(image=content_pb2.Image(data=file.getvalue()))
     await running.chat.Chat(request)
     [asked] = running.engine.asked
-    text, image = asked.messages[0].parts
-    assert isinstance(text, TextPart)
+    question, image = asked.messages[0].parts
+    assert isinstance(question, TextPart)
     assert isinstance(image, ImagePart)
     assert (image.image.size, image.image.mode) == ((5, 3), "RGB")
 
@@ -101,6 +102,29 @@ async def test_many_streams_at_once_keep_apart(start: Start) -> None:
     answers = await asyncio.gather(*(stream(i) for i in range(50)))
     assert answers == [f"a{i} b{i} c{i} " for i in range(50)]
     assert running.engine.unfinished == set()
+
+
+async def test_a_client_that_does_not_read_holds_the_engine_back(start: Start) -> None:
+    """What waits for the client is what the transport's windows hold, not all that the engine could say."""
+    pieces, produced = 1000, 0
+
+    async def flood(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        nonlocal produced
+        yield accepted()
+        for produced in range(pieces if request.request_id == "flood" else 0):
+            yield text("x" * 65536, produced)
+        yield finished(pieces)
+
+    running = await start(flood)
+    stream = running.chat.StreamChat(ask(request_id="flood"))
+    await stream.read()
+    before = -1
+    while produced != before:
+        before = produced
+        await asyncio.sleep(0.3)
+    assert 0 < produced < pieces // 2
+    length = sum(len(delta.text) for chunk in await rest_of(stream) for delta in chunk.deltas)
+    assert length == pieces * 65536
 
 
 async def test_request_ids(start: Start) -> None:

@@ -1,5 +1,6 @@
 """The serving process: signals, exit codes, and what it says."""
 
+import os
 import signal
 import time
 
@@ -61,6 +62,15 @@ def test_engine_death_ends_the_process() -> None:
         assert time.monotonic() - died < 5
     assert server.log[-1] == "octet: error: the engine has died\n"
     assert "Traceback" not in "".join(server.log)
+
+
+def test_signal_while_loading_ends_the_engines_processes() -> None:
+    with server_process("loading", serving=False) as server:
+        child = int(server.read_log_until(r"loading in (\d+)")[1])
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_failed_start_is_one_line() -> None:
