@@ -81,7 +81,7 @@ def test_an_extension_that_does_not_load_leaves_vllm_as_it_is(
     monkeypatch.setitem(sys.modules, "octet._C", None)
     monkeypatch.delattr("octet._C", raising=False)
     warnings: list[str] = []
-    logger = SimpleNamespace(warning_once=lambda text, *args: warnings.append(text % args))
+    logger = SimpleNamespace(warning_once=lambda text, *args, **_: warnings.append(text % args))
     monkeypatch.setattr("vllm.logger.init_logger", lambda _: logger)
     assert kernels.unavailable_reason("cpu") is not None
     register()

@@ -25,13 +25,13 @@ def register() -> None:
     _register_tool_parser()
     active = "off"
     if not wanted:
-        logger.info_once("octet kernels off: %s=off", kernels.SWITCH)
+        logger.info_once("octet kernels off: %s=off", kernels.SWITCH, scope="global")
     else:
         from vllm.platforms import current_platform
 
         device = current_platform.device_type
         if reason := kernels.unavailable_reason(device):
-            logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason)
+            logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason, scope="global")
         else:
             active = f"{octet.__version__} {kernels.variant(device)}"
             _register_kernels()

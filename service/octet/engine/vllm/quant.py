@@ -22,7 +22,10 @@ class OctetQuantFP8(QuantFP8):  # type: ignore[misc]
         self.uses_octet = not static and group_shape == GroupShape.PER_TOKEN
         self.fp8_dtype = current_platform.fp8_dtype()
         if self.uses_octet:
-            logger.info_once("octet kernels active: %s", describe(current_platform.device_type))
+            # "global": in every worker, not in the first only.
+            logger.info_once(
+                "octet kernels active: %s", describe(current_platform.device_type), scope="global"
+            )
 
     def forward(
         self,
