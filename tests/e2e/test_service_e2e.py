@@ -117,6 +117,24 @@ def test_three_green_squares(target: str, tmp_path: Path) -> None:
     assert "three green squares" in answer.lower()
 
 
+def test_the_readmes_program(target: str, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    [program] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    image = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(image).ellipse((60, 60, 140, 140), fill="blue")
+    image.save(tmp_path / "picture.png")
+    result = subprocess.run(
+        [sys.executable, "-c", program.replace("127.0.0.1:50051", target)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "blue circle" in result.stdout
+
+
 def test_tool_call_from_the_command_line(target: str, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
     answer = chat(target, "--tools", str(tmp_path / "tools.json"), "What is the weather in Oslo?")
