@@ -1,7 +1,7 @@
 """How a failed start becomes one line, with real processes and vLLM's real log lines."""
 
-import multiprocessing
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -25,10 +25,6 @@ Exception: WorkerProc initialization failed due to an exception in a background 
 """
 
 
-def write_log(text: str) -> None:
-    os.write(1, text.encode())
-
-
 @pytest.fixture
 def stderr_file(tmp_path: Path) -> "Path":
     return tmp_path / "stderr"
@@ -43,9 +39,8 @@ def run_child(text: str, stderr_file: Path, *, release: bool) -> _EngineOutput:
     try:
         output = _EngineOutput()
         with output:
-            child = multiprocessing.get_context("fork").Process(target=write_log, args=(text,))
-            child.start()
-        child.join()
+            child = subprocess.Popen([sys.executable, "-c", "import sys; print(sys.argv[1], end='')", text])
+        child.wait()
         if release:
             output.release()
     finally:
