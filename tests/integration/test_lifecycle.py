@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import time
+from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
@@ -11,7 +12,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 
 from octet.config import ServerConfig
-from octet.errors import EngineDeadError, StartupError
+from octet.engine.types import Event, GenerationRequest
+from octet.errors import EngineDeadError, InvalidRequestError, StartupError
 from octet.server import listener
 from octet.server.reflection import V1_NAME, V1ALPHA_NAME
 from octet.server.server import SERVICE_NAMES, Server
@@ -41,6 +43,19 @@ async def test_health_waits_for_the_warm_up(start: Start) -> None:
     for watch in watched.values():
         assert (await watch.read()).status == SERVING
     await running.chat.Chat(ask())
+
+
+async def test_a_model_that_answers_nothing_is_not_served(start: Start) -> None:
+    class Mute(FakeEngine):
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+            raise InvalidRequestError("messages", "the chat template is broken")
+            yield  # a generator all the same
+
+    running = await start(attach=False)
+    with pytest.raises(StartupError, match="cannot answer even a greeting: the chat template is broken"):
+        await running.server.attach(Mute(echo))
+    answer = await health_pb2_grpc.HealthStub(running.channel).Check(health_pb2.HealthCheckRequest())
+    assert answer.status == NOT_SERVING
 
 
 async def test_health_of_an_unknown_service(start: Start) -> None:

@@ -68,7 +68,11 @@ class Server:
         await self._server.start()
 
     async def attach(self, engine: Engine) -> None:
-        """Warms the engine up, then opens for calls; health says SERVING."""
+        """Warms the engine up, then opens for calls; health says SERVING.
+
+        Raises:
+            StartupError: when the model cannot answer the warm-up request.
+        """
         await warm_up(engine)
         self._gate.open(engine)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)

@@ -12,12 +12,8 @@ from octet.engine.types import (
     Event,
     FinishReason,
     GenerationRequest,
-    Message,
     ModelInfo,
     PromptAccepted,
-    Role,
-    Sampling,
-    TextPart,
     Usage,
 )
 from octet.engine.vllm import compat, sampling, startup
@@ -25,7 +21,7 @@ from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.constraint import is_constrained
 from octet.engine.vllm.model_info import describe_model
 from octet.engine.vllm.render import Prompt, PromptRenderer
-from octet.errors import EngineDeadError, InvalidRequestError, StartupError, UnavailableError
+from octet.errors import EngineDeadError, UnavailableError
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -45,19 +41,17 @@ _FINISH_REASONS = {
 
 
 async def create_engine(settings: "EngineSettings") -> "VllmEngine":
-    """Starts an engine and warms it up. Takes as long as the model's loading; the event loop stays free.
+    """Starts an engine. Takes as long as the model's loading; the event loop stays free.
 
     Raises:
         StartupError: with one line that says what is wrong.
     """
     llm = await asyncio.to_thread(startup.start, settings)
     try:
-        engine = VllmEngine(llm, settings, await _active_kernels(llm))
-        await engine._warm_up()
+        return VllmEngine(llm, settings, await _active_kernels(llm))
     except BaseException:
         llm.shutdown(SHUTDOWN_SECONDS)
         raise
-    return engine
 
 
 class VllmEngine:
@@ -171,16 +165,6 @@ class VllmEngine:
             raise UnavailableError(error.message) from error
         except (VLLMClientError, ValueError) as error:
             raise sampling.sampling_error(error) from error
-
-    async def _warm_up(self) -> None:
-        """Runs one token through everything that a request goes through."""
-        hello = Message(Role.USER, (TextPart("Hello"),))
-        request = GenerationRequest("warm-up", (hello,), sampling=Sampling(max_tokens=1))
-        try:
-            async for _ in self.generate(request):
-                pass
-        except InvalidRequestError as error:
-            raise StartupError(f"the model cannot answer even a greeting: {error.message}") from error
 
 
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
