@@ -48,6 +48,12 @@ class ModelNotFoundError(OctetError):
     reason = "MODEL_NOT_FOUND"
 
 
+class AdapterNotFoundError(OctetError):
+    """The request names a LoRA adapter that is not loaded here."""
+
+    reason = "ADAPTER_NOT_FOUND"
+
+
 class DuplicateRequestError(OctetError):
     """The request's id belongs to a request that is still running."""
 

@@ -49,7 +49,14 @@ class ToolResultPart:
     content: str
 
 
-Part = TextPart | ImagePart | ToolCallPart | ToolResultPart
+@dataclass(frozen=True, slots=True)
+class ReasoningPart:
+    """What the assistant thought before it answered."""
+
+    text: str
+
+
+Part = TextPart | ImagePart | ToolCallPart | ToolResultPart | ReasoningPart
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,11 @@ class ToolChoiceMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`name` is set with NAMED only."""
+    """`name` is set with NAMED only; without `parallel_calls` an answer holds at most one call."""
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     name: str = ""
+    parallel_calls: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,16 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A conversation to be continued. Already checked, except for what only the engine can know."""
+    """A conversation to be continued. Already checked, except for what only the engine can know.
+
+    Attributes:
+        priority: smaller goes first; 0 unless the model's `takes_priorities`.
+        adapter: one of the model's `adapters`; empty for the model alone.
+        cache_salt: only requests with the same one share cached prefixes of prompts.
+        chat_template_args: JSON values, variables for the chat template.
+        pan_and_scan: whether large pictures are shown in crops, too; None leaves it to the model's processor,
+            and so it is unless the model `pans_and_scans`.
+    """
 
     request_id: str
     messages: tuple[Message, ...]
@@ -138,6 +155,11 @@ class GenerationRequest:
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     sampling: Sampling = field(default_factory=Sampling)
     output_format: OutputFormat | None = None
+    priority: int = 0
+    adapter: str = ""
+    cache_salt: str = ""
+    chat_template_args: Mapping[str, Any] = field(default_factory=dict)
+    pan_and_scan: bool | None = None
 
 
 class FinishReason(Enum):
@@ -160,6 +182,14 @@ class PromptAccepted:
 @dataclass(frozen=True, slots=True)
 class TextDelta:
     """Text to append to candidate `index`."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReasoningDelta:
+    """Reasoning to append to candidate `index`."""
 
     index: int
     text: str
@@ -194,7 +224,7 @@ class Usage:
     image_tokens: int
 
 
-Delta = TextDelta | ToolCallDelta | CandidateFinished
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | CandidateFinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +260,9 @@ class ModelInfo:
         active_kernels: one line a kernel, as the workers report them.
         max_images: most pictures in a request; 0 when none are taken.
         tokens_per_image: tokens that one picture takes in a prompt; 0 when none are taken.
+        pans_and_scans: whether pictures can be shown in crops as well.
+        adapters: names of the LoRA adapters that requests may use.
+        takes_priorities: whether waiting requests are ordered by priority.
     """
 
     names: tuple[str, ...]
@@ -241,3 +274,6 @@ class ModelInfo:
     active_kernels: tuple[str, ...]
     max_images: int
     tokens_per_image: int
+    pans_and_scans: bool = False
+    adapters: tuple[str, ...] = ()
+    takes_priorities: bool = False

@@ -12,6 +12,7 @@ from octet.engine.types import (
     Message,
     ModelInfo,
     Part,
+    ReasoningPart,
     Role,
     TextPart,
     ToolCallPart,
@@ -35,7 +36,7 @@ _ROLES = {
 _ALLOWED = {
     Role.SYSTEM: ("text",),
     Role.USER: ("text", "image"),
-    Role.ASSISTANT: ("text", "tool_call"),
+    Role.ASSISTANT: ("reasoning", "text", "tool_call"),
     Role.TOOL: ("tool_result",),
 }
 
@@ -121,7 +122,9 @@ class _Conversation:
     def _to_part(self, part: content_pb2.Part, role: Role, path: str) -> Part:
         kind = part.WhichOneof("kind")
         if kind is None:
-            raise InvalidRequestError(path, "is empty; set one of text, image, tool_call and tool_result")
+            raise InvalidRequestError(
+                path, "is empty; set one of text, image, tool_call, tool_result and reasoning"
+            )
         if kind not in _ALLOWED[role]:
             allowed = " and ".join(_ALLOWED[role])
             raise InvalidRequestError(
@@ -129,7 +132,9 @@ class _Conversation:
             )
         match kind:
             case "text":
-                return _to_text(part.text, f"{path}.text")
+                return TextPart(_said(part.text, f"{path}.text"))
+            case "reasoning":
+                return ReasoningPart(_said(part.reasoning, f"{path}.reasoning"))
             case "image":
                 return self._to_image(part.image, f"{path}.image")
             case "tool_call":
@@ -174,10 +179,10 @@ class _Conversation:
                 raise InvalidRequestError(path, "has no result; set text or data")
 
 
-def _to_text(text: str, path: str) -> TextPart:
+def _said(text: str, path: str) -> str:
     if not text:
         raise InvalidRequestError(path, "is empty; leave the part out")
-    return TextPart(text)
+    return text
 
 
 def _to_arguments_json(call: tool_pb2.ToolCall, path: str) -> str:

@@ -20,6 +20,7 @@ def to_model(name: str, model: ModelInfo, limits: ImageLimits) -> model_service_
         context_window=model.context_window,
         output_token_limit=model.output_token_limit,
         active_kernels=model.active_kernels,
+        adapters=model.adapters,
     )
     if model.quantization is not None:
         message.quantization.scheme = model.quantization.scheme

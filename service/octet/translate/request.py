@@ -7,6 +7,13 @@ from octet.errors import InvalidRequestError, ModelNotFoundError
 from octet.translate.media import ImageLimits
 from octet.translate.messages import image_fields, to_messages
 from octet.translate.output_format import to_output_format
+from octet.translate.prompt_options import (
+    to_adapter,
+    to_cache_salt,
+    to_chat_template_args,
+    to_pan_and_scan,
+    to_priority,
+)
 from octet.translate.sampling import to_sampling
 from octet.translate.schemas import SchemaReader
 from octet.translate.tool_declarations import to_tool_choice, to_tools
@@ -34,8 +41,10 @@ def to_generation_request(
     Raises:
         InvalidRequestError: at the wrong field; the first one found.
         ModelNotFoundError: when the request names another model.
+        AdapterNotFoundError: when it names an adapter that there is none of.
     """
     resolve_model(request.model, model)
+    adapter = to_adapter(request.adapter, model)
     if request.request_id:
         check_request_id(request.request_id)
     schemas = SchemaReader()
@@ -45,6 +54,10 @@ def to_generation_request(
     if request.HasField("output_format"):
         output_format = to_output_format(request.output_format, tool_choice, schemas)
     sampling = to_sampling(request.sampling)
+    priority = to_priority(request.priority, model)
+    cache_salt = to_cache_salt(request.cache_salt)
+    chat_template_args = to_chat_template_args(request.chat_template_args)
+    pan_and_scan = to_pan_and_scan(request.image_options, model)
     # Last, as pictures cost most.
     messages = to_messages(request.messages, model=model, limits=limits)
     return GenerationRequest(
@@ -54,6 +67,11 @@ def to_generation_request(
         tool_choice=tool_choice,
         sampling=sampling,
         output_format=output_format,
+        priority=priority,
+        adapter=adapter,
+        cache_salt=cache_salt,
+        chat_template_args=chat_template_args,
+        pan_and_scan=pan_and_scan,
     )
 
 

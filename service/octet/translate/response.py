@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import assert_never
+from typing import Literal, assert_never
 
 from octet.engine.types import (
     CandidateFinished,
@@ -13,6 +13,7 @@ from octet.engine.types import (
     Event,
     FinishReason,
     PromptAccepted,
+    ReasoningDelta,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -60,8 +61,7 @@ def delta_chunk(steps: Sequence[Deltas]) -> chat_service_pb2.ChatChunk:
             if not _adds_something(delta):
                 continue
             candidate = latest.get(delta.index)
-            # A CandidateDelta's text comes before its calls: text after a call begins a new one.
-            if candidate is None or (isinstance(delta, TextDelta) and candidate.tool_calls):
+            if candidate is None or _comes_too_late(delta, candidate):
                 candidate = latest[delta.index] = chunk.deltas.add(index=delta.index)
             _append(delta, candidate)
     return chunk
@@ -122,16 +122,30 @@ class _ToolCall:
 
 
 @dataclass(slots=True)
+class _Run:
+    """Pieces of text or of reasoning that follow one another."""
+
+    kind: Literal["text", "reasoning"]
+    pieces: list[str] = field(default_factory=list)
+
+    def to_part(self) -> content_pb2.Part:
+        text = "".join(self.pieces)
+        return content_pb2.Part(text=text) if self.kind == "text" else content_pb2.Part(reasoning=text)
+
+
+@dataclass(slots=True)
 class _Candidate:
     """A candidate as far as it was streamed; its text comes in runs between tool calls."""
 
-    parts: list[list[str] | _ToolCall] = field(default_factory=list)
+    parts: list[_Run | _ToolCall] = field(default_factory=list)
     calls: dict[int, _ToolCall] = field(default_factory=dict)
     finish_reason: chat_service_pb2.FinishReason = chat_service_pb2.FINISH_REASON_UNSPECIFIED
 
     def add(self, delta: chat_service_pb2.CandidateDelta) -> None:
+        if delta.reasoning:
+            self._run("reasoning").pieces.append(delta.reasoning)
         if delta.text:
-            self._text_run().append(delta.text)
+            self._run("text").pieces.append(delta.text)
         for call_delta in delta.tool_calls:
             call = self._call(call_delta.index)
             call.id += call_delta.id
@@ -141,16 +155,14 @@ class _Candidate:
             self.finish_reason = delta.finish_reason
 
     def to_message(self) -> content_pb2.Message:
-        parts = [
-            part.to_part() if isinstance(part, _ToolCall) else content_pb2.Part(text="".join(part))
-            for part in self.parts
-        ]
+        parts = [part.to_part() for part in self.parts]
         return content_pb2.Message(role=content_pb2.ROLE_ASSISTANT, parts=parts)
 
-    def _text_run(self) -> list[str]:
-        if self.parts and isinstance(self.parts[-1], list):
-            return self.parts[-1]
-        run: list[str] = []
+    def _run(self, kind: Literal["text", "reasoning"]) -> _Run:
+        last = self.parts[-1] if self.parts else None
+        if isinstance(last, _Run) and last.kind == kind:
+            return last
+        run = _Run(kind)
         self.parts.append(run)
         return run
 
@@ -191,9 +203,20 @@ class ChunkAccumulator:
         return response
 
 
+def _comes_too_late(delta: Delta, candidate: chat_service_pb2.CandidateDelta) -> bool:
+    """Whether `delta` needs a CandidateDelta of its own, in which reasoning comes first and calls last."""
+    match delta:
+        case ReasoningDelta():
+            return bool(candidate.text or candidate.tool_calls)
+        case TextDelta():
+            return bool(candidate.tool_calls)
+        case _:
+            return False
+
+
 def _adds_something(delta: Delta) -> bool:
     match delta:
-        case TextDelta():
+        case TextDelta() | ReasoningDelta():
             return bool(delta.text)
         case ToolCallDelta():
             return bool(delta.id or delta.name or delta.arguments_json)
@@ -207,6 +230,8 @@ def _append(delta: Delta, candidate: chat_service_pb2.CandidateDelta) -> None:
     match delta:
         case TextDelta():
             candidate.text += delta.text
+        case ReasoningDelta():
+            candidate.reasoning += delta.text
         case ToolCallDelta():
             _append_call(delta, candidate)
         case CandidateFinished():

@@ -70,7 +70,8 @@ def to_tool_choice(choice: tool_pb2.ToolChoice, tools: Iterable[Tool]) -> ToolCh
         )
     if mode is ToolChoiceMode.REQUIRED and not names:
         raise InvalidRequestError("tool_choice.mode", "is MODE_REQUIRED, but the request has no tools")
-    return ToolChoice(mode, choice.name)
+    parallel_calls = choice.parallel_calls if choice.HasField("parallel_calls") else True
+    return ToolChoice(mode, choice.name, parallel_calls)
 
 
 def check_tool_name(name: str, field: str) -> None:

@@ -13,6 +13,7 @@ CODES = {
     errors.InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     errors.ContextLengthError: code_pb2.INVALID_ARGUMENT,
     errors.ModelNotFoundError: code_pb2.NOT_FOUND,
+    errors.AdapterNotFoundError: code_pb2.NOT_FOUND,
     errors.DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     errors.UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     errors.DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,

@@ -9,6 +9,7 @@ from octet.engine.types import (
     ImagePart,
     Message,
     ModelInfo,
+    ReasoningPart,
     Role,
     TextPart,
     ToolCallPart,
@@ -101,6 +102,11 @@ def test_pictures_keep_their_place_among_text(convert: Convert, png: bytes) -> N
     assert (first.image.mode, first.image.size) == ("RGB", (2, 1))
 
 
+def test_reasoning_is_kept(convert: Convert) -> None:
+    messages = [ASKED, assistant(pb.Part(reasoning="hm"), text("Yes.")), ASKED]
+    assert convert(messages)[1].parts == (ReasoningPart("hm"), TextPart("Yes."))
+
+
 def test_image_fields(png: bytes) -> None:
     messages = [user(text("a")), user(text("b"), image(png)), user(image(b""))]
     assert image_fields(messages) == ["messages[1].parts[1].image", "messages[2].parts[0].image"]
@@ -142,6 +148,18 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ("no parts", [ASKED, user()], "[1].parts", "a message needs at least one part"),
     ("a part of no kind", [user(text("a"), pb.Part())], "[0].parts[1]", "set one of text, image, tool_call"),
     ("empty text", [user(text("a"), text(""))], "[0].parts[1].text", "is empty"),
+    (
+        "empty reasoning",
+        [ASKED, assistant(pb.Part(reasoning="")), ASKED],
+        "[1].parts[0].reasoning",
+        "is empty",
+    ),
+    (
+        "user reasoning",
+        [user(pb.Part(reasoning="a"))],
+        "[0].parts[0].reasoning",
+        "ROLE_USER, which takes text",
+    ),
     ("empty system text", [system(text("")), ASKED], "[0].parts[0].text", "is empty"),
     ("system picture", [system(image(b"x")), ASKED], "[0].parts[0].image", "ROLE_SYSTEM, which takes text"),
     ("user call", [user(call())], "[0].parts[0].tool_call", "ROLE_USER, which takes text and image"),

@@ -18,6 +18,7 @@ def test_every_field_arrives(model: ModelInfo) -> None:
         output_token_limit=2048,
         quantization=pb.Quantization(scheme="FP8_DYNAMIC", weight_format="e4m3", activation_format="e5m2"),
         active_kernels=["per_token_quant_fp8: octet/avx2"],
+        adapters=["poet", "lawyer"],
         image_limits=pb.ImageLimits(
             max_images=3, max_bytes=2**33, max_pixels=64_000_000, tokens_per_image=256
         ),

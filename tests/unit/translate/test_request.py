@@ -62,12 +62,20 @@ def test_a_request_with_everything(convert: Convert, request_: ChatRequest) -> N
     request_.tool_choice.mode = ToolChoiceMessage.MODE_NONE
     request_.sampling.seed = 7
     request_.output_format.regex = "a+"
+    request_.priority = -3
+    request_.adapter = "poet"
+    request_.cache_salt = "pepper"
+    request_.chat_template_args.update({"enable_thinking": False, "depth": 3})
+    request_.image_options.pan_and_scan = False
     converted = convert(request_)
     assert converted.request_id == "r1"
     assert converted.tools == (Tool("f", "", {"type": "object"}),)
     assert converted.tool_choice == ToolChoice(ToolChoiceMode.NONE)
     assert converted.sampling == Sampling(seed=7)
     assert converted.output_format == OutputFormat(OutputKind.REGEX, "a+")
+    assert (converted.priority, converted.adapter, converted.cache_salt) == (-3, "poet", "pepper")
+    assert converted.chat_template_args == {"enable_thinking": False, "depth": 3}
+    assert converted.pan_and_scan is False
 
 
 def _request_id(request: ChatRequest) -> None:
@@ -96,6 +104,14 @@ def _sampling(request: ChatRequest) -> None:
     request.sampling.n = 0
 
 
+def _cache_salt(request: ChatRequest) -> None:
+    request.cache_salt = "x" * 129
+
+
+def _chat_template_args(request: ChatRequest) -> None:
+    request.chat_template_args["messages"] = "mine"
+
+
 def _messages(request: ChatRequest) -> None:
     request.ClearField("messages")
 
@@ -109,6 +125,8 @@ def _messages(request: ChatRequest) -> None:
         (_empty_output_format, "output_format"),
         (_contradiction, "output_format"),
         (_sampling, "sampling.n"),
+        (_cache_salt, "cache_salt"),
+        (_chat_template_args, "chat_template_args.messages"),
         (_messages, "messages"),
     ],
 )

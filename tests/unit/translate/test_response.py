@@ -12,6 +12,7 @@ from octet.engine.types import (
     Event,
     FinishReason,
     PromptAccepted,
+    ReasoningDelta,
     TextDelta,
     ToolCallDelta,
     Usage,
@@ -103,6 +104,18 @@ class TestDeltaChunk:
             pb.CandidateDelta(text="ab"),
         ]
 
+    def test_reasoning_comes_before_text(self) -> None:
+        merged = deltas(step(ReasoningDelta(0, "a"), ReasoningDelta(0, "b"), TextDelta(0, "c")))
+        assert merged == [pb.CandidateDelta(reasoning="ab", text="c")]
+
+    def test_reasoning_after_text_or_calls_takes_another(self) -> None:
+        merged = deltas(step(TextDelta(0, "a"), ReasoningDelta(0, "b"), begin(0, "c1", "f", "{}")))
+        assert [(delta.text, delta.reasoning, len(delta.tool_calls)) for delta in merged] == [
+            ("a", "", 0),
+            ("", "b", 1),
+        ]
+        assert len(deltas(step(begin(0, "c1", "f", "{}"), ReasoningDelta(0, "b")))) == 2
+
     def test_pieces_of_two_calls_keep_their_order(self) -> None:
         (merged,) = deltas(step(more(0, "a"), more(1, "b"), more(0, "c"), more(0, "d")))
         assert [(call.index, call.arguments_json) for call in merged.tool_calls] == [
@@ -158,6 +171,13 @@ class TestChatResponse:
         assert (first.id, first.name, first.arguments_json) == ("c1", "f", '{"x": 1}')
         assert struct_to_dict(first.arguments) == {"x": 1}
 
+    def test_reasoning_is_a_part_of_its_own(self) -> None:
+        response = answer(step(ReasoningDelta(0, "hm")), step(ReasoningDelta(0, "m"), TextDelta(0, "Yes.")))
+        assert list(response.candidates[0].message.parts) == [
+            content_pb2.Part(reasoning="hmm"),
+            content_pb2.Part(text="Yes."),
+        ]
+
     def test_candidates_come_by_index(self) -> None:
         response = answer(
             step(TextDelta(2, "c"), TextDelta(0, "a")),
@@ -212,9 +232,9 @@ def test_a_response_can_be_looked_at_while_it_grows() -> None:
 
 @st.composite
 def answers(draw: st.DrawFn) -> list[Deltas]:
-    """The steps of an engine that writes candidates at once, each of text and calls in any order."""
+    """The steps of an engine that writes candidates at once, of reasoning, text and calls in any order."""
     candidate = st.integers(0, 2)
-    kind = st.sampled_from(["text", "begin", "first", "latest"])
+    kind = st.sampled_from(["text", "reasoning", "begin", "first", "latest"])
     fragment = st.sampled_from(["", "a", "é ", "{}", '{"x": ', "1}"])
     flat: list[Delta] = []
     calls = [0, 0, 0]
@@ -222,6 +242,8 @@ def answers(draw: st.DrawFn) -> list[Deltas]:
         if what == "begin":
             flat.append(begin(calls[index], f"c{index}-{calls[index]}", "f", piece, index))
             calls[index] += 1
+        elif what == "reasoning":
+            flat.append(ReasoningDelta(index, piece))
         elif what == "text" or not calls[index]:
             flat.append(TextDelta(index, piece))
         else:
@@ -236,10 +258,17 @@ def answers(draw: st.DrawFn) -> list[Deltas]:
 
 
 def pieces(message: content_pb2.Message) -> list[tuple[str, ...]]:
-    calls = [
-        (part.tool_call.id, part.tool_call.name, part.tool_call.arguments_json) for part in message.parts
-    ]
-    return [calls[i] if part.HasField("tool_call") else (part.text,) for i, part in enumerate(message.parts)]
+    found: list[tuple[str, ...]] = []
+    for part in message.parts:
+        match part.WhichOneof("kind"):
+            case "tool_call":
+                call = part.tool_call
+                found.append((call.id, call.name, call.arguments_json))
+            case "reasoning":
+                found.append(("reasoning", part.reasoning))
+            case _:
+                found.append(("text", part.text))
+    return found
 
 
 def pieces_written(steps: Sequence[Deltas], index: int) -> list[tuple[str, ...]]:
@@ -252,10 +281,11 @@ def pieces_written(steps: Sequence[Deltas], index: int) -> list[tuple[str, ...]]
                 calls[delta.call_index] = [delta.id, delta.name, ""]
                 parts.append(calls[delta.call_index])
             calls[delta.call_index][2] += delta.arguments_json
-        elif isinstance(delta, TextDelta) and delta.text:
-            if not parts or len(parts[-1]) > 1:
-                parts.append([""])
-            parts[-1][0] += delta.text
+        elif isinstance(delta, TextDelta | ReasoningDelta) and delta.text:
+            kind = "text" if isinstance(delta, TextDelta) else "reasoning"
+            if not parts or parts[-1][0] != kind:
+                parts.append([kind, ""])
+            parts[-1][1] += delta.text
     return [tuple(part) for part in parts]
 
 

@@ -122,3 +122,11 @@ def test_contradictory_choices(choice: Choice, tools: tuple[Tool, ...], field: s
     with pytest.raises(InvalidRequestError, match=problem) as caught:
         to_tool_choice(choice, tools)
     assert caught.value.field == f"tool_choice.{field}"
+
+
+def test_parallel_calls_are_allowed_unless_switched_off() -> None:
+    tools = convert(tool_pb2.Tool(name="f"))
+    required = tool_pb2.ToolChoice.MODE_REQUIRED
+    for given, expected in ((None, True), (True, True), (False, False)):
+        choice = to_tool_choice(tool_pb2.ToolChoice(mode=required, parallel_calls=given), tools)
+        assert choice == ToolChoice(ToolChoiceMode.REQUIRED, "", expected)

@@ -9,6 +9,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from octet.errors import (
+    AdapterNotFoundError,
     DeadlineExceededError,
     DuplicateRequestError,
     InvalidRequestError,
@@ -31,6 +32,7 @@ _CODES: dict[type[OctetError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     ModelNotFoundError: code_pb2.NOT_FOUND,
+    AdapterNotFoundError: code_pb2.NOT_FOUND,
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
     UnavailableError: code_pb2.UNAVAILABLE,
