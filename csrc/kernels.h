@@ -47,10 +47,26 @@ struct Fp8Linear {
   int64_t out_features;
 };
 
-// Computes the columns [begin, end) of `out` for every row. `scratch` is this thread's own: at
-// least what the kernel's Fp8LinearScratch asks for, aligned to kScratchAlignment.
-using Fp8LinearKernel = void (*)(const Fp8Linear& args, int64_t begin, int64_t end, void* scratch);
-using Fp8LinearScratch = size_t (*)(const Fp8Linear& args);
+// The part [row_begin, row_end) x [col_begin, col_end) of `out`; not empty.
+struct Fp8LinearTile {
+  int64_t row_begin;
+  int64_t row_end;
+  int64_t col_begin;
+  int64_t col_end;
+};
+
+// What a kernel can do in one call, and the scratch that it needs for that.
+struct Fp8LinearLimits {
+  int64_t rows;
+  int64_t cols;
+  size_t scratch_bytes;
+};
+
+// Computes a tile within the kernel's limits for these arguments. `scratch` is this thread's own,
+// aligned to kScratchAlignment. How the tiles are cut changes no result, but the number of rows may
+// change the order of a sum.
+using Fp8LinearKernel = void (*)(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
+using Fp8LinearLimitsOf = Fp8LinearLimits (*)(const Fp8Linear& args);
 
 constexpr size_t kScratchAlignment = 64;
 
@@ -58,7 +74,7 @@ constexpr size_t kScratchAlignment = 64;
 struct Kernels {
   PerTokenQuantKernel per_token_quant;
   Fp8LinearKernel fp8_linear;
-  Fp8LinearScratch fp8_linear_scratch;
+  Fp8LinearLimitsOf fp8_linear_limits;
 };
 
 }  // namespace octet

@@ -6,6 +6,8 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -21,6 +23,14 @@ using at::Tensor;
 // Work below which another thread costs more than it brings.
 constexpr int64_t kQuantElementsPerThread = int64_t{64} << 10;
 constexpr int64_t kLinearProductsPerThread = int64_t{1} << 18;
+
+// Tiles that a thread should find, so that none waits long for another one's last, and the columns
+// below which a tile is not cut, for each tile prepares its activations anew.
+constexpr int64_t kLinearTilesPerThread = 8;
+constexpr int64_t kLinearMinTileCols = 96;
+// Sizes of tiles that suit the kernels' vectors and register tiles.
+constexpr int64_t kLinearRowMultiple = 16;
+constexpr int64_t kLinearColMultiple = 48;
 
 // Rows or columns that one thread should take at least.
 int64_t grain_size(int64_t least_work, int64_t work_per_item) {
@@ -70,6 +80,45 @@ void* thread_scratch(size_t bytes) {
   return buffer.get();
 }
 
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// Computes the whole of args.out: cuts it into tiles of nearly equal size within the kernel's
+// limits, which threads take one after another.
+void multiply(const Fp8Linear& args) {
+  const Kernels& kernels = active_implementation().kernels;
+  const Fp8LinearLimits limits = kernels.fp8_linear_limits(args);
+  const int64_t products = args.rows * args.in_features * args.out_features;
+  const int64_t threads =
+      std::clamp<int64_t>(products / kLinearProductsPerThread, 1, at::get_num_threads());
+
+  const auto tile_size = [](int64_t size, int64_t parts, int64_t multiple, int64_t limit) {
+    return std::min(ceil_div(ceil_div(size, parts), multiple) * multiple, limit);
+  };
+  const int64_t row_parts = ceil_div(args.rows, limits.rows);
+  const int64_t tile_rows = tile_size(args.rows, row_parts, kLinearRowMultiple, limits.rows);
+  const int64_t wanted = threads == 1 ? 1 : ceil_div(threads * kLinearTilesPerThread, row_parts);
+  const int64_t col_parts =
+      std::max(ceil_div(args.out_features, limits.cols),
+               std::min(wanted, ceil_div(args.out_features, kLinearMinTileCols)));
+  const int64_t tile_cols =
+      tile_size(args.out_features, col_parts, kLinearColMultiple, limits.cols);
+
+  const int64_t tiles_across = ceil_div(args.out_features, tile_cols);
+  const int64_t tiles = ceil_div(args.rows, tile_rows) * tiles_across;
+  std::atomic<int64_t> next{0};
+  at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
+    void* const scratch = thread_scratch(limits.scratch_bytes);
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) {
+      const int64_t row = i / tiles_across * tile_rows;
+      const int64_t col = i % tiles_across * tile_cols;
+      kernels.fp8_linear(args,
+                         Fp8LinearTile{row, std::min(row + tile_rows, args.rows), col,
+                                       std::min(col + tile_cols, args.out_features)},
+                         scratch);
+    }
+  });
+}
+
 Tensor fp8_linear(const Tensor& xq, const Tensor& x_scale, const Tensor& w, const Tensor& w_scale,
                   const std::optional<Tensor>& bias, at::ScalarType out_dtype) {
   check_linear(xq, x_scale, w, w_scale, bias, out_dtype);
@@ -96,13 +145,7 @@ Tensor fp8_linear(const Tensor& xq, const Tensor& x_scale, const Tensor& w, cons
   args.in_features = xq.size(1);
   args.out_features = w.size(0);
 
-  const Kernels& kernels = active_implementation().kernels;
-  const size_t scratch_bytes = kernels.fp8_linear_scratch(args);
-  at::parallel_for(0, args.out_features,
-                   grain_size(kLinearProductsPerThread, args.rows * args.in_features),
-                   [&](int64_t begin, int64_t end) {
-                     kernels.fp8_linear(args, begin, end, thread_scratch(scratch_bytes));
-                   });
+  multiply(args);
   return out;
 }
 

@@ -69,10 +69,12 @@ struct Avx2 {
 
 }  // namespace
 
-void fp8_linear_avx2(const Fp8Linear& args, int64_t begin, int64_t end, void* scratch) {
-  fp8_linear_columns<Avx2>(args, begin, end, scratch);
+void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+  fp8_linear_tile<Avx2>(args, tile, scratch);
 }
 
-size_t fp8_linear_scratch_avx2(const Fp8Linear& args) { return Blocks<Avx2>(args).scratch_bytes(); }
+Fp8LinearLimits fp8_linear_limits_avx2(const Fp8Linear& args) {
+  return fp8_linear_limits<Avx2>(args);
+}
 
 }  // namespace octet

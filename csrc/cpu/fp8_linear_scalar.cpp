@@ -74,12 +74,12 @@ struct Scalar {
 
 }  // namespace
 
-void fp8_linear_scalar(const Fp8Linear& args, int64_t begin, int64_t end, void* scratch) {
-  fp8_linear_columns<Scalar>(args, begin, end, scratch);
+void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+  fp8_linear_tile<Scalar>(args, tile, scratch);
 }
 
-size_t fp8_linear_scratch_scalar(const Fp8Linear& args) {
-  return Blocks<Scalar>(args).scratch_bytes();
+Fp8LinearLimits fp8_linear_limits_scalar(const Fp8Linear& args) {
+  return fp8_linear_limits<Scalar>(args);
 }
 
 }  // namespace octet

@@ -1,10 +1,11 @@
-// The blocking that every fp8_linear kernel shares; an instruction set supplies the arithmetic.
+// The blocking of the fp8_linear kernels that compute in f32; an instruction set supplies the
+// arithmetic.
 //
 // Both operands lie with k adjacent, so a tile of R rows by C columns keeps R * C vector
 // accumulators and walks k, and nothing has to be transposed. Up to kDirectRows rows the weights
 // are streamed once and expanded in registers. With more rows a block of weights is expanded to
 // scratch once and used for every row of a block of activations. Either way each output is summed
-// in the same order, so a row's result does not depend on how many rows are beside it.
+// in the same order.
 //
 // `Isa` provides
 //   Operand                 what a code expands to; Vec, a register of kLanes of them
@@ -21,33 +22,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cpu/fp8_linear_common.h"
 #include "float16.h"
 #include "kernels.h"
-
-// The innermost loops live in registers only if all that they call is inlined.
-#define OCTET_INLINE inline __attribute__((always_inline))
 
 namespace octet {
 namespace {
 
 constexpr size_t kActivationBlockBytes = size_t{2} << 20;
 constexpr size_t kWeightBlockBytes = size_t{256} << 10;
-
-constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-template <int N>
-struct Count {
-  static constexpr int value = N;
-};
-
-// Calls f(Count<count>{}), for 1 <= count <= Max.
-template <int Max, class F>
-inline void with_count(int64_t count, const F& f) {
-  if (count == Max) return f(Count<Max>{});
-  if constexpr (Max > 1) with_count<Max - 1>(count, f);
-}
 
 // How many rows and columns are expanded at a time.
 template <class Isa>
@@ -206,21 +189,22 @@ inline void output_tile(const Fp8Linear& args, int64_t row, int64_t col,
   }
 }
 
-// A few rows: the columns [begin, end) straight from their codes.
+// A few rows: the columns of a tile straight from their codes.
 template <class Isa, int R>
-inline void direct_rows(const Fp8Linear& args, int64_t row, int64_t begin, int64_t end,
+inline void direct_rows(const Fp8Linear& args, const Fp8LinearTile& tile,
                         const typename Isa::Operand* x, int64_t k) {
   constexpr int kCols = Isa::direct_cols(R);
   const typename Isa::Decoder decoder(args.w_format);
-  int64_t col = begin;
+  const int64_t row = tile.row_begin;
+  int64_t col = tile.col_begin;
   const auto columns = [&] {
     return CodeColumns<Isa>{decoder, args.w + col * args.in_features, args.in_features,
                             kCols * args.in_features};
   };
-  for (; col + kCols <= end; col += kCols) {
+  for (; col + kCols <= tile.col_end; col += kCols) {
     output_tile<Isa, R, kCols>(args, row, col, x, k, columns());
   }
-  for (; col < end; ++col) output_tile<Isa, R, 1>(args, row, col, x, k, columns());
+  for (; col < tile.col_end; ++col) output_tile<Isa, R, 1>(args, row, col, x, k, columns());
 }
 
 // A block of rows against a block of columns that is expanded already.
@@ -245,31 +229,33 @@ inline void expanded_block(const Fp8Linear& args, int64_t row, int64_t rows, int
 }
 
 template <class Isa>
-inline void fp8_linear_columns(const Fp8Linear& args, int64_t begin, int64_t end, void* scratch) {
+inline void fp8_linear_tile(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
   using Operand = typename Isa::Operand;
   const Blocks<Isa> blocks(args);
   Operand* const x = static_cast<Operand*>(scratch);
   Operand* const w = x + blocks.rows * blocks.k;
-  const typename Isa::Decoder x_decoder(args.x_format);
-  const typename Isa::Decoder w_decoder(args.w_format);
-
-  for (int64_t row = 0; row < args.rows; row += blocks.rows) {
-    const int64_t rows = args.rows - row < blocks.rows ? args.rows - row : blocks.rows;
-    expand_rows<Isa>(x_decoder, args.x + row * args.x_stride, args.x_stride, rows, args.in_features,
-                     x);
-    if (rows <= Isa::kDirectRows) {
-      with_count<Isa::kDirectRows>(rows, [&](auto count) {
-        direct_rows<Isa, decltype(count)::value>(args, row, begin, end, x, blocks.k);
-      });
-      continue;
-    }
-    for (int64_t col = begin; col < end; col += blocks.cols) {
-      const int64_t cols = end - col < blocks.cols ? end - col : blocks.cols;
-      expand_rows<Isa>(w_decoder, args.w + col * args.in_features, args.in_features, cols,
-                       args.in_features, w);
-      expanded_block<Isa>(args, row, rows, col, cols, x, w, blocks.k);
-    }
+  const int64_t rows = tile.row_end - tile.row_begin;
+  expand_rows<Isa>(typename Isa::Decoder(args.x_format), args.x + tile.row_begin * args.x_stride,
+                   args.x_stride, rows, args.in_features, x);
+  if (rows <= Isa::kDirectRows) {
+    with_count<Isa::kDirectRows>(rows, [&](auto count) {
+      direct_rows<Isa, decltype(count)::value>(args, tile, x, blocks.k);
+    });
+    return;
   }
+  const typename Isa::Decoder w_decoder(args.w_format);
+  for (int64_t col = tile.col_begin; col < tile.col_end; col += blocks.cols) {
+    const int64_t cols = min_of(blocks.cols, tile.col_end - col);
+    expand_rows<Isa>(w_decoder, args.w + col * args.in_features, args.in_features, cols,
+                     args.in_features, w);
+    expanded_block<Isa>(args, tile.row_begin, rows, col, cols, x, w, blocks.k);
+  }
+}
+
+template <class Isa>
+inline Fp8LinearLimits fp8_linear_limits(const Fp8Linear& args) {
+  const Blocks<Isa> blocks(args);
+  return Fp8LinearLimits{blocks.rows, args.out_features, blocks.scratch_bytes()};
 }
 
 }  // namespace

@@ -1,0 +1,117 @@
+// fp8_linear for a few rows on AVX512-BF16, where reading the weights is most of the work: the
+// codes are streamed once and expanded in registers, with k adjacent in both operands.
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "cpu/fp8_linear_avx512_expand.h"
+#include "cpu/fp8_linear_avx512_output.h"
+#include "cpu/fp8_linear_common.h"
+#include "kernels.h"
+
+namespace octet {
+namespace {
+
+constexpr int64_t kDirectRows = 8;
+
+// Columns side by side, so that accumulators and expanded weights fit the registers.
+constexpr int direct_cols(int rows) { return rows <= 4 ? 4 : 2; }
+
+// The sums of each of four registers.
+OCTET_INLINE __m128 horizontal_sums(const __m512* v) {
+  const __m512 even = _mm512_add_ps(_mm512_unpacklo_ps(v[0], v[1]), _mm512_unpackhi_ps(v[0], v[1]));
+  const __m512 odd = _mm512_add_ps(_mm512_unpacklo_ps(v[2], v[3]), _mm512_unpackhi_ps(v[2], v[3]));
+  const __m512 sums = _mm512_add_ps(_mm512_shuffle_ps(even, odd, _MM_SHUFFLE(1, 0, 1, 0)),
+                                    _mm512_shuffle_ps(even, odd, _MM_SHUFFLE(3, 2, 3, 2)));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sums), _mm512_extractf32x8_ps(sums, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+// sums[r * C + c] = the dot product of row r of x, [R][padded_k], with the c-th column of codes.
+template <int R, int C>
+OCTET_INLINE void dot_columns(const Bf16Expander& weights, const uint16_t* x, int64_t padded_k,
+                              const uint8_t* codes, int64_t column_stride, int64_t k, float* sums) {
+  constexpr int kSums = (R * C + 3) / 4 * 4;
+  __m512 acc[kSums];
+#pragma GCC unroll 16
+  for (int i = 0; i < kSums; ++i) acc[i] = _mm512_setzero_ps();
+
+  const auto accumulate = [&](int64_t i, const __m512i(&w)[C][2]) __attribute__((always_inline)) {
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const __m512i a = _mm512_load_si512(x + r * padded_k + i + half * (kStep / 2));
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) acc[r * C + c] = dot(acc[r * C + c], a, w[c][half]);
+      }
+    }
+  };
+  __m512i w[C][2];
+  int64_t i = 0;
+  for (; i + kStep <= k; i += kStep) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) weights.expand(codes + c * column_stride + i, w[c]);
+    accumulate(i, w);
+  }
+  if (i < k) {
+#pragma GCC unroll 8
+    for (int c = 0; c < C; ++c) weights.expand_tail(codes + c * column_stride + i, k - i, w[c]);
+    accumulate(i, w);
+  }
+#pragma GCC unroll 4
+  for (int s = 0; s < kSums; s += 4) _mm_storeu_ps(sums + s, horizontal_sums(acc + s));
+}
+
+// The columns of `tile` in as many streams as there are columns side by side: stream s starts at
+// its s-th part and goes on from one column to the next in memory, for the hardware prefetchers
+// keep up with a few long streams and not with many short ones.
+template <int R>
+inline void direct_sums(const Fp8Linear& args, const Fp8LinearTile& tile, const uint16_t* x,
+                        int64_t padded_k, float* sums, int64_t sums_stride) {
+  constexpr int kCols = direct_cols(R);
+  const Bf16Expander weights(args.w_format);
+  const int64_t k = args.in_features;
+  const int64_t cols = tile.col_end - tile.col_begin;
+  const int64_t stream = cols / kCols;
+  const uint8_t* const codes = args.w + tile.col_begin * k;
+  float of_tile[kDirectRows * 4];
+  for (int64_t col = 0; col < stream; ++col) {
+    dot_columns<R, kCols>(weights, x, padded_k, codes + col * k, stream * k, k, of_tile);
+    for (int r = 0; r < R; ++r) {
+      for (int c = 0; c < kCols; ++c) {
+        sums[r * sums_stride + c * stream + col] = of_tile[r * kCols + c];
+      }
+    }
+  }
+  for (int64_t col = stream * kCols; col < cols; ++col) {
+    dot_columns<R, 1>(weights, x, padded_k, codes + col * k, 0, k, of_tile);
+    for (int r = 0; r < R; ++r) sums[r * sums_stride + col] = of_tile[r];
+  }
+}
+
+inline void linear_direct(const Fp8Linear& args, const Fp8LinearTile& tile, uint16_t* x,
+                          float* sums) {
+  const int64_t rows = tile.row_end - tile.row_begin;
+  const int64_t cols = tile.col_end - tile.col_begin;
+  const int64_t padded_k = round_up(args.in_features, kStep);
+  const Bf16Expander activations(args.x_format);
+  for (int64_t r = 0; r < rows; ++r) {
+    activations.expand_row(args.x + (tile.row_begin + r) * args.x_stride, args.in_features,
+                           x + r * padded_k);
+  }
+  const int64_t stride = round_up(cols, 16);
+  with_count<kDirectRows>(rows, [&](auto count) {
+    direct_sums<decltype(count)::value>(args, tile, x, padded_k, sums, stride);
+  });
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < cols; c += 16) {
+      store_outputs(args, tile.row_begin + r, tile.col_begin + c, min_of(16, cols - c),
+                    _mm512_load_ps(sums + r * stride + c));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace octet

@@ -1,0 +1,171 @@
+// fp8_linear for many rows on AVX512-BF16: a register-tiled outer product over cache blocks.
+//
+// For a block of k, the activations of a tile are packed once into panels of up to 64 rows in which
+// a register holds one pair of adjacent k of 16 rows. The weights are expanded a few columns at a
+// time, with k adjacent as they are stored; one vdpbf16ps multiplies a register of the panel with a
+// pair of one column, broadcast. Partial sums stay in scratch from one block of k to the next.
+// (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008.)
+#pragma once
+
+#include <immintrin.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "cpu/fp8_linear_avx512_expand.h"
+#include "cpu/fp8_linear_avx512_output.h"
+#include "cpu/fp8_linear_common.h"
+#include "kernels.h"
+
+namespace octet {
+namespace {
+
+constexpr int64_t kBlockK = 512;     // codes of a row or column that are expanded at a time
+constexpr int64_t kGroupRows = 16;   // rows in a register
+constexpr int64_t kPanelGroups = 4;  // registers of rows in a panel
+constexpr int64_t kBlockCols = 24;   // columns expanded at a time; accumulators in registers
+// Elements from column to column of expanded weights; the odd line keeps columns in different sets.
+constexpr int64_t kColumnStride = kBlockK + 32;
+
+// Packs `count` codes of up to 16 rows, which become register `group` of `groups` of each pair.
+inline void pack_group(const Bf16Expander& activations, const uint8_t* codes, int64_t stride,
+                       int64_t rows, int64_t count, int64_t group, int64_t groups,
+                       uint16_t* panel) {
+  for (int64_t i = 0; i < count; i += kStep) {
+    __m512i halves[2][16];
+    for (int64_t r = 0; r < 16; ++r) {
+      __m512i vecs[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
+      if (r < rows) {
+        const uint8_t* const at = codes + r * stride + i;
+        if (count - i >= kStep) {
+          activations.expand(at, vecs);
+        } else {
+          activations.expand_tail(at, count - i, vecs);
+        }
+      }
+      halves[0][r] = vecs[0];
+      halves[1][r] = vecs[1];
+    }
+    uint16_t* out = panel + (i * groups + 2 * group) * kGroupRows;
+    for (auto& half : halves) {
+      transpose(half);
+      for (const __m512i& pair : half) {
+        _mm512_store_si512(out, pair);
+        out += 2 * groups * kGroupRows;
+      }
+    }
+  }
+}
+
+// Adds the products of a panel of `Groups` registers a pair and of 24 / Groups columns, over
+// `k` expanded codes, to sums, [column][sums_stride]; or sets them.
+// `upcoming` are the codes of the columns that will be expanded next.
+template <int Groups>
+inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, bool accumulate,
+                     const uint8_t* upcoming, int64_t upcoming_stride, float* sums,
+                     int64_t sums_stride) {
+  constexpr int kCols = kBlockCols / Groups;
+  __m512 acc[kCols][Groups];
+#pragma GCC unroll 24
+  for (int c = 0; c < kCols; ++c) {
+#pragma GCC unroll 4
+    for (int g = 0; g < Groups; ++g) {
+      acc[c][g] = accumulate ? _mm512_load_ps(sums + c * sums_stride + g * kGroupRows)
+                             : _mm512_setzero_ps();
+    }
+  }
+  for (int64_t i = 0; i < k; i += kStep) {
+    for (int c = 0; c < kCols; ++c) _mm_prefetch(upcoming + c * upcoming_stride + i, _MM_HINT_T1);
+    for (int64_t pair = 0; pair < kStep / 2; ++pair) {
+      __m512i x[Groups];
+#pragma GCC unroll 4
+      for (int g = 0; g < Groups; ++g) x[g] = _mm512_load_si512(panel + g * 2 * kGroupRows);
+#pragma GCC unroll 24
+      for (int c = 0; c < kCols; ++c) {
+        int32_t w;
+        memcpy(&w, columns + c * kColumnStride, sizeof w);
+#pragma GCC unroll 4
+        for (int g = 0; g < Groups; ++g) acc[c][g] = dot(acc[c][g], x[g], _mm512_set1_epi32(w));
+      }
+      panel += Groups * 2 * kGroupRows;
+      columns += 2;
+    }
+  }
+#pragma GCC unroll 24
+  for (int c = 0; c < kCols; ++c) {
+#pragma GCC unroll 4
+    for (int g = 0; g < Groups; ++g) {
+      _mm512_store_ps(sums + c * sums_stride + g * kGroupRows, acc[c][g]);
+    }
+  }
+}
+
+// Sums of [column][row] to outputs of [row][column].
+inline void store_block(const Fp8Linear& args, const Fp8LinearTile& tile, const float* sums,
+                        int64_t sums_stride) {
+  for (int64_t col = tile.col_begin; col < tile.col_end; col += 16) {
+    for (int64_t row = tile.row_begin; row < tile.row_end; row += kGroupRows) {
+      const float* const at = sums + (col - tile.col_begin) * sums_stride + row - tile.row_begin;
+      __m512i block[16];
+      for (int c = 0; c < 16; ++c) block[c] = _mm512_load_si512(at + c * sums_stride);
+      transpose(block);
+      const int64_t rows = min_of(kGroupRows, tile.row_end - row);
+      for (int64_t r = 0; r < rows; ++r) {
+        store_outputs(args, row + r, col, min_of(16, tile.col_end - col),
+                      _mm512_castsi512_ps(block[r]));
+      }
+    }
+  }
+}
+
+struct PanelScratch {
+  uint16_t* panels;   // [groups][kBlockK][16], a panel after the other
+  uint16_t* columns;  // [kBlockCols][kColumnStride]
+  float* sums;        // [columns][rows], both rounded up
+};
+
+inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
+                          const PanelScratch& scratch) {
+  const int64_t rows = tile.row_end - tile.row_begin;
+  const int64_t cols = tile.col_end - tile.col_begin;
+  const int64_t groups = round_up(rows, kGroupRows) / kGroupRows;
+  const int64_t sums_stride = groups * kGroupRows;
+  const Bf16Expander activations(args.x_format);
+  const Bf16Expander weights(args.w_format);
+
+  // With no k at all, one empty block sets the sums to zero.
+  for (int64_t begin = 0; begin == 0 || begin < args.in_features; begin += kBlockK) {
+    const int64_t count = min_of(kBlockK, args.in_features - begin);
+    const int64_t k = round_up(count, kStep);
+    for (int64_t group = 0; group < groups; ++group) {
+      const int64_t first = group / kPanelGroups * kPanelGroups;  // of the panel
+      const int64_t row = group * kGroupRows;
+      pack_group(activations, args.x + (tile.row_begin + row) * args.x_stride + begin,
+                 args.x_stride, min_of(kGroupRows, rows - row), count, group - first,
+                 min_of(kPanelGroups, groups - first), scratch.panels + first * kGroupRows * k);
+    }
+    for (int64_t col = 0; col < cols; col += kBlockCols) {
+      const int64_t block_cols = min_of(kBlockCols, cols - col);
+      const uint8_t* const codes = args.w + (tile.col_begin + col) * args.in_features + begin;
+      for (int64_t c = 0; c < block_cols; ++c) {
+        weights.expand_row(codes + c * args.in_features, count,
+                           scratch.columns + c * kColumnStride);
+      }
+      const uint8_t* const upcoming = codes + kBlockCols * args.in_features;
+      for (int64_t group = 0; group < groups; group += kPanelGroups) {
+        with_count<kPanelGroups>(min_of(kPanelGroups, groups - group), [&](auto of_panel) {
+          constexpr int kGroups = decltype(of_panel)::value;
+          for (int64_t c = 0; c < block_cols; c += kBlockCols / kGroups) {
+            multiply<kGroups>(
+                scratch.panels + group * kGroupRows * k, scratch.columns + c * kColumnStride, k,
+                begin > 0, upcoming + c * args.in_features, args.in_features,
+                scratch.sums + (col + c) * sums_stride + group * kGroupRows, sums_stride);
+          }
+        });
+      }
+    }
+  }
+  store_block(args, tile, scratch.sums, sums_stride);
+}
+
+}  // namespace
+}  // namespace octet
