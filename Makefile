@@ -30,14 +30,15 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tools/google_protos.py build/protos
 	$(BIN)/buf lint
-	$(BIN)/buf format --diff --exit-code
+	$(BIN)/buf format protos --diff --exit-code
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
-	$(BIN)/buf format --write
+	$(BIN)/buf format protos --write
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew

