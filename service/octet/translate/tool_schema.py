@@ -7,7 +7,7 @@ from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
 
 
 def calls_schema(tools: Sequence[Tool], choice: ToolChoice) -> dict[str, Any]:
-    """The JSON Schema of an answer that consists of calls: of any tool, or exactly one of the named tool."""
+    """The JSON Schema of an answer that consists of calls: any, or exactly one where that is demanded."""
     named = choice.mode is ToolChoiceMode.NAMED
     offered = [tool for tool in tools if not named or tool.name == choice.name]
     definitions = {f"tool{i}": _parameters(tool, f"#/$defs/tool{i}") for i, tool in enumerate(offered)}
@@ -29,7 +29,7 @@ def calls_schema(tools: Sequence[Tool], choice: ToolChoice) -> dict[str, Any]:
         "items": {"anyOf": calls},
         "$defs": definitions,
     }
-    if named:
+    if named or not choice.parallel_calls:
         schema["maxItems"] = 1
     return schema
 

@@ -3,18 +3,18 @@
 import ast
 import json
 import re
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 FENCE = "```"
-_FENCE_MARKS = ("", "json", "tool_code")
-OPENER = re.compile(r"[\[{`]")
+_FENCE_MARKS = ("", "json", "python", "tool_code")
+_OPENER = re.compile(r"[\[{`]")
+_LINE_START = re.compile(r"^[ \t]*", re.MULTILINE)
 _WORD = re.compile(r"[A-Za-z_]*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
 _STRING = re.compile(r'"((?:[^"\\]|\\.)*)("?)', re.DOTALL)
-# What may stand before the part of a collected construct that is parsed: a fence, a list's comma or bracket.
-COLLECTED = re.compile(r"\s*(?:```[a-z_]*\s*)?(?:[\[,]\s*(?=\{)|,\s*)?")
 _ARGUMENT_KEYS = ("parameters", "arguments")
 
 
@@ -30,7 +30,8 @@ class NoCall(Exception):
 class Opening:
     """The start of a call, from which on it is certain (`name` is set) or to be collected up to its end.
 
-    `end` is where the arguments start, or where collecting does; `in_list` and `fenced` say what encloses it.
+    `end` is where the arguments start, or where the call to be collected does; `in_list` and `fenced` say
+    what encloses it.
     """
 
     end: int
@@ -54,21 +55,26 @@ class Reader:
         Raises:
             NoCall, Incomplete
         """
-        mark = self._fence() if self._text.startswith("`") else None
-        fenced = mark is not None
-        if mark == "tool_code" and self._peek() not in "[{":
-            return self._python(self.at, in_list=False, fenced=True)
-        if self._peek() == "[":
-            start = self.at
-            self.at += 1
-            if self._peek() != "{":
-                return self._python(start, in_list=True, fenced=fenced)
-            return self.element(in_list=True, fenced=fenced)
-        return self.element(in_list=False, fenced=fenced)
+        fenced = self._text.startswith("`")
+        if fenced:
+            self._fence()
+        return self.statement(fenced=fenced)
+
+    def statement(self, *, fenced: bool) -> Opening:
+        """A call's start, or that of a list of calls."""
+        in_list = self._peek() == "["
+        self.at += in_list
+        return self.element(in_list=in_list, fenced=fenced)
 
     def element(self, *, in_list: bool, fenced: bool) -> Opening:
-        """A call as a JSON object, up to its arguments; one whose name comes last has to be collected."""
-        start = self.at + self._space()
+        """A call's start: a JSON object up to its arguments, or what has to be collected as a whole."""
+        if self._peek() == "{":
+            return self._json(in_list=in_list, fenced=fenced)
+        return self._python(in_list=in_list, fenced=fenced)
+
+    def _json(self, *, in_list: bool, fenced: bool) -> Opening:
+        """An object's name comes before its arguments, or it has to be collected."""
+        start = self.at
         self._expect("{")
         key = self._string(("name", *_ARGUMENT_KEYS))
         self._expect(":")
@@ -91,7 +97,14 @@ class Reader:
         self.at += 1
         return mark
 
-    def _fence(self) -> str:
+    def skips(self, mark: str) -> bool:
+        """Whether `mark` is the next character behind white space, which is skipped then."""
+        if self._peek() != mark:
+            return False
+        self.at += 1
+        return True
+
+    def _fence(self) -> None:
         head = self._text[: len(FENCE)]
         if head != FENCE[: len(head)]:
             raise NoCall
@@ -101,20 +114,34 @@ class Reader:
         if word[0] not in _FENCE_MARKS:
             raise NoCall
         self.at = word.end()
-        return word[0]
 
-    def _python(self, start: int, *, in_list: bool, fenced: bool) -> Opening:
-        name = _IDENTIFIER.match(self._text, self.at)
-        if name is None:
+    def _python(self, *, in_list: bool, fenced: bool) -> Opening:
+        """A name on offer, its bracket, and behind that nothing or a keyword: prose is told apart early."""
+        start = self.at
+        if not self.names_tool(start):
             raise NoCall
-        if name.end() == len(self._text) and any(known.startswith(name[0]) for known in self._names):
+        name = _IDENTIFIER.match(self._text, start)
+        assert name is not None
+        if name.end() == len(self._text):
             raise Incomplete
-        if name[0] not in self._names:
-            raise NoCall
         self.at = name.end()
-        if self._peek() != "(":
-            raise NoCall
+        self._expect("(")
+        if self._peek() != ")":
+            keyword = _IDENTIFIER.match(self._text, self.at)
+            if keyword is None:
+                raise NoCall
+            self.at = keyword.end()
+            self._expect("=")
         return Opening(start, None, in_list, fenced, python=True)
+
+    def names_tool(self, at: int) -> bool:
+        """Whether a tool's name stands there, or, at the end of the text, what may become one."""
+        name = _IDENTIFIER.match(self._text, at)
+        if name is None:
+            return False
+        if name.end() == len(self._text):
+            return any(known.startswith(name[0]) for known in self._names)
+        return name[0] in self._names
 
     def _space(self) -> int:
         rest = self._text[self.at :]
@@ -145,42 +172,83 @@ class Reader:
         return match[1]
 
 
-class Balance:
-    """Finds the bracket that closes the first one, in text that comes in pieces."""
+def call_start(text: str, names: frozenset[str], *, at_line_start: bool) -> int | None:
+    """Where the first thing that may be a call begins: a bracket, a fence, or a tool's name on a new line.
 
-    def __init__(self, *, python: bool) -> None:
-        self._plain = re.compile(r"[\[\](){}\"']" if python else r"[\[\]{}\"]")
+    `at_line_start` says whether the text itself begins on a new line.
+    """
+    opener = _OPENER.search(text)
+    end = opener.start() if opener else len(text)
+    reader = Reader(text, names)
+    for line in _LINE_START.finditer(text, 0, end):
+        if (line.start() or at_line_start) and reader.names_tool(line.end()):
+            return line.end()
+    return opener.start() if opener else None
+
+
+def stands_alone(follows: str, *, fenced: bool) -> bool:
+    """Whether nothing but the end of the line, or of the fenced block, follows a Python call.
+
+    Raises:
+        Incomplete
+    """
+    rest = follows.lstrip(" \t\r")
+    if not rest or (fenced and rest != FENCE and FENCE.startswith(rest)):
+        raise Incomplete
+    return rest.startswith("\n") or (fenced and rest.startswith(FENCE))
+
+
+class Balance:
+    """Finds the bracket that closes the first one, in text that comes in pieces.
+
+    Attributes:
+        at: how much of the text has been looked at; what lies behind cannot be understood without more.
+    """
+
+    def __init__(self, *, python: bool, at: int = 0) -> None:
+        self.at = at
+        self._plain = _PYTHON_MARKS if python else _JSON_MARKS
+        self._python = python
         self._depth = 0
         self._quote = ""
-        self._escaped = False
 
-    def advance(self, text: str, at: int) -> int | None:
-        """Where the closing bracket ends, or None; looks at text[at:] and remembers where it stands."""
-        if self._escaped and at < len(text):
-            at, self._escaped = at + 1, False
-        while at < len(text):
-            pattern = _QUOTED[self._quote] if self._quote else self._plain
-            mark = pattern.search(text, at)
-            if mark is None:
+    def advance(self, text: str) -> int | None:
+        """Where the closing bracket ends, or None; `text` is all of it, from its beginning."""
+        while mark := (_QUOTED[self._quote] if self._quote else self._plain).search(text, self.at):
+            found = mark[0]
+            if mark.end() == len(text) and self._may_go_on(found):
+                self.at = mark.start()
                 return None
-            at = mark.end()
-            if mark[0] == "\\":
-                self._escaped = at == len(text)
-                at += 1
-            elif mark[0] in "\"'":
-                self._quote = "" if self._quote else mark[0]
+            self.at = mark.end()
+            if found[0] == "\\":
+                continue
+            if found[0] in "\"'":
+                # Two quotes are an empty string.
+                self._quote = "" if self._quote or len(found) == 2 else found
             else:
-                self._depth += 1 if mark[0] in "[({" else -1
+                self._depth += 1 if found in "[({" else -1
                 if self._depth == 0:
-                    return at
+                    return self.at
+        # Quotes at the end may be the beginning of the three that end a string.
+        ending = text[self.at :] if len(self._quote) == 3 else ""
+        self.at = len(text) - len(ending) + len(ending.rstrip(self._quote[:1] or None))
         return None
 
+    def _may_go_on(self, mark: str) -> bool:
+        """Whether a mark at the end of the text may be the beginning of a longer one."""
+        if self._quote:
+            return mark == "\\"
+        return self._python and mark in ('"', '""', "'", "''")
 
-_QUOTED = {'"': re.compile(r'[\\"]'), "'": re.compile(r"[\\']")}
+
+_JSON_MARKS = re.compile(r'[\[\]{}"]')
+_PYTHON_MARKS = re.compile(r"""[\[\](){}]|"{1,3}|'{1,3}""")
+# What ends a string, and what keeps the character behind it from doing so.
+_QUOTED = {quote: re.compile(rf"\\.?|{quote}", re.DOTALL) for quote in ('"', "'", '"""', "'''")}
 
 
-def json_calls(text: str) -> list[tuple[str, str]]:
-    """The call that a JSON object makes.
+def json_call(text: str) -> tuple[str, str]:
+    """The name and the arguments, as JSON text, of the call that a JSON object makes.
 
     Raises:
         NoCall
@@ -195,7 +263,7 @@ def json_calls(text: str) -> list[tuple[str, str]]:
     ((key, arguments),) = value.items() or [("parameters", None)]
     if key not in _ARGUMENT_KEYS or not isinstance(arguments, dict | None):
         raise NoCall
-    return [(name, json.dumps(arguments or {}, ensure_ascii=False))]
+    return name, _dump(arguments or {})
 
 
 def _refuse_constant(name: str) -> None:
@@ -203,30 +271,33 @@ def _refuse_constant(name: str) -> None:
     raise NoCall(name)
 
 
-def python_calls(text: str) -> list[tuple[str, str]]:
-    """The calls of a Python list of calls, or of a single one; nothing is evaluated.
+def python_call(text: str) -> tuple[str, str]:
+    """The name and the arguments, as JSON text, of a Python call; nothing is evaluated.
 
     Raises:
         NoCall
     """
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
-        calls = tree.elts if isinstance(tree, ast.List) else [tree]
-        return [
-            (_python_name(call), json.dumps(_python_arguments(call), ensure_ascii=False)) for call in calls
-        ]
+        with warnings.catch_warnings(action="ignore"):  # about escapes such as \d, which Python knows not
+            call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name | ast.Attribute):
+            raise NoCall
+        return ast.unparse(call.func), _dump(_python_arguments(call))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NoCall from error
 
 
-def _python_name(call: ast.expr) -> str:
-    if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name | ast.Attribute):
-        raise NoCall
-    return ast.unparse(call.func)
+def _dump(arguments: dict[str, Any]) -> str:
+    """JSON text, with escapes only where half a character would be no text."""
+    text = json.dumps(arguments, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(arguments)
+    return text
 
 
-def _python_arguments(call: ast.expr) -> dict[str, Any]:
-    assert isinstance(call, ast.Call)
+def _python_arguments(call: ast.Call) -> dict[str, Any]:
     if call.args or any(keyword.arg is None for keyword in call.keywords):
         raise NoCall
     arguments = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}

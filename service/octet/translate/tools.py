@@ -3,9 +3,9 @@
 A call is written in one of these ways, alone or between other text:
 
 * a JSON object ``{"name": "f", "parameters": {...}}``; ``arguments`` may stand for ``parameters``;
-* a JSON list of such objects;
-* a list of Python calls with keyword arguments that are literals: ``[f(a="b"), g()]``;
-* one of these in a fenced block marked json, tool_code or not at all; under tool_code also ``f(a="b")``.
+* a Python call with keyword arguments that are literals, alone on its lines: ``f(a="b")``;
+* a list of such objects or calls: ``[f(a="b"), g()]``;
+* one or more of these in a fenced block marked json, python, tool_code or not at all.
 
 Only the names of tools on offer make a call. Whatever else looks like one stays text.
 """
@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from octet.translate.tool_syntax import (
-    COLLECTED,
     FENCE,
-    OPENER,
     Balance,
     Incomplete,
     NoCall,
     Opening,
     Reader,
-    json_calls,
-    python_calls,
+    call_start,
+    json_call,
+    python_call,
+    stands_alone,
 )
 
 
@@ -57,10 +57,12 @@ Found = TextFound | CallFound | ArgumentsFound
 class _State(Enum):
     TEXT = auto()  # outside of calls
     COLLECT = auto()  # in something that is decided on at its closing bracket
+    COLLECTED = auto()  # behind that bracket
     ARGUMENTS = auto()  # in the arguments of a call that has been reported
     OBJECT_END = auto()  # behind those, before the brace that ends the call
     ELEMENT_END = auto()  # behind a call in a list
-    FENCE_END = auto()  # behind the last call of a fenced block
+    FENCE_END = auto()  # behind a call in a fenced block
+    DONE = auto()  # behind the only call that is wanted
 
 
 class ToolCallScanner:
@@ -71,20 +73,27 @@ class ToolCallScanner:
     written anew as JSON when the call is complete. White space next to a call is left out.
     """
 
-    def __init__(self, names: Collection[str]) -> None:
-        """`names` are the tools on offer."""
+    def __init__(self, names: Collection[str], *, one_call: bool = False) -> None:
+        """`names` are the tools on offer; with `one_call` the answer ends behind the first."""
         self._names = frozenset(names)
+        self._one_call = one_call
         self._buffer = ""
         self._state = _State.TEXT
         self._balance = Balance(python=False)
-        self._scanned = 0  # how much of the buffer the balance has seen
+        self._begin = 0  # where in the buffer begins what is collected
         self._in_list = False
         self._fenced = False
         self._python = False
         self._calls = 0
+        self._at_line_start = True
         self._space = ""  # white space that is dropped if a call follows
         self._behind_call = False
         self._found: list[Found] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether the only call that was wanted is complete; whatever follows is dropped."""
+        return self._state is _State.DONE
 
     def feed(self, text: str) -> list[Found]:
         """Takes the next piece of the answer; returns what has become certain."""
@@ -94,6 +103,8 @@ class ToolCallScanner:
 
     def finish(self) -> list[Found]:
         """The answer has ended; returns the rest. What has not become a call by now is text."""
+        if self._state is _State.COLLECTED:
+            self._conclude()
         rest, self._buffer = self._buffer, ""
         if self._state is _State.ARGUMENTS:
             self._arguments(rest)
@@ -112,10 +123,12 @@ class ToolCallScanner:
         steps = {
             _State.TEXT: self._step_text,
             _State.COLLECT: self._step_collect,
+            _State.COLLECTED: self._step_collected,
             _State.ARGUMENTS: self._step_arguments,
             _State.OBJECT_END: self._step_object_end,
             _State.ELEMENT_END: self._step_element_end,
             _State.FENCE_END: self._step_fence_end,
+            _State.DONE: self._step_done,
         }
         try:
             while self._buffer:
@@ -126,63 +139,81 @@ class ToolCallScanner:
     # Each step takes something off the buffer or changes the state, or raises Incomplete.
 
     def _step_text(self) -> None:
-        start = OPENER.search(self._buffer)
+        start = call_start(self._buffer, self._names, at_line_start=self._at_line_start)
+        self._text(self._cut(len(self._buffer) if start is None else start))
         if start is None:
-            self._text(self._cut(len(self._buffer)))
             return
-        self._text(self._cut(start.start()))
         try:
             opening = Reader(self._buffer, self._names).opening()
         except NoCall:
             self._text(self._cut(1))
-            return
-        self._enter(opening)
+        else:
+            self._enter(opening)
 
     def _enter(self, opening: Opening) -> None:
         self._in_list, self._fenced, self._python = opening.in_list, opening.fenced, opening.python
-        self._balance = Balance(python=opening.python)
         if opening.name is None:
-            self._state, self._scanned = _State.COLLECT, opening.end
+            self._begin, self._state = opening.end, _State.COLLECT
+            self._balance = Balance(python=opening.python, at=opening.end)
         else:
             self._call(opening.name)
             self._cut(opening.end)
-            self._state, self._scanned = _State.ARGUMENTS, 0
+            self._state, self._balance = _State.ARGUMENTS, Balance(python=False)
 
     def _step_collect(self) -> None:
-        end = self._balance.advance(self._buffer, self._scanned)
-        if end is None:
-            self._scanned = len(self._buffer)
+        if self._balance.advance(self._buffer) is None:
             raise Incomplete
-        begin = COLLECTED.match(self._buffer)
-        collected = self._cut(end)
+        self._state = _State.COLLECTED if self._python else _State.TEXT
+        if not self._python:
+            self._conclude()
+
+    def _step_collected(self) -> None:
+        """What follows a Python call tells whether it is one, or a part of something else."""
+        follows = self._buffer[self._balance.at :]
         try:
-            calls = (python_calls if self._python else json_calls)(collected[begin.end() if begin else 0 :])
-            if any(name not in self._names for name, _ in calls):
+            if self._in_list:
+                Reader(follows, self._names).one_of(",]")
+            elif not stands_alone(follows, fenced=self._fenced):
                 raise NoCall
         except NoCall:
-            self._text(collected)
             self._state = _State.TEXT
+            self._text(self._cut(self._balance.at))
+        else:
+            self._conclude()
+
+    def _conclude(self) -> None:
+        """Takes what was collected off the buffer, as a call or as text."""
+        written = self._cut(self._balance.at)
+        try:
+            name, arguments = (python_call if self._python else json_call)(written[self._begin :])
+            if name not in self._names:
+                raise NoCall
+        except NoCall:
+            self._state = _State.TEXT
+            self._text(written)
             return
-        for name, arguments in calls:
-            self._call(name)
-            self._arguments(arguments)
-        # A Python list is collected as a whole, a JSON object alone or as an element.
-        self._end_call(in_list=self._in_list and not self._python)
+        self._call(name)
+        self._arguments(arguments)
+        self._end_call()
 
     def _step_arguments(self) -> None:
-        end = self._balance.advance(self._buffer, 0)
-        self._arguments(self._cut(len(self._buffer) if end is None else end))
-        if end is not None:
-            self._state = _State.OBJECT_END
+        end = self._balance.advance(self._buffer)
+        self._arguments(self._cut(self._balance.at))
+        self._balance.at = 0
+        if end is None:
+            raise Incomplete
+        self._state = _State.DONE if self._one_call else _State.OBJECT_END
 
     def _step_object_end(self) -> None:
         if self._skip("}"):
-            self._end_call(in_list=self._in_list)
+            self._end_call()
         else:
             self._state = _State.TEXT
 
-    def _end_call(self, *, in_list: bool) -> None:
-        if in_list:
+    def _end_call(self) -> None:
+        if self._one_call:
+            self._state = _State.DONE
+        elif self._in_list:
             self._state = _State.ELEMENT_END
         else:
             self._state = _State.FENCE_END if self._fenced else _State.TEXT
@@ -190,21 +221,30 @@ class ToolCallScanner:
     def _step_element_end(self) -> None:
         reader = Reader(self._buffer, self._names)
         try:
-            mark = reader.one_of(",]")
-            if mark == ",":
+            opening = None
+            if reader.one_of(",]") == "," and not reader.skips("]"):
                 opening = reader.element(in_list=True, fenced=self._fenced)
         except NoCall:
             self._state = _State.TEXT
             return
-        if mark == "]":
+        if opening is None:
             self._cut(reader.at)
-            self._end_call(in_list=False)
+            self._in_list = False
+            self._end_call()
         else:
             self._enter(opening)
 
     def _step_fence_end(self) -> None:
-        self._skip(FENCE)
-        self._state = _State.TEXT
+        if self._skip(FENCE):
+            self._state = _State.TEXT
+            return
+        try:
+            self._enter(Reader(self._buffer, self._names).statement(fenced=True))
+        except NoCall:
+            self._state = _State.TEXT
+
+    def _step_done(self) -> None:
+        self._buffer = ""
 
     def _skip(self, mark: str) -> bool:
         """Takes `mark` and the white space before it off the buffer, if they are there."""
@@ -221,6 +261,8 @@ class ToolCallScanner:
         return head
 
     def _text(self, text: str) -> None:
+        line = text.rpartition("\n")[2]
+        self._at_line_start = not line.strip(" \t") and ("\n" in text or self._at_line_start)
         text = self._space + text
         if self._behind_call:
             text = text.lstrip()
@@ -235,7 +277,7 @@ class ToolCallScanner:
                 self._found.append(TextFound(kept))
 
     def _call(self, name: str) -> None:
-        self._space, self._behind_call = "", True
+        self._space, self._behind_call, self._at_line_start = "", True, False
         self._found.append(CallFound(self._calls, name))
         self._calls += 1
 

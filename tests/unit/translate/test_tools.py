@@ -12,7 +12,7 @@ from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
 from octet.translate.tool_schema import calls_schema
 from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
 
-NAMES = ("get_weather", "get", "f", "db.query", "send-mail")
+NAMES = ("get_weather", "get", "f", "g", "db.query", "send-mail")
 
 
 def merged(found: list[Found]) -> list[tuple[str, ...]]:
@@ -63,6 +63,30 @@ CALLS = [
         [("f", '{"a": "it\'s", "b": [1, -2.5, [3]], "c": {"k": null}}')],
     ),
     ("[db.query(text=true)]", [("db.query", '{"text": true}')]),
+    (
+        "[f(a=-1, b=-0.5, c=[[], {}], d={'x': {'y': [None]}},)]",
+        [("f", '{"a": -1, "b": -0.5, "c": [[], {}], "d": {"x": {"y": [null]}}}')],
+    ),
+    (
+        """[f(a="it's ] (", b='"', c="\\\\", d=""), g()]""",
+        [("f", """{"a": "it's ] (", "b": "\\"", "c": "\\\\", "d": ""}"""), ("g", "{}")],
+    ),
+    (
+        '[f(a=\'\'\'it\\\'s "so",\n)\'\'\', b="""x""\\""""), g(),]',
+        [("f", '{"a": "it\'s \\"so\\",\\n)", "b": "x\\"\\"\\""}'), ("g", "{}")],
+    ),
+    ("[ f ( a = 1 ) ,\n  g ( ) ]", [("f", '{"a": 1}'), ("g", "{}")]),
+    (r'[f(a="\d+")]', [("f", r'{"a": "\\d+"}')]),
+    ('[f(a="\\ud83d")]', [("f", '{"a": "\\ud83d"}')]),
+    ('{"arguments": {"a": "\\ud83d"}, "name": "f"}', [("f", '{"a": "\\ud83d"}')]),
+    ('[{"name": "f", "parameters": {"a": -1.5e3}},]', [("f", '{"a": -1.5e3}')]),
+    ('get_weather(city="Oslo")', [("get_weather", '{"city": "Oslo"}')]),
+    ("  g()\r\nf(\n  a=1,\n)\n", [("g", "{}"), ("f", '{"a": 1}')]),
+    ('```python\nf(a="日本")\n```', [("f", '{"a": "日本"}')]),
+    ("```python\n[f(a=1), g()]\n```", [("f", '{"a": 1}'), ("g", "{}")]),
+    ("```json\n[f(a=1)]```", [("f", '{"a": 1}')]),
+    ("```tool_code\nf(a=1)\ng()\n\nget(b=[2])```", [("f", '{"a": 1}'), ("g", "{}"), ("get", '{"b": [2]}')]),
+    ('```json\n{"name": "f", "arguments": {}}\n{"name": "g"}\n```', [("f", "{}"), ("g", "{}")]),
     ("```tool_code\n[f(a=1)]\n```", [("f", '{"a": 1}')]),
     ('```tool_code\nget_weather(city="Århus")\n```', [("get_weather", '{"city": "Århus"}')]),
     ('[{"name": "send-mail", "parameters": {"to": "é"}}]', [("send-mail", '{"to": "é"}')]),
@@ -98,8 +122,28 @@ def test_text_around_calls_stays_text(text: str, calls: list[tuple[str, str]]) -
         "[f(a=b'x')]",
         "[f(a=1e999)]",
         "[f(a=1, a=2)]",
-        "[f(a=1), 2]",
+        "[f(a=1) + 2]",
+        "[f(a=1) for x in y]",
+        "[f(a={1})]",
+        "[f(a={1: 2})]",
+        "[f(a=f'{x}')]",
+        "[f(a=b)]",
+        "[f(a=__import__('os').system('true'))]",
+        "[f(a=(lambda: 1)())]",
+        "[f(a=1).run()]",
         "[f(a=",
+        "f(x) is a function of x.",
+        "f(a=1) sets a.",
+        "f(a=1); g()",
+        "f(a=1) # sets a",
+        "Call f(a=1)",
+        "f = 1\nf: 2\nget\nget_weather",
+        "get_weather (in Oslo)",
+        "f(a==1)",
+        "f(a=1",
+        "f(a=open('x'))\n",
+        "```python\nf(a=1).run()\n```",
+        "```python\nx = f(a=1)\n```",
         '{"name": "f", "parameters": "x"}',
         '{"parameters": {"a": NaN}, "name": "f"}',
         '{"arguments": {}, "name": "f", "more": 1}',
@@ -117,9 +161,57 @@ def test_what_is_no_call_stays_the_same_text(text: str) -> None:
     assert scan(*text) == scan(text)
 
 
-def test_an_unknown_tool_later_in_a_list_is_text() -> None:
-    text = '[{"name": "f", "parameters": {}}, {"name": "unknown", "parameters": {}}]'
-    assert scan(text) == [("call", "f", "{}"), ("text", ', {"name": "unknown", "parameters": {}}]')]
+@pytest.mark.parametrize(
+    ("call", "rest"),
+    [
+        ('[{"name": "f", "parameters": {}}', ', {"name": "unknown", "parameters": {}}]'),
+        ("[f()", ", unknown(a=1)]"),
+        ("[f()", ", 2]"),
+        ("[f()", ", g(1), f()]"),
+        ("[f()", ", g("),
+        ("[f()", "]]"),
+        ("f()\n", "g(1)"),
+        ("```python\nf()\n", "print(1)\n```"),
+    ],
+)
+def test_calls_count_although_what_follows_is_none(call: str, rest: str) -> None:
+    text = rest.removeprefix("]")
+    assert scan(call + rest) == [("call", "f", "{}"), ("text", text)]
+    assert scan(*(call + rest)) == scan(call + rest)
+
+
+def test_a_list_cut_off_behind_a_call() -> None:
+    assert scan('[f(a="b")') == [("call", "f", '{"a": "b"}')]
+    assert scan('[f(a="b"),') == [("call", "f", '{"a": "b"}'), ("text", ",")]
+
+
+@pytest.mark.parametrize(("text", "calls"), CALLS)
+def test_all_cuts_in_two_and_three(text: str, calls: list[tuple[str, str]]) -> None:
+    whole = scan(f"So: {text} and so on", "\nf()")
+    for i in range(len(text) + 4):
+        for j in range(i, min(i + 4, len(text) + 4)):
+            around = f"So: {text} and so on"
+            assert scan(around[:i], around[i:j], around[j:], "\nf()") == whole
+
+
+@pytest.mark.parametrize(("text", "calls"), CALLS)
+def test_the_only_call_that_is_wanted(text: str, calls: list[tuple[str, str]]) -> None:
+    scanner = ToolCallScanner(NAMES, one_call=True)
+    found: list[Found] = []
+    for character in f"Look:\n{text}\n[f()] g()":
+        found += scanner.feed(character)
+    assert scanner.done
+    assert merged(found) == [("text", "Look:"), ("call", *calls[0])]
+    assert scanner.feed("[f()]") == scanner.finish() == []
+
+
+def test_the_only_call_ends_before_the_second_begins() -> None:
+    scanner = ToolCallScanner(NAMES, one_call=True)
+    scanner.feed('[{"name": "f", "parameters": {"a": 1}')
+    assert scanner.done
+    scanner = ToolCallScanner(NAMES, one_call=True)
+    scanner.feed("[f(a=1),")
+    assert scanner.done
 
 
 def test_a_truncated_call_keeps_what_was_sent() -> None:
@@ -162,7 +254,11 @@ SCRAPS = st.sampled_from(
         "`",
         "```",
         "```json\n",
+        "```python\n",
         "```tool_code\n",
+        '"""',
+        "f(a=",
+        "\nget(",
         '"',
         "'",
         "\\",
@@ -235,6 +331,15 @@ def test_schema_of_required_calls(answer: Any, valid: bool) -> None:
     schema = calls_schema(TOOLS, ToolChoice(ToolChoiceMode.REQUIRED))
     jsonschema.Draft202012Validator.check_schema(schema)
     assert jsonschema.Draft202012Validator(schema).is_valid(answer) is valid
+
+
+def test_schema_of_a_single_call() -> None:
+    schema = calls_schema(TOOLS, ToolChoice(ToolChoiceMode.REQUIRED, parallel_calls=False))
+    validator = jsonschema.Draft202012Validator(schema)
+    call = {"name": "h", "parameters": {}}
+    assert validator.is_valid([call])
+    assert not validator.is_valid([call, call])
+    assert not validator.is_valid([])
 
 
 def test_schema_of_a_named_call_takes_that_tool_once() -> None:
