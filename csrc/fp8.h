@@ -1,9 +1,18 @@
-// FP8 formats and the numerical contract of per-token quantization, in one place.
+// FP8 formats and the numerical contracts, in one place: of the quantization per token,
 //
 //   row:      m = max |f32(x)| over the row, NaN ignored; with an upper bound, m = min(m, bound)
 //             s = max(m / FMAX, 1 / (FMAX * 512))                     (IEEE f32 division)
 //   element:  q = f32(x) / s                                          (IEEE f32 division)
 //             code = round-to-nearest-even(max(-FMAX, min(q, FMAX)))  (NaN -> +FMAX, -0 -> 0x80)
+//
+// and of the quantization of weights per output channel, which is compressed-tensors' (0.19). E is
+// the dtype of the weights; -> E rounds to it, to nearest even.
+//
+//   row:      m = max |w| over the row
+//             s = m / FMAX -> E; eps(E), the distance from 1 to the next value, where that is 0
+//   element:  q = w / s -> E
+//             code = round-to-nearest-even(max(-FMAX, min(q, FMAX)))      (q = -0 -> 0x00)
+//   A row that holds NaN or an infinity has a NaN or an infinity as its scale, and NaN codes.
 //
 // The scalar functions below are the reference that every kernel equals bit for bit, on the host
 // and on the device. They have internal linkage on purpose: this header is also included by files

@@ -29,6 +29,22 @@ struct PerTokenQuant {
 // Quantizes the rows [begin, end).
 using PerTokenQuantKernel = void (*)(const PerTokenQuant& args, int64_t begin, int64_t end);
 
+// Quantization of each row of w, [rows, in_features], with its own scale of w's dtype (see fp8.h,
+// "per output channel"). Strides are in elements, from row to row.
+struct PerChannelQuant {
+  const void* w;
+  Dtype dtype;  // of w and of scale
+  int64_t w_stride;
+  int64_t in_features;
+  Fp8Format format;
+  uint8_t* q;  // codes, [rows, in_features]
+  int64_t q_stride;
+  void* scale;  // [rows]
+};
+
+// Quantizes the rows [begin, end).
+using PerChannelQuantKernel = void (*)(const PerChannelQuant& args, int64_t begin, int64_t end);
+
 // out[t, n] = x_scale[t] * w_scale[n] * sum_k x[t, k] * w[n, k] + bias[n], accumulated in f32 over
 // exactly decoded operands and rounded once.
 struct Fp8Linear {
@@ -73,6 +89,7 @@ constexpr size_t kScratchAlignment = 64;
 // One kernel of each kind: what an entry of the dispatch table provides.
 struct Kernels {
   PerTokenQuantKernel per_token_quant;
+  PerChannelQuantKernel per_channel_quant;
   Fp8LinearKernel fp8_linear;
   Fp8LinearLimitsOf fp8_linear_limits;
 };

@@ -32,13 +32,21 @@ constexpr uint32_t kAvx512Features = kAvx2Features | kAvx512f | kAvx512bw | kAvx
 
 // Ordered from the plainest to the fastest: the last entry that the machine supports is used.
 constexpr Implementation kImplementations[] = {
-    {"scalar", 0, {per_token_quant_scalar, fp8_linear_scalar, fp8_linear_limits_scalar}},
+    {"scalar",
+     0,
+     {per_token_quant_scalar, per_channel_quant_scalar, fp8_linear_scalar,
+      fp8_linear_limits_scalar}},
 #ifdef OCTET_X86_64
-    {"avx2", kAvx2Features, {per_token_quant_avx2, fp8_linear_avx2, fp8_linear_limits_avx2}},
-    {"avx512", kAvx512Features, {per_token_quant_avx512, fp8_linear_avx2, fp8_linear_limits_avx2}},
+    {"avx2",
+     kAvx2Features,
+     {per_token_quant_avx2, per_channel_quant_avx2, fp8_linear_avx2, fp8_linear_limits_avx2}},
+    {"avx512",
+     kAvx512Features,
+     {per_token_quant_avx512, per_channel_quant_avx512, fp8_linear_avx2, fp8_linear_limits_avx2}},
     {"avx512_bf16",
      kAvx512Features | kAvx512vbmi | kAvx512bf16,
-     {per_token_quant_avx512, fp8_linear_avx512_bf16, fp8_linear_limits_avx512_bf16}},
+     {per_token_quant_avx512, per_channel_quant_avx512, fp8_linear_avx512_bf16,
+      fp8_linear_limits_avx512_bf16}},
 #endif
 };
 

@@ -9,6 +9,10 @@ void per_token_quant_scalar(const PerTokenQuant& args, int64_t begin, int64_t en
 void per_token_quant_avx2(const PerTokenQuant& args, int64_t begin, int64_t end);
 void per_token_quant_avx512(const PerTokenQuant& args, int64_t begin, int64_t end);
 
+void per_channel_quant_scalar(const PerChannelQuant& args, int64_t begin, int64_t end);
+void per_channel_quant_avx2(const PerChannelQuant& args, int64_t begin, int64_t end);
+void per_channel_quant_avx512(const PerChannelQuant& args, int64_t begin, int64_t end);
+
 void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx512_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);

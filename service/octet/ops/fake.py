@@ -19,6 +19,11 @@ def _per_token_quant_fp8_out(
     return None
 
 
+@torch.library.register_fake("octet::per_channel_quant_fp8_out")  # type: ignore[untyped-decorator]
+def _per_channel_quant_fp8_out(w: torch.Tensor, *, q: torch.Tensor, scale: torch.Tensor) -> None:
+    return None
+
+
 @torch.library.register_fake("octet::fp8_linear")  # type: ignore[untyped-decorator]
 def _fp8_linear(
     xq: torch.Tensor,

@@ -34,6 +34,23 @@ def per_token_quant_fp8(
     return saturated.to(dtype), scale
 
 
+def per_channel_quant_fp8(
+    w: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`octet.ops.per_channel_quant_fp8` computes, bit for bit; takes and returns the same.
+
+    The steps, and where each is rounded to the dtype of ``w``, are those of compressed-tensors 0.19:
+    ``calculate_qparams`` and ``_quantize``, whose addition of a zero point of 0 is what makes -0 a +0.
+    """
+    largest = torch.finfo(dtype).max
+    amax = w.abs().amax(dim=1, keepdim=True) if w.shape[1] else w.new_zeros((w.shape[0], 1))
+    scale = amax / largest
+    scale = torch.where(scale == 0, torch.finfo(w.dtype).eps, scale)
+    quotient = w / scale + 0.0
+    codes = quotient.to(torch.float32).clamp(-largest, largest).masked_fill(~scale.isfinite(), torch.nan)
+    return codes.to(dtype), scale
+
+
 def fp8_linear(
     xq: torch.Tensor,
     x_scale: torch.Tensor,
