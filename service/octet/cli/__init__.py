@@ -13,6 +13,7 @@ _COMMANDS = {
     "chat": "Ask a server, and print its answer as it streams.",
     "demo": "Serve the checkpoint that ships with Octet, and ask it three things.",
     "doctor": "Say what is installed, and whether a model would run.",
+    "quantize": "Make an FP8-Dynamic checkpoint.",
     "serve": "Serve a model over gRPC.",
 }
 """What exists, and its one-line help; module octet.cli.NAME holds the command NAME."""

@@ -1,0 +1,123 @@
+"""`octet quantize`: make an FP8-Dynamic checkpoint."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from octet.errors import OctetError
+from octet.quantize.options import DEFAULT_IGNORE, DEFAULT_TARGETS, Format, Options
+
+if TYPE_CHECKING:
+    from octet.quantize.checkpoint import Phase, Result
+
+_FORMATS = click.Choice([format.value for format in Format])
+_INTERRUPTED = 130
+
+
+@click.command()
+@click.argument("source")
+@click.argument("destination", type=click.Path(path_type=Path))
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option("--weights", type=_FORMATS, default="e4m3", show_default=True, help="Format of the weights.")
+@click.option(
+    "--activations",
+    type=_FORMATS,
+    default="e4m3",
+    show_default=True,
+    help="Format in which activations are quantized when the model is served.",
+)
+@click.option(
+    "--targets",
+    multiple=True,
+    default=DEFAULT_TARGETS,
+    show_default=True,
+    metavar="LAYERS",
+    help="Layers to quantize: Linear, a layer's name, or re:REGEX, which matches the name's start. "
+    "Repeatable.",
+)
+@click.option(
+    "--ignore",
+    multiple=True,
+    default=DEFAULT_IGNORE,
+    show_default=True,
+    metavar="LAYERS",
+    help="Layers not to quantize, in the same terms; replaces the default. Repeatable.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=lambda: len(os.sched_getaffinity(0)),
+    show_default="one per processor",
+    help="Threads that quantize and copy.",
+)
+@click.option(
+    "--verify", is_flag=True, help="Read the result back, compare it with SOURCE, and measure its error."
+)
+def quantize(
+    source: str,
+    destination: Path,
+    revision: str | None,
+    weights: str,
+    activations: str,
+    targets: tuple[str, ...],
+    ignore: tuple[str, ...],
+    workers: int,
+    verify: bool,
+) -> None:
+    """Quantize SOURCE, a directory or a hub id, and write it to DESTINATION.
+
+    Weights of linear layers become FP8 codes with one scale per output channel. No data is needed and no
+    model is run. An interrupted run goes on when it is started again.
+    """
+    from octet.quantize.checkpoint import quantize_checkpoint
+    from octet.quantize.source import open_source
+
+    options = Options(Format(weights), Format(activations), targets, ignore, workers, verify)
+    try:
+        with _progress() as phase:
+            result = quantize_checkpoint(open_source(source, revision), destination, options, phase)
+    except OctetError as error:
+        click.echo(f"octet: error: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        click.echo("octet: interrupted; the same command goes on where this one stopped", err=True)
+        sys.exit(_INTERRUPTED)
+    _report(result)
+
+
+@contextmanager
+def _progress() -> "Iterator[Phase]":
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import TransferSpeedColumn as SpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), SpeedColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
+    ) as progress:
+
+        def phase(name: str, size: int) -> Callable[[int], None]:
+            task = progress.add_task(name, total=size)
+            return lambda done: progress.advance(task, done)
+
+        yield phase
+
+
+def _report(result: "Result") -> None:
+    click.echo(
+        f"{result.directory}: {result.quantized} weights quantized, "
+        f"{result.source_bytes / 1e9:.3f} GB became {result.bytes / 1e9:.3f} GB"
+    )
+    if result.errors:
+        worst = min(result.errors, key=lambda error: error.error.sqnr)
+        click.echo(
+            f"verified: every copied tensor is equal; the worst weight is {worst.name} with "
+            f"{worst.error.sqnr:.2f} dB (output channel {worst.error.worst_channel}: "
+            f"{worst.error.worst_sqnr:.2f} dB)"
+        )

@@ -1,0 +1,88 @@
+"""The README.md of a quantized checkpoint: how it was made, in the form that the hub reads."""
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from octet import __version__
+from octet.quantize.config import quantization_config
+from octet.quantize.options import Options
+from octet.quantize.plan import Plan
+from octet.quantize.source import Source
+from octet.quantize.verify import TensorError
+
+_CARD = "README.md"
+_INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
+_WORST_SHOWN = 10
+
+
+def model_card(source: Source, plan: Plan, options: Options, errors: list[TensorError] | None) -> str:
+    """The card's text; `errors` are those of the quantized tensors, None when they were not measured."""
+    method = quantization_config(options, plan.ignored)["quant_method"]
+    weights, activations = options.weights.name, options.activations.name
+    quantized = sum(tensor.scale is not None for shard in plan.shards for tensor in shard.tensors)
+    revision = f" at revision `{source.revision}`" if source.revision else ""
+    command = f"octet quantize {source.name} DST {_flags(options)}".rstrip()
+    ignored = "\n".join(f"- `{name}`" for name in plan.ignored)
+    per_channel = f"{weights} codes, one scale per output channel: symmetric, round to nearest"
+    body = f"""# {source.name}, FP8-Dynamic
+
+The FP8-Dynamic form of `{source.name}`{revision}, made by Octet {__version__}:
+
+    {command}
+
+| part | format |
+|---|---|
+| weights of {quantized} linear layers | {per_channel} |
+| their inputs | {activations}, one scale per token, computed when the model runs |
+| everything else | as in the source |
+
+No calibration data was used. The files say `quant_method: {method}`.
+
+## Layers that were left as they are
+
+{ignored or "None."}
+
+## Error of the weights
+
+{_error_table(errors)}
+"""
+    return f"---\n{_metadata(source).to_yaml()}\n---\n\n{body}"
+
+
+def _metadata(source: Source) -> ModelCardData:
+    inherited = {}
+    path = source.directory / _CARD
+    if path.is_file():
+        known = ModelCard.load(path).data.to_dict()
+        inherited = {key: known[key] for key in _INHERITED if key in known}
+    if source.revision:
+        inherited |= {"base_model": source.name, "base_model_relation": "quantized"}
+    return ModelCardData(library_name="vllm", tags=["fp8", "octet"], **inherited)
+
+
+def _flags(options: Options) -> str:
+    default = Options()
+    flags = [f"--weights {options.weights.value}", f"--activations {options.activations.value}"]
+    if options.targets != default.targets:
+        flags += [f"--targets '{target}'" for target in options.targets]
+    if options.ignore != default.ignore:
+        flags += [f"--ignore '{pattern}'" for pattern in options.ignore]
+    return " ".join(flags)
+
+
+def _error_table(errors: list[TensorError] | None) -> str:
+    if errors is None:
+        return "Not measured: `octet quantize --verify` does."
+    errors = sorted(errors, key=lambda error: error.error.sqnr)
+    worst, middle, best = (errors[i].error.sqnr for i in (0, len(errors) // 2, -1))
+    lines = [
+        f"Signal to quantization noise of the weights against their source: {worst:.2f} dB at worst, "
+        f"{middle:.2f} dB in the middle, {best:.2f} dB at best. The worst:",
+        "",
+        "| weight | SQNR | worst output channel | its SQNR |",
+        "|---|---|---|---|",
+    ]
+    for weight in errors[:_WORST_SHOWN]:
+        error = weight.error
+        figures = f"{error.sqnr:.2f} dB | {error.worst_channel} | {error.worst_sqnr:.2f} dB"
+        lines.append(f"| `{weight.name}` | {figures} |")
+    return "\n".join(lines)

@@ -1,0 +1,180 @@
+"""Quantizes a checkpoint: from its files to a directory that is there whole, or not at all.
+
+Work goes on beside the destination, in a hidden directory of the same file system: ``checkpoint/`` fills up
+and is renamed when it is complete; the journal beside it lets an interrupted run go on.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from octet.quantize.card import model_card
+from octet.quantize.config import quantization_config
+from octet.quantize.errors import QuantizeError, reason_of
+from octet.quantize.journal import Journal, fingerprint
+from octet.quantize.options import Options
+from octet.quantize.plan import Plan, make_plan
+from octet.quantize.source import CONFIG, INDEX, Source
+from octet.quantize.verify import TensorError, verify_shard
+from octet.quantize.writer import UNFINISHED, flush, write_shard
+
+Phase = Callable[[str, int], Callable[[int], None]]
+"""Begins a phase, by its name and its length in bytes; returns what is to be told of bytes that are done."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was made.
+
+    Attributes:
+        directory: where it is.
+        quantized: number of tensors that were quantized.
+        source_bytes: length of the source's weight files.
+        bytes: length of the new ones.
+        errors: of each quantized tensor; None when they were not measured.
+    """
+
+    directory: Path
+    quantized: int
+    source_bytes: int
+    bytes: int
+    errors: list[TensorError] | None
+
+
+def quantize_checkpoint(source: Source, destination: Path, options: Options, phase: Phase) -> Result:
+    """Writes the quantized checkpoint of `source` to `destination`; the source is only read.
+
+    An interrupted run leaves its work beside the destination, and the same call goes on with it.
+
+    Args:
+        source: what to quantize.
+        destination: a directory that is not there yet, or empty.
+        options: how.
+        phase: shows progress.
+
+    Raises:
+        QuantizeError: it cannot be done. What was done so far is kept.
+    """
+    destination = Path(os.path.abspath(destination))
+    _check_destination(source, destination)
+    plan = make_plan(source, options)
+    work = _work_directory(destination)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+        with Journal(work / "journal", fingerprint(plan, options)) as journal:
+            directory = _prepare(work, plan, journal)
+            _write_weights(plan, directory, journal, options, phase)
+            errors = _verify(plan, directory, options, phase) if options.verify else None
+            _write_rest(source, plan, options, directory, errors)
+            _sync_directory(directory)
+            directory.rename(destination)
+            _sync_directory(destination.parent)
+        shutil.rmtree(work)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise QuantizeError(f"{where}{reason_of(error)}") from error
+    tensors = [tensor for shard in plan.shards for tensor in shard.tensors]
+    return Result(
+        directory=destination,
+        quantized=sum(tensor.scale is not None for tensor in tensors),
+        source_bytes=sum(shard.source.stat().st_size for shard in plan.shards),
+        bytes=sum(shard.header.file_size for shard in plan.shards),
+        errors=errors,
+    )
+
+
+def _work_directory(destination: Path) -> Path:
+    return destination.with_name(f".{destination.name}.octet-quantize")
+
+
+def _check_destination(source: Source, destination: Path) -> None:
+    directory = source.directory.resolve()
+    resolved = destination.resolve()
+    if resolved == directory or directory in resolved.parents or resolved in directory.parents:
+        raise QuantizeError(f"{destination} and the source {directory} are one inside the other")
+    if destination.is_symlink() or (destination.exists() and not destination.is_dir()):
+        raise QuantizeError(f"{destination} is there already, and is no directory")
+    if destination.exists() and any(destination.iterdir()):
+        raise QuantizeError(f"{destination} is there already, and not empty")
+
+
+def _prepare(work: Path, plan: Plan, journal: Journal) -> Path:
+    """The directory to fill: that of the run that is continued, or a new one. Checks the room on the disk."""
+    directory = work / "checkpoint"
+    if not journal.resumed and directory.exists():
+        shutil.rmtree(directory)
+    directory.mkdir(exist_ok=True)
+    files = [directory / shard.name for shard in plan.shards]
+    files += [path.with_name(path.name + UNFINISHED) for path in files]
+    there = sum(path.stat().st_blocks * 512 for path in files if path.exists())
+    needed = sum(shard.header.file_size for shard in plan.shards) - there
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise QuantizeError(
+            f"{work.parent} has {free / 1e9:.3f} GB of free space, "
+            f"and the quantized weights take {needed / 1e9:.3f} GB"
+        )
+    return directory
+
+
+def _write_weights(plan: Plan, directory: Path, journal: Journal, options: Options, phase: Phase) -> None:
+    progress = phase("quantizing", _source_bytes(plan))
+    for shard in plan.shards:
+        write_shard(shard, directory, journal, options.workers, progress)
+
+
+def _verify(plan: Plan, directory: Path, options: Options, phase: Phase) -> list[TensorError]:
+    progress = phase("verifying", _source_bytes(plan))
+    return [
+        error for shard in plan.shards for error in verify_shard(shard, directory, options.workers, progress)
+    ]
+
+
+def _source_bytes(plan: Plan) -> int:
+    return sum(tensor.source.size for shard in plan.shards for tensor in shard.tensors)
+
+
+def _write_rest(
+    source: Source, plan: Plan, options: Options, directory: Path, errors: list[TensorError] | None
+) -> None:
+    """The small files. config.json, without which no directory is a model, comes last."""
+    for name in source.companions():
+        (directory / name).parent.mkdir(exist_ok=True)
+        _write(directory / name, (source.directory / name).read_bytes())
+    if source.weight_map is not None:
+        _write(directory / INDEX, _json(_index(plan)))
+    _write(directory / "README.md", model_card(source, plan, options, errors).encode())
+    config = source.config | {"quantization_config": quantization_config(options, plan.ignored)}
+    _write(directory / CONFIG, _json(config))
+
+
+def _index(plan: Plan) -> dict[str, object]:
+    tensors = {
+        tensor.name: (tensor.size, shard.name) for shard in plan.shards for tensor in shard.header.tensors
+    }
+    return {
+        "metadata": {"total_size": sum(size for size, _ in tensors.values())},
+        "weight_map": {name: tensors[name][1] for name in sorted(tensors)},
+    }
+
+
+def _json(value: object) -> bytes:
+    return json.dumps(value, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        flush(path, file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,57 @@
+"""What config.json says about the quantization."""
+
+from typing import Any
+
+from octet.quantize.options import Format, Options
+
+OCTET_METHOD = "octet_fp8"
+"""quant_method of checkpoints that compressed-tensors cannot describe: its only 8-bit float is E4M3."""
+
+
+def quantization_config(options: Options, ignored: tuple[str, ...]) -> dict[str, Any]:
+    """The `quantization_config` of a checkpoint whose linear layers are quantized, but for `ignored`.
+
+    E4M3 weights and activations are described as compressed-tensors 0.19 describes FP8_DYNAMIC; other formats
+    by Octet's own method, for which Octet's plugin teaches vLLM to load them.
+    """
+    if options.weights is options.activations is Format.E4M3:
+        return _compressed_tensors(options, ignored)
+    return {
+        "quant_method": OCTET_METHOD,
+        "weights": options.weights.value,
+        "activations": options.activations.value,
+        "ignore": list(ignored),
+    }
+
+
+def _compressed_tensors(options: Options, ignored: tuple[str, ...]) -> dict[str, Any]:
+    common: dict[str, Any] = {
+        "actorder": None,
+        "block_structure": None,
+        "group_size": None,
+        "num_bits": 8,
+        "observer_kwargs": {},
+        "scale_dtype": None,
+        "symmetric": True,
+        "type": "float",
+        "zp_dtype": None,
+    }
+    group = {
+        "format": "float-quantized",
+        "input_activations": common | {"dynamic": True, "observer": None, "strategy": "token"},
+        "output_activations": None,
+        "targets": list(options.targets),
+        "weights": common | {"dynamic": False, "observer": "memoryless_minmax", "strategy": "channel"},
+    }
+    return {
+        "config_groups": {"group_0": group},
+        "format": "float-quantized",
+        "global_compression_ratio": None,
+        "ignore": list(ignored),
+        "kv_cache_scheme": None,
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "sparsity_config": {},
+        "transform_config": {},
+        "version": "0.19.0",
+    }

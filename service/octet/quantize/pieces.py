@@ -1,0 +1,148 @@
+"""Work on a piece of a tensor: some rows that are quantized, or some bytes that are copied.
+
+Pieces are independent, so threads take them in any order, and memory is bounded by the pieces in work
+whatever the size of a tensor. Files are read and written at offsets; nothing is mapped.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from octet import ops as ops  # registers the operators
+from octet.quantize.errors import QuantizeError, reason_of
+from octet.quantize.plan import TensorPlan
+from octet.quantize.safetensors_file import ITEM_SIZES
+
+PIECE_BYTES = 4 << 20
+"""Source bytes of a piece, but for rows that are longer."""
+
+TORCH_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""torch's dtypes by the names that safetensors gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Rows [begin, end) of a tensor that is quantized, or bytes [begin, end) of one that is copied.
+
+    Attributes:
+        tensor: the tensor.
+        begin: its first row or byte.
+        end: the one after its last.
+        size: length of the piece in the source, in bytes.
+    """
+
+    tensor: TensorPlan
+    begin: int
+    end: int
+    size: int
+
+
+def split(tensor: TensorPlan) -> Iterator[Piece]:
+    """The pieces of a tensor, in order; an empty tensor has none."""
+    unit = row_bytes(tensor) if tensor.scale is not None else 1
+    if unit == 0 or tensor.source.size == 0:
+        return
+    step = max(1, PIECE_BYTES // unit)
+    count = tensor.source.size // unit
+    for begin in range(0, count, step):
+        end = min(begin + step, count)
+        yield Piece(tensor, begin, end, (end - begin) * unit)
+
+
+def row_bytes(tensor: TensorPlan) -> int:
+    """Length in bytes of a row of a matrix in the source."""
+    return tensor.source.shape[1] * ITEM_SIZES[tensor.source.dtype]
+
+
+class Files:
+    """An open source file and the new one, and what is done between them. Threads share one object.
+
+    Errors name the file and the tensor.
+    """
+
+    def __init__(self, source: Path, target: Path, source_fd: int, target_fd: int) -> None:
+        self._source, self._target = source, target
+        self._source_fd, self._target_fd = source_fd, target_fd
+        self._local = threading.local()
+
+    def process(self, piece: Piece) -> None:
+        """Quantizes or copies a piece.
+
+        Raises:
+            QuantizeError: it cannot be read or written, or it holds NaN or an infinity.
+        """
+        if piece.tensor.scale is None:
+            self._copy(piece)
+        else:
+            self._quantize(piece)
+
+    def _copy(self, piece: Piece) -> None:
+        data = self._read(piece, piece.tensor.source.offset + piece.begin)
+        self._write(piece, data, piece.tensor.target.offset + piece.begin)
+
+    def _quantize(self, piece: Piece) -> None:
+        tensor, scale_plan = piece.tensor, piece.tensor.scale
+        assert scale_plan is not None
+        data = self._read(piece, tensor.source.offset + piece.begin * row_bytes(tensor))
+        rows, columns = piece.end - piece.begin, tensor.source.shape[1]
+        scale_dtype = TORCH_DTYPES[scale_plan.dtype]
+        weight = data.view(TORCH_DTYPES[tensor.source.dtype]).view(rows, columns).to(scale_dtype)
+        codes = self._buffer("codes", rows * columns).view(rows, columns)
+        codes = codes.view(TORCH_DTYPES[tensor.target.dtype])
+        scale = torch.empty((rows, 1), dtype=scale_dtype)
+        torch.ops.octet.per_channel_quant_fp8_out(weight, q=codes, scale=scale)
+        finite = scale.isfinite()
+        if not finite.all():
+            channel = piece.begin + int(finite.logical_not().flatten().nonzero()[0])
+            raise QuantizeError(
+                f"{self._source}: tensor {tensor.source.name} holds NaN or an infinity, "
+                f"in output channel {channel}"
+            )
+        self._write(piece, codes.view(torch.uint8).flatten(), tensor.target.offset + piece.begin * columns)
+        scale_offset = scale_plan.offset + piece.begin * ITEM_SIZES[scale_plan.dtype]
+        self._write(piece, scale.flatten().view(torch.uint8), scale_offset)
+
+    def _buffer(self, name: str, size: int) -> torch.Tensor:
+        """`size` bytes that this thread may use until it asks for the same buffer again."""
+        buffer: torch.Tensor | None = getattr(self._local, name, None)
+        if buffer is None or buffer.numel() < size:
+            buffer = torch.empty(max(size, PIECE_BYTES), dtype=torch.uint8)
+            setattr(self._local, name, buffer)
+        return buffer[:size]
+
+    def _read(self, piece: Piece, offset: int) -> torch.Tensor:
+        data = self._buffer("data", piece.size)
+        view = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says so from Python 3.12 on
+        done = 0
+        while done < piece.size:
+            try:
+                count = os.preadv(self._source_fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise QuantizeError(
+                    f"{self._source}: tensor {piece.tensor.source.name} cannot be read: {reason_of(error)}"
+                ) from error
+            if count == 0:
+                raise QuantizeError(f"{self._source} ends within the tensor {piece.tensor.source.name}")
+            done += count
+        return data
+
+    def _write(self, piece: Piece, data: torch.Tensor, offset: int) -> None:
+        view = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says so from Python 3.12 on
+        done = 0
+        while done < len(view):
+            try:
+                done += os.pwrite(self._target_fd, view[done:], offset + done)
+            except OSError as error:
+                raise QuantizeError(
+                    f"{self._target}: tensor {piece.tensor.target.name} cannot be written: {reason_of(error)}"
+                ) from error

@@ -1,0 +1,134 @@
+"""The checkpoint that is quantized: a local directory, or a model of the hub."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from octet.quantize.errors import QuantizeError, reason_of
+
+CONFIG = "config.json"
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+_COPIED = (
+    *("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"),
+    "additional_chat_templates/*.jinja",
+)
+"""Files that go along unchanged: tokenizer, processor, chat template, generation settings, license, code."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint as it lies on this machine.
+
+    Attributes:
+        directory: where its files are.
+        name: hub id, or the directory's name.
+        revision: the commit of a hub model, None of a local directory.
+        config: its config.json.
+        shards: names of its weight files, in order.
+        weight_map: the file of each tensor; None where a single file holds them all.
+    """
+
+    directory: Path
+    name: str
+    revision: str | None
+    config: dict[str, Any]
+    shards: tuple[str, ...]
+    weight_map: dict[str, str] | None
+
+    @property
+    def architecture(self) -> str:
+        """The class that config.json names."""
+        return str(self.config["architectures"][0])
+
+    def companions(self) -> list[str]:
+        """Relative paths of the files that are copied as they are."""
+        found = {
+            path.relative_to(self.directory).as_posix()
+            for pattern in _COPIED
+            for path in self.directory.glob(pattern)
+            if path.is_file()
+        }
+        return sorted(found - {CONFIG, INDEX})
+
+
+def open_source(source: str, revision: str | None = None) -> Source:
+    """Finds a checkpoint; a hub id is downloaded into huggingface_hub's cache, with its token.
+
+    Args:
+        source: a directory, or a hub id.
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        QuantizeError: there is no such checkpoint, it lacks files, or it is quantized already.
+    """
+    local = Path(source).expanduser()
+    if local.is_dir():
+        if revision is not None:
+            raise QuantizeError(f"{local} is a directory, of which there is no revision {revision}")
+        return _describe(local, local.resolve().name, None)
+    directory = _download(source, revision)
+    return _describe(directory, source, directory.name)
+
+
+def _download(repository: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        directory = snapshot_download(
+            repository, revision=revision, allow_patterns=["*.safetensors", "README.md", *_COPIED]
+        )
+    except HFValidationError as error:
+        raise QuantizeError(f"{repository} is neither a directory nor a hub id") from error
+    except LocalEntryNotFoundError as error:
+        raise QuantizeError(
+            f"{repository} is not in the local cache, and the hub cannot be reached"
+        ) from error
+    except HfHubHTTPError as error:
+        raise QuantizeError(f"{repository} cannot be downloaded: {_first_line(error)}") from error
+    except OSError as error:
+        raise QuantizeError(f"{repository} cannot be downloaded: {reason_of(error)}") from error
+    return Path(directory)
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line), type(error).__name__)
+
+
+def _describe(directory: Path, name: str, revision: str | None) -> Source:
+    config = _read_json(directory / CONFIG)
+    if not config.get("architectures"):
+        raise QuantizeError(f"{directory / CONFIG} names no architecture")
+    if config.get("quantization_config"):
+        method = config["quantization_config"].get("quant_method", "an unnamed method")
+        raise QuantizeError(f"{directory / CONFIG}: the checkpoint is quantized already ({method})")
+    if (directory / INDEX).exists():
+        weight_map = _read_json(directory / INDEX).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise QuantizeError(f"{directory / INDEX} holds no weight_map")
+        shards = tuple(sorted(set(weight_map.values())))
+    elif (directory / SINGLE).exists():
+        weight_map, shards = None, (SINGLE,)
+    else:
+        raise QuantizeError(f"{directory} holds neither {SINGLE} nor {INDEX}")
+    for shard in shards:
+        if Path(shard).name != shard:
+            raise QuantizeError(f"{directory / INDEX} names a weight file elsewhere: {shard}")
+        if not (directory / shard).is_file():
+            raise QuantizeError(f"{directory} lacks the weight file {shard}, which its index names")
+    return Source(directory, name, revision, config, shards, weight_map)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise QuantizeError(f"{path} cannot be read: {reason_of(error)}") from error
+    except ValueError as error:
+        raise QuantizeError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise QuantizeError(f"{path} holds no JSON object")
+    return content
