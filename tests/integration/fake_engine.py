@@ -15,6 +15,8 @@ from octet.engine.types import (
     TextDelta,
     TextPart,
     ToolCallDelta,
+    ToolCallPart,
+    ToolResultPart,
     Usage,
 )
 from octet.errors import EngineDeadError
@@ -121,10 +123,24 @@ async def call_tool(request: GenerationRequest) -> AsyncGenerator[Event, None]:
         yield finished(0)
         return
     name = request.tools[0].name
-    yield Deltas((ToolCallDelta(0, 0, "call_1", name, ""),), usage(1))
+    earlier = sum(isinstance(part, ToolCallPart) for turn in request.messages for part in turn.parts)
+    yield Deltas((ToolCallDelta(0, 0, f"call_{earlier + 1}", name, ""),), usage(1))
     yield Deltas((ToolCallDelta(0, 0, "", "", '{"city": '),), usage(2))
     yield Deltas((ToolCallDelta(0, 0, "", "", '"Oslo"}'),), usage(3))
     yield finished(4, FinishReason.TOOL_CALLS)
+
+
+async def use_tool(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    """Calls the request's first tool, and says what it gave once there is a result."""
+    *_, last = request.messages
+    results = [part.content for part in last.parts if isinstance(part, ToolResultPart)]
+    if not results:
+        async for event in call_tool(request):
+            yield event
+        return
+    yield accepted()
+    yield text(f"It gave {', '.join(results)}.", 1)
+    yield finished(1)
 
 
 class Endless:

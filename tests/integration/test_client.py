@@ -3,19 +3,32 @@
 import asyncio
 import io
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
+import trustme
 from PIL import Image
 
-from octet.client import Answer, AsyncClient, Client, OctetRpcError, assistant, tool_result, user
+from octet.client import (
+    Answer,
+    AsyncClient,
+    Client,
+    OctetRpcError,
+    Tls,
+    ToolRoundsExceededError,
+    assistant,
+    tool_result,
+    user,
+)
 from octet.config import ServerConfig
-from octet.engine.types import ImagePart, Role, ToolCallPart, ToolResultPart
-from octet.v1 import tool_pb2
+from octet.engine.types import ImagePart, Role, ToolCallPart, ToolChoiceMode, ToolResultPart
+from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, tool_pb2
 from tests.integration.conftest import Running, running_server
-from tests.integration.fake_engine import Endless, Script, call_tool, echo
+from tests.integration.fake_engine import Endless, Script, call_tool, echo, use_tool
 
 WEATHER = {
     "name": "get_weather",
@@ -248,3 +261,142 @@ def test_named_tool_choice_is_a_tool_choice() -> None:
 
     request = chat_request("hi", {"tools": [WEATHER], "tool_choice": "get_weather"})
     assert request.tool_choice == tool_pb2.ToolChoice(mode=tool_pb2.ToolChoice.MODE_NAMED, name="get_weather")
+
+
+def get_weather(city: str) -> dict[str, str]:
+    """Get the weather in a city."""
+    return {"city": city, "sky": "clear"}
+
+
+async def get_weather_slowly(city: str) -> dict[str, str]:
+    await asyncio.sleep(0)
+    return get_weather(city)
+
+
+def test_functions_as_tools(serve: Serve) -> None:
+    server = serve(use_tool)
+    with Client(server.running.target) as client:
+        run = client.chat_with_tools("Weather in Oslo?", [get_weather], tool_choice="required", system="Hm.")
+        # Goes on from there, without the functions.
+        client.chat([*run.turns, user("Thanks.")])
+    assert run.answer.text == 'It gave {"city": "Oslo", "sky": "clear"}.'
+    first, second, third = server.running.engine.asked
+    assert first.tools[0].description == "Get the weather in a city."
+    assert (first.tool_choice.mode, second.tool_choice.mode) == (ToolChoiceMode.REQUIRED, ToolChoiceMode.AUTO)
+    roles = [Role.SYSTEM, Role.USER, Role.ASSISTANT, Role.TOOL, Role.ASSISTANT, Role.USER]
+    assert [message.role for message in third.messages] == roles
+
+
+def test_a_models_wrong_arguments_are_reported_to_it(serve: Serve) -> None:
+    def get_weather(town: str) -> str:
+        return town
+
+    server = serve(use_tool)
+    with Client(server.running.target) as client:
+        run = client.chat_with_tools("Weather in Oslo?", [get_weather])
+    assert run.answer.text.startswith("It gave error: town: Missing required argument")
+
+
+def test_a_model_that_never_stops_calling(serve: Serve) -> None:
+    server = serve(call_tool)
+    with Client(server.running.target) as client, pytest.raises(ToolRoundsExceededError) as raised:
+        client.chat_with_tools("Weather in Oslo?", [get_weather], max_rounds=2)
+    assert len(server.running.engine.asked) == 3
+    assert raised.value.run.answer.tool_calls[0].name == "get_weather"
+
+
+async def test_asynchronous_functions_as_tools() -> None:
+    async with running_server(use_tool) as server, AsyncClient(server.target) as client:
+        run = await client.chat_with_tools("Weather in Oslo?", [get_weather_slowly])
+    assert run.answer.text == 'It gave {"city": "Oslo", "sky": "clear"}.'
+
+
+class Refusing(chat_service_pb2_grpc.ChatServiceServicer):
+    """Refuses a number of calls, then answers."""
+
+    def __init__(self, refusals: int, code: grpc.StatusCode) -> None:
+        self.refusals = refusals
+        self.code = code
+        self.calls = 0
+
+    async def Chat(self, request: Any, context: Any) -> chat_service_pb2.ChatResponse:
+        await self._refuse(context)
+        return chat_service_pb2.ChatResponse(id=request.request_id)
+
+    async def StreamChat(self, request: Any, context: Any) -> AsyncIterator[chat_service_pb2.ChatChunk]:
+        await self._refuse(context)
+        yield chat_service_pb2.ChatChunk(id=request.request_id)
+
+    async def _refuse(self, context: Any) -> None:
+        self.calls += 1
+        if self.calls <= self.refusals:
+            # Come again at once: the client obeys, and the test need not wait for its own backoff.
+            context.set_trailing_metadata([("grpc-retry-pushback-ms", "1")])
+            await context.abort(self.code, "not now")
+
+
+@asynccontextmanager
+async def serving(
+    servicer: Refusing, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[int]:
+    """The port of a plain gRPC server."""
+    server = grpc.aio.server()
+    chat_service_pb2_grpc.add_ChatServiceServicer_to_server(servicer, server)
+    port = (
+        server.add_insecure_port("127.0.0.1:0")
+        if credentials is None
+        else server.add_secure_port("127.0.0.1:0", credentials)
+    )
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)
+
+
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+async def test_refusals_are_tried_again(code: grpc.StatusCode) -> None:
+    servicer = Refusing(2, code)
+    async with serving(servicer) as port, AsyncClient(f"127.0.0.1:{port}") as client:
+        assert (await client.chat("hi", request_id="r")).request_id == "r"
+        servicer.calls = 0
+        assert (await client.stream("hi", request_id="s").answer()).request_id == "s"
+    assert servicer.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "calls"), [(grpc.StatusCode.RESOURCE_EXHAUSTED, 4), (grpc.StatusCode.INTERNAL, 1)]
+)
+async def test_retries_end(code: grpc.StatusCode, calls: int) -> None:
+    servicer = Refusing(100, code)
+    async with serving(servicer) as port, AsyncClient(f"127.0.0.1:{port}") as client:
+        with pytest.raises(OctetRpcError) as raised:
+            await client.chat("hi")
+    assert (raised.value.code, servicer.calls) == (code, calls)
+
+
+async def test_mutual_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    server, own = authority.issue_cert("octet.test"), authority.issue_cert("caller@octet.test")
+    files = {"ca": authority.cert_pem, "certificate": own.cert_chain_pems[0], "key": own.private_key_pem}
+    for name, blob in files.items():
+        blob.write_to_path(tmp_path / name)
+    credentials = grpc.ssl_server_credentials(
+        [(server.private_key_pem.bytes(), server.cert_chain_pems[0].bytes())],
+        authority.cert_pem.bytes(),
+        require_client_auth=True,
+    )
+    tls = Tls(**{name: tmp_path / name for name in files}, server_name="octet.test")
+    async with serving(Refusing(0, grpc.StatusCode.UNAVAILABLE), credentials) as port:
+        async with AsyncClient(f"127.0.0.1:{port}", tls=tls) as client:
+            assert (await client.chat("hi", request_id="r")).request_id == "r"
+        nobody = Tls(ca=tmp_path / "ca", server_name="octet.test")
+        async with AsyncClient(f"127.0.0.1:{port}", tls=nobody) as client:
+            with pytest.raises(OctetRpcError) as raised:
+                await client.chat("hi", timeout=5)
+    assert raised.value.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+
+
+def test_half_a_client_certificate() -> None:
+    with pytest.raises(ValueError, match="give both or neither"):
+        Tls(certificate="client.pem")

@@ -9,7 +9,9 @@ with Client("127.0.0.1:50051") as client:
 
 from octet.client.aio import AsyncChatStream, AsyncClient
 from octet.client.answer import Answer, ToolCall
+from octet.client.connection import Tls
 from octet.client.errors import FieldViolation, OctetRpcError
+from octet.client.functions import Function, ToolRoundsExceededError, ToolRun
 from octet.client.requests import ChatOptions, assistant, system, tool, tool_result, user
 from octet.client.sync import ChatStream, Client
 
@@ -21,8 +23,12 @@ __all__ = [
     "ChatStream",
     "Client",
     "FieldViolation",
+    "Function",
     "OctetRpcError",
+    "Tls",
     "ToolCall",
+    "ToolRoundsExceededError",
+    "ToolRun",
     "assistant",
     "system",
     "tool",

@@ -1,15 +1,24 @@
 """The client for asyncio."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
+from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
 from octet.client.answer import Answer
-from octet.client.connection import CHANNEL_OPTIONS, CHAT_TIMEOUT, DEFAULT_TARGET, QUICK_TIMEOUT, metadata
+from octet.client.connection import (
+    CHAT_TIMEOUT,
+    DEFAULT_TARGET,
+    QUICK_TIMEOUT,
+    Tls,
+    channel_options,
+    metadata,
+)
 from octet.client.errors import to_octet_error
+from octet.client.functions import MAX_ROUNDS, ArgumentsError, Function, ToolConversation, ToolRun
 from octet.client.requests import ChatOptions, Conversation, chat_request
 from octet.translate.response import ChunkAccumulator
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
@@ -80,18 +89,22 @@ class AsyncChatStream:
 
 
 class AsyncClient:
-    """`octet.client.Client` for asyncio.
-
-    Args:
-        target: HOST:PORT.
-        api_key: the server's key, if it asks for one.
-        timeout: seconds that a chat may take.
-    """
+    """`octet.client.Client` for asyncio; the arguments are the same."""
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, api_key: str | None = None, timeout: float = CHAT_TIMEOUT
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+        timeout: float = CHAT_TIMEOUT,
     ) -> None:
-        self._channel = grpc.aio.insecure_channel(target, options=CHANNEL_OPTIONS)
+        options = channel_options(tls)
+        self._channel = (
+            grpc.aio.insecure_channel(target, options=options)
+            if tls is None
+            else grpc.aio.secure_channel(target, tls.credentials(), options=options)
+        )
         self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._metadata = metadata(api_key)
@@ -113,6 +126,27 @@ class AsyncClient:
         timeout = options.get("timeout", self._timeout)
         call = self._chat.StreamChat(request, timeout=timeout, metadata=self._metadata)
         return AsyncChatStream(call, request.request_id)
+
+    async def chat_with_tools(
+        self,
+        conversation: Conversation,
+        functions: Iterable[Function],
+        *,
+        max_rounds: int = MAX_ROUNDS,
+        **options: Unpack[ChatOptions],
+    ) -> ToolRun:
+        """`octet.client.Client.chat_with_tools`; functions may be asynchronous, and are called one by one."""
+        run = ToolConversation(conversation, functions, max_rounds, options)
+        while True:
+            answer = await self.chat(run.turns, **run.options)
+            if not run.take(answer):
+                return ToolRun(answer, run.turns)
+            for call in answer.tool_calls:
+                try:
+                    result = run.toolbox.call(call)
+                except ArgumentsError as error:
+                    result = f"error: {error}"
+                run.note(call, await result if isawaitable(result) else result)
 
     async def cancel(self, *request_ids: str) -> list[str]:
         """Stops requests by id, also those of other connections; returns the ids that were running.
@@ -141,6 +175,46 @@ class AsyncClient:
         request = model_service_pb2.GetModelRequest(name=name)
         model: model_service_pb2.Model = (await self._call(self._models.GetModel, request)).model
         return model
+
+    async def count_tokens(
+        self, conversation: Conversation, **options: Unpack[ChatOptions]
+    ) -> model_service_pb2.CountTokensResponse:
+        """How long the prompt of a chat would be; takes what `chat` takes.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = model_service_pb2.CountTokensRequest(request=chat_request(conversation, options))
+        timeout = options.get("timeout", QUICK_TIMEOUT)
+        counted: model_service_pb2.CountTokensResponse = await self._call(
+            self._models.CountTokens, request, timeout
+        )
+        return counted
+
+    async def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text's tokens; no chat template is applied.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = model_service_pb2.TokenizeRequest(
+            model=model, text=text, add_special_tokens=add_special_tokens
+        )
+        return list((await self._call(self._models.Tokenize, request)).token_ids)
+
+    async def detokenize(
+        self, token_ids: Sequence[int], *, model: str = "", skip_special_tokens: bool = False
+    ) -> str:
+        """The text of tokens.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = model_service_pb2.DetokenizeRequest(
+            model=model, token_ids=token_ids, skip_special_tokens=skip_special_tokens
+        )
+        text: str = (await self._call(self._models.Detokenize, request)).text
+        return text
 
     async def close(self) -> None:
         """Ends the connection and every call on it."""

@@ -59,6 +59,16 @@ class Answer:
         return "".join(part.text for part in self.message.parts)
 
     @property
+    def reasoning(self) -> str:
+        """What the model thought before it answered, of models that write it apart."""
+        return "".join(part.reasoning for part in self.message.parts)
+
+    @property
+    def logprobs(self) -> list[chat_service_pb2.PositionLogprobs]:
+        """One entry a generated token, when asked for."""
+        return list(self.response.candidates[0].logprobs) if self.response.candidates else []
+
+    @property
     def tool_calls(self) -> list[ToolCall]:
         """The calls that the model wants made, in order."""
         calls = [part.tool_call for part in self.message.parts if part.HasField("tool_call")]

@@ -10,11 +10,14 @@ from PIL import Image
 from octet.v1 import content_pb2
 
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
-"""A file's path, an encoded file's bytes, or a decoded picture."""
+"""A file's path, a "data:" or "https:" URI, an encoded file's bytes, or a decoded picture."""
+
+_URI_SCHEMES = ("data:", "https:")
 
 
 def to_image(source: ImageSource) -> content_pb2.Image:
-    """The message for a picture. Files go as they are; a decoded picture goes as PNG.
+    """The message for a picture. Files go as they are; a decoded picture goes as PNG; the server itself
+    fetches what a URI names, where it was told to.
 
     Raises:
         OSError: when a file cannot be read.
@@ -25,4 +28,6 @@ def to_image(source: ImageSource) -> content_pb2.Image:
         file = io.BytesIO()
         source.save(file, "PNG")
         return content_pb2.Image(data=file.getvalue(), mime_type="image/png")
+    if isinstance(source, str) and source.startswith(_URI_SCHEMES):
+        return content_pb2.Image(uri=source)
     return content_pb2.Image(data=Path(source).read_bytes())

@@ -40,6 +40,14 @@ class SamplingOptions(TypedDict, total=False):
     repetition_penalty: float
     ignore_eos: bool
     min_tokens: int
+    logit_bias: Mapping[int, float]
+    bad_words: Sequence[str]
+    allowed_token_ids: Sequence[int]
+    logprobs: bool
+    top_logprobs: int
+    prompt_logprobs: int
+    include_stop_string: bool
+    skip_special_tokens: bool
 
 
 class ChatOptions(SamplingOptions, total=False):
@@ -50,9 +58,15 @@ class ChatOptions(SamplingOptions, total=False):
         system: instructions for the whole conversation, put before it.
         tools: functions that the model may ask for.
         tool_choice: "auto", "none", "required", or a tool's name.
+        parallel_calls: whether one answer may hold several calls; default: it may.
         output_format: a form that the answer must have.
         model: a served model's name; default: the server's first.
         request_id: the request's id; default: a new one.
+        priority: smaller goes first, on a server that schedules by priority.
+        adapter: the LoRA adapter to answer with.
+        cache_salt: only requests with the same salt share cached prompt prefixes.
+        chat_template_args: variables for the model's chat template.
+        pan_and_scan: whether Gemma 3 also looks at crops of each picture.
         timeout: seconds until the call ends with DEADLINE_EXCEEDED; default: the client's.
     """
 
@@ -60,9 +74,15 @@ class ChatOptions(SamplingOptions, total=False):
     system: str
     tools: Sequence[ToolSource]
     tool_choice: str | tool_pb2.ToolChoice
+    parallel_calls: bool
     output_format: chat_service_pb2.OutputFormat
     model: str
     request_id: str
+    priority: int
+    adapter: str
+    cache_salt: str
+    chat_template_args: Mapping[str, Any]
+    pan_and_scan: bool
     timeout: float
 
 
@@ -83,11 +103,20 @@ def chat_request(conversation: Conversation, options: ChatOptions) -> chat_servi
         tools=[tool(source) for source in options.get("tools", ())],
         sampling=_sampling(options),
         request_id=options.get("request_id") or uuid.uuid4().hex,
+        priority=options.get("priority", 0),
+        adapter=options.get("adapter", ""),
+        cache_salt=options.get("cache_salt", ""),
     )
     if "tool_choice" in options:
         request.tool_choice.CopyFrom(_tool_choice(options["tool_choice"]))
+    if "parallel_calls" in options:
+        request.tool_choice.parallel_calls = options["parallel_calls"]
     if "output_format" in options:
         request.output_format.CopyFrom(options["output_format"])
+    if "chat_template_args" in options:
+        request.chat_template_args.CopyFrom(dict_to_struct(options["chat_template_args"]))
+    if "pan_and_scan" in options:
+        request.image_options.pan_and_scan = options["pan_and_scan"]
     return request
 
 
@@ -140,15 +169,27 @@ def tool(source: ToolSource) -> tool_pb2.Tool:
     return result
 
 
-def _messages(conversation: Conversation, options: ChatOptions) -> list[content_pb2.Message]:
+def turns_of(conversation: Conversation, options: ChatOptions) -> list[Turn]:
+    """All turns of a conversation, with the options `system` and `images` worked in.
+
+    Raises:
+        OSError: when a picture's file cannot be read.
+        ValueError: when `images` are given with turns.
+    """
     images = options.get("images", ())
-    messages = [system(options["system"])] if options.get("system") else []
+    turns: list[Turn] = [system(options["system"])] if options.get("system") else []
     if isinstance(conversation, str):
-        return [*messages, user(conversation, images)]
+        return [*turns, user(conversation, images)]
     if images:
         raise ValueError("images go with a text; with turns, put them into one: user(text, images)")
-    turns = [conversation] if isinstance(conversation, content_pb2.Message | Answer) else conversation
-    return messages + [turn.message if isinstance(turn, Answer) else turn for turn in turns]
+    if isinstance(conversation, content_pb2.Message | Answer):
+        return [*turns, conversation]
+    return [*turns, *conversation]
+
+
+def _messages(conversation: Conversation, options: ChatOptions) -> list[content_pb2.Message]:
+    turns = turns_of(conversation, options)
+    return [turn.message if isinstance(turn, Answer) else turn for turn in turns]
 
 
 def _sampling(options: ChatOptions) -> chat_service_pb2.SamplingParams | None:

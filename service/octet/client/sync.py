@@ -1,14 +1,22 @@
 """The blocking client."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
 from octet.client.answer import Answer
-from octet.client.connection import CHANNEL_OPTIONS, CHAT_TIMEOUT, DEFAULT_TARGET, QUICK_TIMEOUT, metadata
+from octet.client.connection import (
+    CHAT_TIMEOUT,
+    DEFAULT_TARGET,
+    QUICK_TIMEOUT,
+    Tls,
+    channel_options,
+    metadata,
+)
 from octet.client.errors import to_octet_error
+from octet.client.functions import MAX_ROUNDS, ArgumentsError, Function, ToolConversation, ToolRun
 from octet.client.requests import ChatOptions, Conversation, chat_request
 from octet.translate.response import ChunkAccumulator
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
@@ -76,16 +84,34 @@ class ChatStream:
 class Client:
     """A connection to a server, for threads; one is enough for a program.
 
+    Calls that the server refused for want of room, or that found no server, are repeated up to three times
+    while nothing of an answer has arrived. Every call has a deadline.
+
     Args:
-        target: HOST:PORT.
+        target: HOST:PORT, or another name that gRPC knows, such as "dns:///octet:50051" (all addresses of
+            which are used in turn) or "unix:/run/octet.sock".
         api_key: the server's key, if it asks for one.
+        tls: how to encrypt; None: not at all.
         timeout: seconds that a chat may take.
+
+    Raises:
+        OSError: when a file that `tls` names cannot be read.
     """
 
     def __init__(
-        self, target: str = DEFAULT_TARGET, *, api_key: str | None = None, timeout: float = CHAT_TIMEOUT
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        api_key: str | None = None,
+        tls: Tls | None = None,
+        timeout: float = CHAT_TIMEOUT,
     ) -> None:
-        self._channel = grpc.insecure_channel(target, options=CHANNEL_OPTIONS)
+        options = channel_options(tls)
+        self._channel = (
+            grpc.insecure_channel(target, options=options)
+            if tls is None
+            else grpc.secure_channel(target, tls.credentials(), options=options)
+        )
         self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._metadata = metadata(api_key)
@@ -107,6 +133,40 @@ class Client:
         timeout = options.get("timeout", self._timeout)
         call = self._chat.StreamChat(request, timeout=timeout, metadata=self._metadata)
         return ChatStream(call, request.request_id)
+
+    def chat_with_tools(
+        self,
+        conversation: Conversation,
+        functions: Iterable[Function],
+        *,
+        max_rounds: int = MAX_ROUNDS,
+        **options: Unpack[ChatOptions],
+    ) -> ToolRun:
+        """Lets the model call Python functions until it has its answer.
+
+        Args:
+            conversation: what is asked.
+            functions: what the model may call; `Function` says how they are described to it. What one returns
+                goes to the model as JSON. Arguments that do not fit are reported to the model, which may try
+                again; what a function raises ends the run.
+            max_rounds: how often the model may ask for calls.
+            options: `ChatOptions` says what they are. A tool choice holds for the first answer only.
+
+        Raises:
+            OctetRpcError: when a call to the server fails.
+            ToolRoundsExceededError: when the model never comes to an answer.
+        """
+        run = ToolConversation(conversation, functions, max_rounds, options)
+        while True:
+            answer = self.chat(run.turns, **run.options)
+            if not run.take(answer):
+                return ToolRun(answer, run.turns)
+            for call in answer.tool_calls:
+                try:
+                    result = run.toolbox.call(call)
+                except ArgumentsError as error:
+                    result = f"error: {error}"
+                run.note(call, result)
 
     def cancel(self, *request_ids: str) -> list[str]:
         """Stops requests by id, also those of other connections; returns the ids that were running.
@@ -134,6 +194,46 @@ class Client:
         request = model_service_pb2.GetModelRequest(name=name)
         model: model_service_pb2.Model = self._call(self._models.GetModel, request).model
         return model
+
+    def count_tokens(
+        self, conversation: Conversation, **options: Unpack[ChatOptions]
+    ) -> model_service_pb2.CountTokensResponse:
+        """How long the prompt of a chat would be; takes what `chat` takes.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = model_service_pb2.CountTokensRequest(request=chat_request(conversation, options))
+        timeout = options.get("timeout", QUICK_TIMEOUT)
+        counted: model_service_pb2.CountTokensResponse = self._call(
+            self._models.CountTokens, request, timeout
+        )
+        return counted
+
+    def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text's tokens; no chat template is applied.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = model_service_pb2.TokenizeRequest(
+            model=model, text=text, add_special_tokens=add_special_tokens
+        )
+        return list(self._call(self._models.Tokenize, request).token_ids)
+
+    def detokenize(
+        self, token_ids: Sequence[int], *, model: str = "", skip_special_tokens: bool = False
+    ) -> str:
+        """The text of tokens.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = model_service_pb2.DetokenizeRequest(
+            model=model, token_ids=token_ids, skip_special_tokens=skip_special_tokens
+        )
+        text: str = self._call(self._models.Detokenize, request).text
+        return text
 
     def close(self) -> None:
         """Ends the connection and every call on it."""
