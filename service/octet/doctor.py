@@ -202,7 +202,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "activation_format": scheme.activation_format if scheme else None,
         "weight_bytes": checkpoint.weight_bytes,
     }
-    findings = [_unless_broken(lambda: load_obstacles(checkpoint))]
+    findings = [_unless_broken(lambda: load_obstacles(checkpoint, _device()))]
     if scheme is None or scheme.scheme != "FP8_DYNAMIC":
         detail = (
             f"is {scheme.scheme if scheme else 'not quantized'}: Octet's kernels have nothing to do in it"

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from octet.engine.types import Quantization
-from octet.engine.vllm.checkpoint import CheckpointError, read_checkpoint
+from octet.engine.vllm import kernels
+from octet.engine.vllm.checkpoint import CheckpointError, load_obstacles, read_checkpoint
+from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.model_info import quantization
 
 WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "dynamic": False}
@@ -93,3 +95,51 @@ def test_missing_shards(folder: Path) -> None:
 def test_models_that_are_not_here(model: str) -> None:
     with pytest.raises(CheckpointError, match="neither a directory nor"):
         read_checkpoint(model)
+
+
+def octet_fp8(**settings: Any) -> dict[str, Any]:
+    return {"quant_method": "octet_fp8", "weights": "e5m2", "activations": "e4m3"} | settings
+
+
+def test_octets_own_method() -> None:
+    assert quantization(octet_fp8()) == Quantization("FP8_DYNAMIC", "e5m2", "e4m3")
+
+
+def write_quantization(folder: Path, settings: dict[str, Any]) -> None:
+    config = {"architectures": ["Gemma3ForConditionalGeneration"], "quantization_config": settings}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_a_checkpoint_of_octets_own_method(folder: Path) -> None:
+    write_quantization(folder, octet_fp8())
+    checkpoint = read_checkpoint(str(folder))
+    assert checkpoint.quant_method == "octet_fp8"
+    assert checkpoint.pair == FormatPair("e5m2", "e4m3")
+
+
+def test_a_malformed_one_names_the_file_and_the_setting(folder: Path) -> None:
+    write_quantization(folder, octet_fp8(activations="int8"))
+    with pytest.raises(CheckpointError, match=r"config\.json: quantization_config\.activations: 'int8'"):
+        read_checkpoint(str(folder))
+
+
+def test_what_keeps_it_from_being_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "unavailable_reason", lambda device: None)
+    write_quantization(folder, octet_fp8(activations="e5m2"))
+    checkpoint = read_checkpoint(str(folder))
+    assert load_obstacles(checkpoint, "cpu") == []
+    (obstacle,) = load_obstacles(checkpoint, "cuda")
+    assert "CUDA multiplies no E5M2 weights with E5M2 activations" in obstacle
+    monkeypatch.setenv("OCTET_KERNELS", "off")
+    (obstacle,) = load_obstacles(checkpoint, "cpu")
+    assert "OCTET_KERNELS=off" in obstacle
+
+
+def test_what_vllm_does_not_know(folder: Path) -> None:
+    (folder / "config.json").write_text(
+        json.dumps({"architectures": ["NobodysModel"], "quantization_config": {"quant_method": "nobodys"}})
+    )
+    assert load_obstacles(read_checkpoint(str(folder)), "cpu") == [
+        "vLLM does not know its architecture (NobodysModel)",
+        "vLLM does not know its quantization method nobodys",
+    ]

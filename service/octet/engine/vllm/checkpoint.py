@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from octet.engine.types import Quantization
+from octet.engine.vllm import formats
+from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.model_info import quantization
 
 
@@ -31,6 +33,13 @@ class Checkpoint:
     quant_method: str
     weight_bytes: int
 
+    @property
+    def pair(self) -> FormatPair | None:
+        """The number formats, where the method is Octet's own."""
+        if self.quant_method != formats.METHOD or self.quantization is None:
+            return None
+        return FormatPair(self.quantization.weight_format, self.quantization.activation_format)
+
 
 def read_checkpoint(model: str) -> Checkpoint:
     """Describes a local directory, or a hub id whose files are in the local cache; never downloads.
@@ -44,20 +53,27 @@ def read_checkpoint(model: str) -> Checkpoint:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tekken.json")):
         raise CheckpointError(f"{folder} holds no tokenizer")
     quant_config = config.get("quantization_config")
+    try:
+        scheme = quantization(quant_config)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     return Checkpoint(
         folder=folder,
         architectures=tuple(config.get("architectures") or ()),
-        quantization=quantization(quant_config),
+        quantization=scheme,
         quant_method=str(quant_config.get("quant_method", "")) if quant_config else "",
         weight_bytes=sum(path.stat().st_size for path in weights),
     )
 
 
-def load_obstacles(checkpoint: Checkpoint) -> list[str]:
-    """Why this vLLM could not load the checkpoint, whatever the machine; imports vLLM."""
+def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:
+    """Why this vLLM could not load the checkpoint on `device`, "cpu" or "cuda"; imports vLLM."""
     from vllm import ModelRegistry
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+    from vllm.plugins import load_general_plugins
 
+    # Octet's own method among them.
+    load_general_plugins()
     obstacles = []
     known = ModelRegistry.get_supported_archs()
     if not any(name in known for name in checkpoint.architectures):
@@ -65,6 +81,8 @@ def load_obstacles(checkpoint: Checkpoint) -> list[str]:
         obstacles.append(f"vLLM does not know its architecture ({names})")
     if checkpoint.quant_method and checkpoint.quant_method not in QUANTIZATION_METHODS:
         obstacles.append(f"vLLM does not know its quantization method {checkpoint.quant_method}")
+    if (pair := checkpoint.pair) and (reason := formats.refusal(pair, device)):
+        obstacles.append(reason)
     return obstacles
 
 

@@ -7,21 +7,29 @@ from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import (
 )
 from vllm.model_executor.layers.quantization.utils.quant_utils import (
     QuantKey,
-    kFp8DynamicTokenSym,
-    kFp8StaticChannelSym,
+    kDynamicTokenScale,
+    kStaticChannelScale,
 )
 from vllm.model_executor.utils import replace_parameter
 from vllm.platforms import current_platform
 
 _OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+_FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
+_WEIGHTS = [QuantKey(dtype, kStaticChannelScale) for dtype in _FP8_DTYPES]
+_ACTIVATIONS = [QuantKey(dtype, kDynamicTokenScale) for dtype in _FP8_DTYPES]
 
 
 class OctetFP8LinearKernel(FP8ScaledMMLinearKernel):  # type: ignore[misc]
     """Per-channel weights times per-token activations through torch.ops.octet.fp8_linear.
 
     vLLM hands the weight over as a [K, N] view of memory that lies as [N, K], and expects it to stay so; the
-    operator reads [N, K], so the weight is viewed back at each call and never copied.
+    operator reads [N, K], so the weight is viewed back at each call and never copied. Weights and activations
+    are of either FP8 format each.
     """
+
+    def __init__(self, c: FP8ScaledMMLinearLayerConfig, layer_param_names: list[str]) -> None:
+        super().__init__(c, layer_param_names)
+        self.fp8_dtype = self.quant_fp8.fp8_dtype = c.activation_quant_key.dtype
 
     @classmethod
     def is_supported(cls, compute_capability: int | None = None) -> tuple[bool, str | None]:
@@ -33,9 +41,9 @@ class OctetFP8LinearKernel(FP8ScaledMMLinearKernel):  # type: ignore[misc]
     @classmethod
     def can_implement(cls, c: FP8ScaledMMLinearLayerConfig) -> tuple[bool, str | None]:
         """Whether the layer's quantization fits, and why not."""
-        if c.weight_quant_key != kFp8StaticChannelSym:
+        if c.weight_quant_key not in _WEIGHTS:
             return False, "requires FP8 weights with one scale per output channel"
-        if c.activation_quant_key != kFp8DynamicTokenSym:
+        if c.activation_quant_key not in _ACTIVATIONS:
             return False, "requires activations quantized dynamically per token"
         if c.out_dtype not in _OUT_DTYPES:
             return False, f"does not produce {c.out_dtype}"
@@ -43,7 +51,8 @@ class OctetFP8LinearKernel(FP8ScaledMMLinearKernel):  # type: ignore[misc]
 
     def input_quant_key(self) -> QuantKey | None:
         """What a fused producer may hand over already quantized."""
-        return kFp8DynamicTokenSym
+        key: QuantKey = self.config.activation_quant_key
+        return key
 
     def process_weights_after_loading(self, layer: torch.nn.Module) -> None:
         """Makes the codes lie as [N, K] and the scales be f32 [N, 1]; copies nothing that already is so."""

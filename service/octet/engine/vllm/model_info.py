@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import ModelInfo, Quantization
+from octet.engine.vllm import formats
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 # The model card's "total output context"; the checkpoints themselves do not say it.
 GEMMA3_OUTPUT_LIMIT = 8192
+
+FP8_DYNAMIC = "FP8_DYNAMIC"
+"""One scale per output channel of a weight, one per token of an activation that is quantized as it comes."""
 
 
 def describe_model(
@@ -42,11 +46,18 @@ def source_name(model: str) -> str:
 
 
 def quantization(config: Any) -> Quantization | None:
-    """Reads a checkpoint's `quantization_config`; None for a model that is not quantized."""
+    """Reads a checkpoint's `quantization_config`; None for a model that is not quantized.
+
+    Raises:
+        ValueError: it is Octet's own and malformed.
+    """
     if config is None:
         return None
     if not isinstance(config, Mapping):
         config = config.to_dict()
+    if config.get("quant_method") == formats.METHOD:
+        pair, _ = formats.read_config(config)
+        return Quantization(FP8_DYNAMIC, pair.weights, pair.activations)
     groups = list(config.get("config_groups", {}).values())
     if not groups:
         return Quantization(str(config.get("quant_method", "unknown")).upper(), "", "")
@@ -58,7 +69,7 @@ def quantization(config: Any) -> Quantization | None:
         and activations.get("strategy") == "token"
         and activations.get("dynamic")
     ):
-        scheme = "FP8_DYNAMIC"
+        scheme = FP8_DYNAMIC
     return Quantization(scheme, _format(weights), _format(activations))
 
 

@@ -9,7 +9,9 @@ from octet.engine.vllm import compat, kernels
 
 
 def register() -> None:
-    """Puts Octet's kernels, its tool parser and a count of running requests into vLLM; may be repeated.
+    """Puts Octet's kernels, quantization method, tool parser and count of running requests into vLLM.
+
+    May be repeated.
 
     Raises:
         StartupError: when OCTET_KERNELS holds neither "on" nor "off".
@@ -23,6 +25,7 @@ def register() -> None:
         return
     compat.count_unfinished_requests()
     _register_tool_parser()
+    _register_quantization()
     active = "off"
     if not wanted:
         logger.info_once("octet kernels off: %s=off", kernels.SWITCH, scope="global")
@@ -44,6 +47,12 @@ def _register_tool_parser() -> None:
     ToolParserManager.register_lazy_module(
         "gemma3", "octet.engine.vllm.gemma3_tool_parser", "Gemma3ToolParser"
     )
+
+
+def _register_quantization() -> None:
+    from octet.engine.vllm import octet_fp8
+
+    octet_fp8.register()
 
 
 def _register_kernels() -> None:
