@@ -11,7 +11,7 @@ from octet.cli.serve import serve_engine
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.errors import EngineDeadError, StartupError
-from tests.integration.fake_engine import Endless, FakeEngine, Script, call_tool, echo
+from tests.integration.fake_engine import Endless, FakeEngine, Script, call_tool, echo, use_tool
 
 
 async def start() -> Engine:
@@ -22,7 +22,12 @@ async def start() -> Engine:
         print("loading in", child.pid, file=sys.stderr, flush=True)
         await child.wait()
     endless = Endless()
-    scripts: dict[str, Script] = {"endless": endless, "echo": echo, "call_tool": call_tool}
+    scripts: dict[str, Script] = {
+        "endless": endless,
+        "echo": echo,
+        "call_tool": call_tool,
+        "use_tool": use_tool,
+    }
     engine = FakeEngine(scripts[sys.argv[1]])
 
     def die() -> None:

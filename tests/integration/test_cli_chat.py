@@ -15,10 +15,16 @@ from tests.integration.processes import ROOT, Process, server_process
 OCTET = [sys.executable, "-m", "octet"]
 
 
-def chat(*arguments: str, key: str | None = None) -> subprocess.CompletedProcess[str]:
+def chat(*arguments: str, key: str | None = None, typed: str = "") -> subprocess.CompletedProcess[str]:
     environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "service"} | ({"OCTET_API_KEY": key} if key else {})
     return subprocess.run(
-        [*OCTET, "chat", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60
+        [*OCTET, "chat", *arguments],
+        cwd=ROOT,
+        env=environment,
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
 
 
@@ -71,8 +77,9 @@ def test_no_server() -> None:
 @pytest.mark.parametrize(
     "arguments",
     [
-        (),
         ("--image", "/nonexistent.png", "hi"),
+        ("--certificate", __file__, "hi"),
+        ("--ca", "/nonexistent.pem", "hi"),
         ("--tools", "/nonexistent.json", "hi"),
         ("--max-tokens", "many", "hi"),
         ("--no-such-flag", "hi"),
@@ -128,3 +135,44 @@ def test_text_streams_and_the_end_of_the_client_ends_the_request(number: signal.
         assert client.returncode == (130 if number is signal.SIGINT else -signal.SIGKILL)
         assert "Traceback" not in log
         server.read_log_until("/octet.v1.ChatService/StreamChat CANCELLED ")
+
+
+def test_whole_answers_as_json(echoing: Process) -> None:
+    result = chat("--target", echoing.target, "--json", "one two")
+    answer = json.loads(result.stdout)
+    assert result.stdout.count("\n") == 1
+    assert answer["candidates"][0]["message"]["parts"] == [{"text": "one two "}]
+    assert answer["candidates"][0]["finish_reason"] == "FINISH_REASON_STOP"
+
+
+def test_a_conversation_on_standard_input(echoing: Process, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    typed = f"one\n\n/image {tmp_path / 'a.png'}\n//two\n/reset\nthree\n/quit\nfour\n"
+    result = chat("--target", echoing.target, "--json", typed=typed)
+    answers = [json.loads(line) for line in result.stdout.splitlines()]
+    said = [answer["candidates"][0]["message"]["parts"][0]["text"] for answer in answers]
+    assert (result.returncode, said) == (0, ["one ", "/two ", "three "])
+
+
+def test_commands_and_pictures_that_do_not_exist_end_no_conversation(echoing: Process) -> None:
+    result = chat("--target", echoing.target, typed="/nonsense\n/image /nonexistent.png\nlost\nstill here\n")
+    assert (result.returncode, result.stdout) == (0, "still here \n")
+    assert "/image FILE" in result.stderr
+    assert "octet: /nonexistent.png: No such file or directory" in result.stderr
+
+
+def test_a_conversation_asks_for_the_results_of_calls(tmp_path: Path) -> None:
+    tools = [{"name": "get_weather", "parameters": {"type": "object"}}]
+    (tmp_path / "tools.json").write_text(json.dumps(tools))
+    with server_process("use_tool") as server:
+        arguments = ("--target", server.target, "--tools", str(tmp_path / "tools.json"))
+        result = chat(*arguments, typed="weather?\nclear skies\n")
+    call, said = result.stdout.splitlines()
+    assert json.loads(call)["name"] == "get_weather"
+    assert said == "It gave clear skies."
+
+
+def test_a_server_that_is_not_encrypted(echoing: Process) -> None:
+    result = chat("--target", echoing.target, "--tls", "--timeout", "2", "hi")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("octet: error: ")

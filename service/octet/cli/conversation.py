@@ -1,0 +1,91 @@
+"""The conversation that `octet chat` holds when it is given no text: a line of standard input is a turn."""
+
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from octet.client import Answer, ChatOptions
+    from octet.client.requests import Turn
+
+HELP = """\
+  /image FILE  show a picture along with the next line
+  /reset       forget all that was said
+  /quit        end; so does the end of the input
+A line beginning with // is sent with one slash. What the model's tool calls give is asked for."""
+
+Ask = Callable[["list[Turn]", "ChatOptions"], "Answer"]
+"""Asks the server, shows the answer while it comes, and returns it."""
+
+
+class Talk:
+    """All that was said, and the pictures that go with the next line."""
+
+    def __init__(self, ask: Ask, options: "ChatOptions") -> None:
+        self._ask = ask
+        self._options = options
+        self._images = list(options.pop("images", ()))
+        self._turns: list[Turn] = []
+
+    def run(self) -> None:
+        """Takes lines until the input ends or somebody quits.
+
+        Raises:
+            OctetRpcError: when a call fails.
+        """
+        for line in _lines("> "):
+            if line == "/quit":
+                return
+            if line.startswith("/") and not line.startswith("//"):
+                self._command(line)
+            elif line:
+                self._say(line.removeprefix("/") if line.startswith("//") else line)
+
+    def _command(self, line: str) -> None:
+        name, _, argument = line.partition(" ")
+        if name == "/reset":
+            self._turns, self._images = [], []
+        elif name == "/image" and argument:
+            self._images.append(argument.strip())
+        else:
+            click.echo(HELP, err=True)
+
+    def _say(self, text: str) -> None:
+        from octet.client import tool_result, user
+
+        try:
+            turn = user(text, self._images)
+        except OSError as error:
+            click.echo(f"octet: {error.filename}: {error.strerror}", err=True)
+            return
+        finally:
+            self._images = []
+        self._turns.append(turn)
+        answer = self._answer()
+        while answer.tool_calls:
+            for call in answer.tool_calls:
+                result = next(_lines(f"result of {call.name}> "), "")
+                self._turns.append(tool_result(call.id, result))
+            answer = self._answer()
+
+    def _answer(self) -> "Answer":
+        answer = self._ask(self._turns, self._options)
+        self._turns.append(answer)
+        return answer
+
+
+def _lines(prompt: str) -> Iterator[str]:
+    """Lines of standard input, without their ends; a person is prompted, and can edit and recall lines."""
+    if not sys.stdin.isatty():
+        yield from (line.rstrip("\n") for line in iter(sys.stdin.readline, ""))
+        return
+    import readline  # noqa: F401  (gives `input` its editing and history)
+
+    while True:
+        try:
+            yield input(prompt).strip()
+        except EOFError:
+            click.echo(err=True)
+            return
