@@ -1,9 +1,13 @@
 """The server's own settings, checked once, before anything is loaded."""
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 
 MIB = 1024 * 1024
+
+# A name or an address, with a port or without; names that are not ASCII are written in Punycode.
+_HOST = re.compile(r"(?:[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +23,9 @@ class ServerConfig:
         max_image_bytes: longest encoded picture taken.
         max_image_pixels: largest picture taken, width times height; checked before it is decoded.
         image_threads: pictures decoded at the same time.
+        image_hosts: names of hosts that pictures are fetched from by https: URI, NAME:PORT for a port other
+            than 443; none are fetched from elsewhere.
+        image_fetch_seconds: how long fetching one picture may take.
         drain_seconds: how long running calls may go on after SIGTERM.
         reflection: whether grpc.reflection answers.
     """
@@ -31,6 +38,8 @@ class ServerConfig:
     max_image_bytes: int = 20 * MIB
     max_image_pixels: int = 64_000_000
     image_threads: int = 2
+    image_hosts: tuple[str, ...] = ()
+    image_fetch_seconds: float = 10.0
     drain_seconds: float = 30.0
     reflection: bool = True
 
@@ -48,6 +57,12 @@ class ServerConfig:
         ):
             if value < 1:
                 raise ValueError(f"{flag}: {value} is not at least 1")
+        for host in self.image_hosts:
+            match = _HOST.fullmatch(host)
+            if match is None or int(match["port"] or 443) > 65535:
+                raise ValueError(f"--image-host: {host!r} is not a host's name, such as images.example.com")
+        if not self.image_fetch_seconds > 0:
+            raise ValueError(f"--image-fetch-seconds: {self.image_fetch_seconds} is not above 0")
         if self.drain_seconds < 0:
             raise ValueError(f"--drain-seconds: {self.drain_seconds} is negative")
         if self.api_key is None and not self.allow_insecure and not is_loopback(self.host):

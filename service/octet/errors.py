@@ -42,6 +42,12 @@ class ContextLengthError(InvalidRequestError):
     reason = "CONTEXT_LENGTH_EXCEEDED"
 
 
+class ImageFetchError(InvalidRequestError):
+    """A picture that the request names by URI cannot be had from where it is."""
+
+    reason = "IMAGE_FETCH_FAILED"
+
+
 class ModelNotFoundError(OctetError):
     """The request names a model that is not served here."""
 

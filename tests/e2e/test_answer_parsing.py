@@ -9,6 +9,7 @@ import pytest
 from octet.engine.types import (
     Delta,
     GenerationRequest,
+    ReasoningDelta,
     TextDelta,
     Tool,
     ToolCallDelta,
@@ -34,7 +35,7 @@ def reader(
     from vllm.sampling_params import SamplingParams
 
     model: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type="llama"), model="a-llama")
-    parsing = AnswerParsing(tokenizer, model, tool_parser, reasoning_parser)
+    parsing = AnswerParsing(tokenizer, model, tool_parser, reasoning_parser, {})
     name = CLOCK.name if mode is ToolChoiceMode.NAMED else ""
     request = GenerationRequest("id", (), tools=(CLOCK,), tool_choice=ToolChoice(mode, name))
     (made,) = parsing.plan(request, [1, 2], SamplingParams()).readers
@@ -81,11 +82,15 @@ def test_demanded_calls_are_read_by_the_scanner_for_every_model(tokenizer: Any) 
     assert call_of(deltas) == ("get_time", '{"city": "Oslo"}')
 
 
-def test_reasoning_is_not_part_of_the_answer(tokenizer: Any) -> None:
+def test_reasoning_is_apart_from_the_answer(tokenizer: Any) -> None:
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.add_tokens(["<think>", "</think>"])
     made = reader(tokenizer, None, "deepseek_r1", ToolChoiceMode.NONE)
-    assert text_of(read(made, tokenizer, "it is night</think>It is late.")) == "It is late."
+    deltas = read(made, tokenizer, "it is night</think>It is late.")
+    assert text_of(deltas) == "It is late."
+    reasoning = [delta for delta in deltas if isinstance(delta, ReasoningDelta)]
+    assert "".join(delta.text for delta in reasoning) == "it is night"
+    assert deltas[: len(reasoning)] == reasoning
 
 
 def test_a_reasoning_parser_that_the_tokenizer_cannot_serve(tokenizer: Any) -> None:

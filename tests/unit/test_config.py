@@ -32,6 +32,12 @@ def test_the_key_is_not_printed() -> None:
         ({"max_image_bytes": 0}, "--max-image-bytes", "0 is not at least 1"),
         ({"max_image_pixels": -5}, "--max-image-pixels", "-5 is not at least 1"),
         ({"image_threads": 0}, "--image-threads", "0 is not at least 1"),
+        ({"image_hosts": ("a.test", "https://b.test")}, "--image-host", "'https://b.test' is not a host's"),
+        ({"image_hosts": ("*.test",)}, "--image-host", "'*.test' is not a host's"),
+        ({"image_hosts": ("",)}, "--image-host", "'' is not a host's"),
+        ({"image_hosts": ("a.test:70000",)}, "--image-host", "'a.test:70000' is not a host's"),
+        ({"image_fetch_seconds": 0}, "--image-fetch-seconds", "0 is not above 0"),
+        ({"image_fetch_seconds": float("nan")}, "--image-fetch-seconds", "nan is not above 0"),
         ({"drain_seconds": -0.1}, "--drain-seconds", "-0.1 is negative"),
         (
             {"host": "0.0.0.0"},
@@ -55,6 +61,15 @@ def test_settings_that_make_no_sense_name_their_flag(
         {"port": 0},
         {"port": 65535},
         {"drain_seconds": 0},
+        {
+            "image_hosts": (
+                "images.example.com",
+                "a",
+                "a.test:8443",
+                "[2001:db8::1]:443",
+                "xn--bcher-kva.test",
+            )
+        },
         {"host": "0.0.0.0", "api_key": "k"},
         {"host": "0.0.0.0", "allow_insecure": True},
         {"host": "::1"},

@@ -58,6 +58,14 @@ def _option(name: str, help_text: str, **attributes: Any) -> Callable[[FC], FC]:
 @_option("--max-image-bytes", "Longest encoded picture taken.", type=int)
 @_option("--max-image-pixels", "Largest picture taken, width times height.", type=int)
 @_option("--image-threads", "Pictures decoded at the same time.", type=int)
+@click.option(
+    "--image-host",
+    "image_hosts",
+    multiple=True,
+    metavar="HOST",
+    help="Host that pictures named by https: URI are fetched from; repeatable. Default: none are fetched.",
+)
+@_option("--image-fetch-seconds", "How long fetching one picture may take.", type=float)
 @_option("--drain-seconds", "How long running calls may go on after SIGTERM.", type=float)
 @click.option(
     "--no-reflection", "reflection", flag_value=False, default=True, help="Do not answer grpc.reflection."

@@ -52,7 +52,15 @@ class ImageLimits:
     max_pixels: int
 
 
-def decode_image(data: bytes, *, mime_type: str, limits: ImageLimits, field: str) -> Image.Image:
+def decode_image(
+    data: bytes,
+    *,
+    mime_type: str,
+    limits: ImageLimits,
+    field: str,
+    source: str = "data",
+    source_type: str = "",
+) -> Image.Image:
     """Decodes a PNG, JPEG, WebP or GIF file (its first frame), recognised by its content.
 
     Args:
@@ -60,25 +68,28 @@ def decode_image(data: bytes, *, mime_type: str, limits: ImageLimits, field: str
         mime_type: what the client says that it is; empty when it does not say.
         limits: what is refused before it is decoded.
         field: path of the Image message, for errors.
+        source: the message's field out of which the file came.
+        source_type: what that field says that the file is; empty when it does not say.
 
     Returns:
         The picture: mode RGB, upright (EXIF orientation applied), on white where it was transparent, loaded.
 
     Raises:
-        InvalidRequestError: at `field`.data or `field`.mime_type.
+        InvalidRequestError: at that field or at `field`.mime_type.
     """
+    where = f"{field}.{source}"
     if not data:
-        raise InvalidRequestError(f"{field}.data", "is empty; put the bytes of the picture file here")
+        raise InvalidRequestError(where, "is empty; put the bytes of the picture file here")
     if len(data) > limits.max_bytes:
-        raise InvalidRequestError(
-            f"{field}.data", f"has {len(data)} bytes, more than the limit of {limits.max_bytes}"
-        )
-    with _open(data, limits, field) as image:
-        _check_media_type(mime_type, _MEDIA_TYPES[image.format or ""], field)
-        _check_size(image, limits, field)
-        if _MEDIA_TYPES[image.format or ""] == "image/jpeg" and _has_too_many_scans(data):
+        raise InvalidRequestError(where, f"has {len(data)} bytes, more than the limit of {limits.max_bytes}")
+    with _open(data, limits, where) as image:
+        actual = _MEDIA_TYPES[image.format or ""]
+        _check_media_type(mime_type, actual, f"{field}.mime_type")
+        _check_media_type(source_type, actual, where)
+        _check_size(image, limits, where)
+        if actual == "image/jpeg" and _has_too_many_scans(data):
             raise InvalidRequestError(
-                f"{field}.data", f"is a JPEG file of more than {_MAX_JPEG_SCANS} scans; encode it again"
+                where, f"is a JPEG file of more than {_MAX_JPEG_SCANS} scans; encode it again"
             )
         try:
             image.load()
@@ -87,39 +98,37 @@ def decode_image(data: bytes, *, mime_type: str, limits: ImageLimits, field: str
         except Exception as error:
             # Pillow's decoders raise nearly anything on a damaged file.
             raise InvalidRequestError(
-                f"{field}.data", f"cannot be decoded, the file is damaged or cut short ({error})"
+                where, f"cannot be decoded, the file is damaged or cut short ({error})"
             ) from error
 
 
-def _open(data: bytes, limits: ImageLimits, field: str) -> Image.Image:
+def _open(data: bytes, limits: ImageLimits, where: str) -> Image.Image:
     try:
         return Image.open(BytesIO(data), formats=_FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InvalidRequestError(
-            f"{field}.data", f"has more than the limit of {limits.max_pixels} pixels"
-        ) from error
+        raise InvalidRequestError(where, f"has more than the limit of {limits.max_pixels} pixels") from error
     except Exception as error:
-        raise InvalidRequestError(f"{field}.data", "is not a PNG, JPEG, WebP or GIF file") from error
+        raise InvalidRequestError(where, "is not a PNG, JPEG, WebP or GIF file") from error
 
 
-def _check_media_type(claimed: str, actual: str, field: str) -> None:
+def _check_media_type(claimed: str, actual: str, where: str) -> None:
     if not claimed:
         return
     name = claimed.partition(";")[0].strip().lower()
     if _ALIASES.get(name, name) != actual:
         raise InvalidRequestError(
-            f"{field}.mime_type",
+            where,
             f"says {claimed[:64]!r}, but the data is {actual}; correct it or leave it unset",
         )
 
 
-def _check_size(image: Image.Image, limits: ImageLimits, field: str) -> None:
+def _check_size(image: Image.Image, limits: ImageLimits, where: str) -> None:
     width, height = image.size
     if width < 1 or height < 1:
-        raise InvalidRequestError(f"{field}.data", "is a picture without pixels")
+        raise InvalidRequestError(where, "is a picture without pixels")
     if width * height > limits.max_pixels:
         raise InvalidRequestError(
-            f"{field}.data",
+            where,
             f"has {width} x {height} pixels, more than the limit of {limits.max_pixels}; make it smaller",
         )
 

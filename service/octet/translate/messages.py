@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, assert_never
 
 from google.protobuf.struct_pb2 import Struct
@@ -19,6 +20,7 @@ from octet.engine.types import (
     ToolResultPart,
 )
 from octet.errors import InvalidRequestError
+from octet.translate.data_uri import is_data_uri, parse_data_uri
 from octet.translate.media import ImageLimits, decode_image
 from octet.translate.tool_declarations import check_tool_name
 from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict
@@ -42,9 +44,19 @@ _ALLOWED = {
 
 
 def to_messages(
-    messages: Sequence[content_pb2.Message], *, model: ModelInfo, limits: ImageLimits
+    messages: Sequence[content_pb2.Message],
+    *,
+    model: ModelInfo,
+    limits: ImageLimits,
+    fetched: Mapping[str, bytes] = MappingProxyType({}),
 ) -> tuple[Message, ...]:
     """Checks and converts ChatRequest.messages; decodes their pictures.
+
+    Args:
+        messages: the conversation.
+        model: what is served.
+        limits: of pictures.
+        fetched: the files that `uris_to_fetch` named, by their URIs.
 
     Raises:
         InvalidRequestError: at the wrong field.
@@ -53,7 +65,7 @@ def to_messages(
         raise InvalidRequestError("messages", "is empty; a request needs at least one message")
     roles = _to_roles(messages)
     _check_image_count(messages, model)
-    conversation = _Conversation(limits)
+    conversation = _Conversation(limits, fetched)
     return tuple(
         Message(role, conversation.to_parts(message.parts, role, f"messages[{i}]"))
         for i, (role, message) in enumerate(zip(roles, messages, strict=True))
@@ -68,6 +80,21 @@ def image_fields(messages: Iterable[content_pb2.Message]) -> list[str]:
         for j, part in enumerate(message.parts)
         if part.HasField("image")
     ]
+
+
+def uris_to_fetch(messages: Sequence[content_pb2.Message], model: ModelInfo) -> dict[str, str]:
+    """Gives the URIs of pictures that are elsewhere, each with the path of the field that names it first.
+
+    Raises:
+        InvalidRequestError: there are more pictures than the model takes.
+    """
+    _check_image_count(messages, model)
+    uris: dict[str, str] = {}
+    for i, message in enumerate(messages):
+        for j, part in enumerate(message.parts):
+            if part.image.HasField("uri") and not is_data_uri(part.image.uri):
+                uris.setdefault(part.image.uri, f"messages[{i}].parts[{j}].image.uri")
+    return uris
 
 
 def _to_roles(messages: Sequence[content_pb2.Message]) -> list[Role]:
@@ -106,11 +133,13 @@ class _Conversation:
 
     Attributes:
         limits: of pictures.
+        fetched: pictures by their URIs.
         open_calls: ids of the calls without a result, with the names of their tools.
         answered: ids of the calls that have their result.
     """
 
     limits: ImageLimits
+    fetched: Mapping[str, bytes]
     open_calls: dict[str, str] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
 
@@ -145,9 +174,36 @@ class _Conversation:
                 assert_never(kind)
 
     def _to_image(self, image: content_pb2.Image, path: str) -> ImagePart:
-        if image.WhichOneof("source") is None:
-            raise InvalidRequestError(path, "has no source; set data to the bytes of the picture file")
-        return ImagePart(decode_image(image.data, mime_type=image.mime_type, limits=self.limits, field=path))
+        source = image.WhichOneof("source")
+        match source:
+            case "data":
+                data, source_type = image.data, ""
+            case "uri":
+                data, source_type = self._open(image.uri, f"{path}.uri")
+            case _:
+                raise InvalidRequestError(
+                    path, "has no source; set data to the bytes of the picture file, or uri"
+                )
+        decoded = decode_image(
+            data,
+            mime_type=image.mime_type,
+            limits=self.limits,
+            field=path,
+            source=source,
+            source_type=source_type,
+        )
+        return ImagePart(decoded)
+
+    def _open(self, uri: str, path: str) -> tuple[bytes, str]:
+        """The file that a URI holds or names, and its media type where the URI says that."""
+        if is_data_uri(uri):
+            parsed = parse_data_uri(uri, max_bytes=self.limits.max_bytes, field=path)
+            return parsed.data, parsed.media_type
+        if uri not in self.fetched:
+            raise InvalidRequestError(
+                path, "is not a data: URI, and this server fetches no pictures (--image-host)"
+            )
+        return self.fetched[uri], ""
 
     def _to_tool_call(self, call: tool_pb2.ToolCall, path: str) -> ToolCallPart:
         if not 1 <= len(call.id) <= MAX_CALL_ID_LENGTH:

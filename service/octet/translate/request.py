@@ -1,6 +1,8 @@
 """Requests from the protocol to the engine's types; everything that can be wrong with them is found here."""
 
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from octet.engine.types import GenerationRequest, ModelInfo
 from octet.errors import InvalidRequestError, ModelNotFoundError
@@ -28,7 +30,12 @@ _COSTLY_BYTES = 2 * 1024
 
 
 def to_generation_request(
-    request: chat_service_pb2.ChatRequest, *, model: ModelInfo, limits: ImageLimits, request_id: str
+    request: chat_service_pb2.ChatRequest,
+    *,
+    model: ModelInfo,
+    limits: ImageLimits,
+    request_id: str,
+    fetched: Mapping[str, bytes] = MappingProxyType({}),
 ) -> GenerationRequest:
     """Checks and converts a request.
 
@@ -37,6 +44,7 @@ def to_generation_request(
         model: what is served.
         limits: of pictures.
         request_id: the request's own id, or the one that the server made.
+        fetched: the files that `octet.translate.messages.uris_to_fetch` named, by their URIs.
 
     Raises:
         InvalidRequestError: at the wrong field; the first one found.
@@ -59,7 +67,7 @@ def to_generation_request(
     chat_template_args = to_chat_template_args(request.chat_template_args)
     pan_and_scan = to_pan_and_scan(request.image_options, model)
     # Last, as pictures cost most.
-    messages = to_messages(request.messages, model=model, limits=limits)
+    messages = to_messages(request.messages, model=model, limits=limits, fetched=fetched)
     return GenerationRequest(
         request_id=request_id,
         messages=messages,

@@ -48,7 +48,8 @@ def test_flags_may_come_in_any_order(started: dict[str, Any]) -> None:
 def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
     flags = (
         "--host 0.0.0.0 --port 1 --allow-insecure --max-message-bytes 2 --max-image-bytes 3 "
-        "--max-image-pixels 4 --image-threads 5 --drain-seconds 6 --no-reflection"
+        "--max-image-pixels 4 --image-threads 5 --image-host a.test --image-host b.test:8443 "
+        "--image-fetch-seconds 7 --drain-seconds 6 --no-reflection"
     )
     assert run(*flags.split()).exit_code == 0
     assert started["config"] == ServerConfig(
@@ -59,6 +60,8 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
         max_image_bytes=3,
         max_image_pixels=4,
         image_threads=5,
+        image_hosts=("a.test", "b.test:8443"),
+        image_fetch_seconds=7.0,
         drain_seconds=6.0,
         reflection=False,
     )

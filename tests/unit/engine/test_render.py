@@ -1,11 +1,15 @@
 """Messages and tools in the form that vLLM's renderer takes."""
 
+import json
+from typing import Any
+
 from PIL import Image
 
 from octet.engine.types import (
     GenerationRequest,
     ImagePart,
     Message,
+    ReasoningPart,
     Role,
     TextPart,
     Tool,
@@ -14,7 +18,7 @@ from octet.engine.types import (
     ToolChoiceMode,
     ToolResultPart,
 )
-from octet.engine.vllm.render import GEMMA3_TEMPLATE, _reads_tools, to_vllm_messages, to_vllm_tools
+from octet.engine.vllm.render import GEMMA3_TEMPLATE, _variables, to_vllm_messages, to_vllm_tools
 
 PICTURE = Image.new("RGB", (2, 2))
 
@@ -64,34 +68,79 @@ def test_tools_are_offered_unless_none_may_be_called() -> None:
 
 
 def test_templates_that_read_tools_are_told_apart() -> None:
-    assert _reads_tools("{% if tools %}{{ tools | tojson }}{% endif %}")
-    assert not _reads_tools("{% set tools = [] %}{{ tools }}{{ messages[0]['content'] }}")
-    assert not _reads_tools("{{ 'tools' }}{% for m in messages %}{{ m.tools }}{% endfor %}")
+    assert _variables("{% if tools %}{{ tools | tojson }}{% endif %}") == {"tools"}
+    assert _variables("{% set tools = [] %}{{ tools }}{{ messages[0]['content'] }}") == {"messages"}
+    assert _variables("{{ 'tools' }}{% for m in messages %}{{ m.tools }}{% endfor %}") == {"messages"}
 
 
-def test_gemma3_template_with_tools() -> None:
+def test_reasoning_goes_to_the_template() -> None:
+    message = Message(Role.ASSISTANT, (ReasoningPart("hm"), ReasoningPart("m"), TextPart("Yes.")))
+    assert to_vllm_messages((message,)) == [
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes."}], "reasoning": "hmm"}
+    ]
+
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+
+
+def gemma3(*messages: Message, tools: list[dict[str, Any]] | None = None) -> str:
+    """The prompt that Octet's template for Gemma 3 makes."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    messages = to_vllm_messages(
-        (
-            Message(Role.SYSTEM, (TextPart("Be brief."),)),
-            Message(Role.USER, (TextPart("Weather in Oslo?"),)),
-            Message(Role.ASSISTANT, (ToolCallPart("1", "get_weather", '{"city": "Oslo"}'),)),
-            Message(Role.TOOL, (ToolResultPart("1", "get_weather", "rain"),)),
-        )
-    )
-    messages[2]["tool_calls"][0]["function"]["arguments"] = {"city": "Oslo"}
-    tools = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+    turns = to_vllm_messages(messages)
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            # As vLLM's renderer does it.
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
     ((text,), _) = render_jinja_template(
-        conversations=[messages],
+        conversations=[turns],
         chat_template=GEMMA3_TEMPLATE.read_text(),
         tools=tools,
         add_generation_prompt=True,
         bos_token="<bos>",
     )
+    assert isinstance(text, str)
+    return text
+
+
+QUESTION = Message(Role.USER, (TextPart("Weather in Oslo?"),))
+CALL = ToolCallPart("1", "get_weather", '{"city": "Oslo"}')
+RESULT = ToolResultPart("1", "get_weather", "rain")
+
+
+def test_gemma3_template_with_tools() -> None:
+    system = Message(Role.SYSTEM, (TextPart("Be brief."),))
+    asked = Message(Role.ASSISTANT, (CALL,))
+    text = gemma3(system, QUESTION, asked, Message(Role.TOOL, (RESULT,)), tools=TOOLS)
     assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nYou have access to these functions")
     assert '"name": "get_weather"' in text
-    assert (
+    assert text.endswith(
+        "Weather in Oslo?<end_of_turn>\n"
         '<start_of_turn>model\n[{"name": "get_weather", "parameters": {"city": "Oslo"}}]<end_of_turn>\n'
         "<start_of_turn>user\nResult of get_weather: rain<end_of_turn>\n<start_of_turn>model\n"
-    ) in text
+    )
+
+
+def test_gemma3_template_keeps_users_and_the_model_in_turn() -> None:
+    asked = Message(Role.ASSISTANT, (TextPart("I look."), CALL, ToolCallPart("2", "get_time", "{}")))
+    results = Message(Role.TOOL, (RESULT, ToolResultPart("2", "get_time", "noon")))
+    text = gemma3(QUESTION, asked, results, Message(Role.USER, (TextPart("And?"),)), tools=TOOLS)
+    assert text.endswith(
+        '<start_of_turn>model\nI look.\n[{"name": "get_weather", "parameters": {"city": "Oslo"}}, '
+        '{"name": "get_time", "parameters": {}}]<end_of_turn>\n'
+        "<start_of_turn>user\nResult of get_weather: rain\nResult of get_time: noon\nAnd?<end_of_turn>\n"
+        "<start_of_turn>model\n"
+    )
+    assert text.count("<start_of_turn>user") == text.count("<start_of_turn>model") == 2
+
+
+def test_gemma3_template_gives_pictures_their_place() -> None:
+    parts = (TextPart("Look: "), ImagePart(PICTURE), TextPart("What is it?"))
+    turns = to_vllm_messages((Message(Role.USER, parts),))
+    turns[0]["content"][1] = {"type": "image"}  # as vLLM's renderer does it
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    ((text,), _) = render_jinja_template(
+        conversations=[turns], chat_template=GEMMA3_TEMPLATE.read_text(), bos_token=""
+    )
+    assert text == "<start_of_turn>user\nLook:<start_of_image>What is it?<end_of_turn>\n"

@@ -12,6 +12,7 @@ from octet.server.interceptors.errors import DOMAIN, MAX_MESSAGE_BYTES, to_statu
 CODES = {
     errors.InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     errors.ContextLengthError: code_pb2.INVALID_ARGUMENT,
+    errors.ImageFetchError: code_pb2.INVALID_ARGUMENT,
     errors.ModelNotFoundError: code_pb2.NOT_FOUND,
     errors.AdapterNotFoundError: code_pb2.NOT_FOUND,
     errors.DuplicateRequestError: code_pb2.ALREADY_EXISTS,

@@ -1,3 +1,4 @@
+import base64
 import json
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from octet.engine.types import (
 )
 from octet.errors import InvalidRequestError
 from octet.translate.media import ImageLimits
-from octet.translate.messages import image_fields, to_messages
+from octet.translate.messages import image_fields, to_messages, uris_to_fetch
 from octet.translate.values import dict_to_struct
 from octet.v1 import content_pb2 as pb
 from octet.v1.tool_pb2 import ToolCall, ToolResult
@@ -302,6 +303,60 @@ def test_the_limits_of_pictures_apply(model: ModelInfo, png: bytes) -> None:
     with pytest.raises(InvalidRequestError, match="bytes, more than the limit of 1") as caught:
         to_messages([user(image(png))], model=model, limits=ImageLimits(1, 1))
     assert caught.value.field == "messages[0].parts[0].image.data"
+
+
+def by_uri(uri: str, mime_type: str = "") -> pb.Part:
+    return pb.Part(image=pb.Image(uri=uri, mime_type=mime_type))
+
+
+def data_uri(data: bytes, media_type: str = "image/png") -> str:
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def test_pictures_by_uri(model: ModelInfo, limits: ImageLimits, png: bytes) -> None:
+    elsewhere = "https://images.test/a.png"
+    messages = [user(by_uri(data_uri(png)), by_uri(elsewhere)), user(by_uri(elsewhere, "image/png"))]
+    assert uris_to_fetch(messages, model) == {elsewhere: "messages[0].parts[1].image.uri"}
+    converted = to_messages(messages, model=model, limits=limits, fetched={elsewhere: png})
+    parts = [part for message in converted for part in message.parts]
+    assert all(isinstance(part, ImagePart) and part.image.size == (2, 1) for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("uri", "mime_type", "field", "problem"),
+    [
+        ("data:image/png,x", "", "uri", "is not base64"),
+        ("data:image/png;base64", "", "uri", "has no comma"),
+        ("data:image/png;base64,AA=A", "", "uri", "is not valid base64"),
+        ("data:image/png;base64,", "", "uri", "is empty"),
+        (data_uri(b"x"), "", "uri", "is not a PNG, JPEG"),
+        ("", "", "uri", "is not a data: URI, and this server fetches no pictures"),
+        ("https://images.test/a.png", "", "uri", "this server fetches no pictures (--image-host)"),
+        ("file:///etc/passwd", "", "uri", "is not a data: URI"),
+    ],
+)
+def test_wrong_uris(convert: Convert, uri: str, mime_type: str, field: str, problem: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        convert([user(text("a"), by_uri(uri, mime_type))])
+    assert caught.value.field == f"messages[0].parts[1].image.{field}"
+    assert problem in caught.value.message
+
+
+def test_what_a_uri_says_of_its_media_type_is_checked(convert: Convert, png: bytes) -> None:
+    assert convert([user(by_uri(data_uri(png, ""), "image/png"))])
+    for uri, mime_type, field in (
+        (data_uri(png, "image/gif"), "", "uri"),
+        (data_uri(png, "image/gif"), "image/png", "uri"),
+        (data_uri(png), "image/gif", "mime_type"),
+    ):
+        with pytest.raises(InvalidRequestError, match="but the data is image/png") as caught:
+            convert([user(by_uri(uri, mime_type))])
+        assert caught.value.field == f"messages[0].parts[0].image.{field}"
+
+
+def test_too_many_pictures_are_not_fetched(model: ModelInfo) -> None:
+    with pytest.raises(InvalidRequestError, match="more than the 3 of one request"):
+        uris_to_fetch([user(*[by_uri(f"https://images.test/{i}") for i in range(4)])], model)
 
 
 def test_a_media_type_that_contradicts_is_named(convert: Convert, png: bytes) -> None:

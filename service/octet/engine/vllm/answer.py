@@ -1,10 +1,11 @@
 """What the model writes, as deltas: text, and tool calls wherever the request has tools."""
 
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from octet.engine.types import Delta, GenerationRequest, TextDelta, ToolCallDelta
+from octet.engine.types import Delta, GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
 from octet.engine.vllm.args import one_line
 from octet.engine.vllm.constraint import forces_calls
 from octet.engine.vllm.render import to_vllm_tools
@@ -22,34 +23,60 @@ GEMMA3_PARSER = "gemma3"
 class AnswerReader:
     """Reads one candidate's text as it grows.
 
-    vLLM's parser, where there is one, separates reasoning and a model's special call syntax; reasoning is not
-    part of the answer. The scanner finds calls in what is left.
+    vLLM's parser, where there is one, separates reasoning and a model's special call syntax. The scanner
+    finds calls in what is left.
+
+    Attributes:
+        made_calls: whether a call was found.
+        done: whether the only call that is wanted is complete, and nothing else will be read.
     """
 
-    def __init__(self, index: int, scanner: ToolCallScanner | None, parser: Any, chat_request: Any) -> None:
+    def __init__(
+        self,
+        index: int,
+        scanner: ToolCallScanner | None,
+        parser: Any,
+        chat_request: Any,
+        *,
+        one_call: bool = False,
+    ) -> None:
         self._index = index
         self._scanner = scanner
         self._parser = parser
         self._chat_request = chat_request
+        self._one_call = one_call
         self.made_calls = False
+        self.done = False
 
     def read(self, text: str, token_ids: list[int], prompt_ids: list[int], *, finished: bool) -> list[Delta]:
         """Takes the next piece of the answer; returns what it adds."""
         deltas: list[Delta] = []
+        calls: list[ToolCallDelta] = []
         if self._parser is not None:
             message = self._parser.parse_delta(
                 text, token_ids, self._chat_request, prompt_ids, finished=finished
             )
             text = (message.content or "") if message is not None else ""
-            deltas = [self._parsed_call(call) for call in (message.tool_calls if message is not None else ())]
-        if self._scanner is None:
-            if text:
-                deltas.insert(0, TextDelta(self._index, text))
-        else:
+            if message is not None and message.reasoning:
+                deltas.append(ReasoningDelta(self._index, message.reasoning))
+            if message is not None and message.tool_calls:
+                calls = [self._parsed_call(call) for call in message.tool_calls]
+        if self._scanner is not None:
             found = self._scanner.feed(text) + (self._scanner.finish() if finished else [])
             deltas += self._scanned(found)
+            self.done = self._scanner.done
+        elif text:
+            deltas.append(TextDelta(self._index, text))
+        deltas += self._wanted(calls)
         self.made_calls = self.made_calls or any(isinstance(delta, ToolCallDelta) for delta in deltas)
         return deltas
+
+    def _wanted(self, calls: list[ToolCallDelta]) -> list[ToolCallDelta]:
+        """The pieces of calls that are passed on: of one only, or of all."""
+        first = [call for call in calls if call.call_index == 0 or not self._one_call]
+        # vLLM's parsers do not tell when a call is complete; the next one's beginning does.
+        self.done = self.done or len(first) < len(calls)
+        return first
 
     def _parsed_call(self, call: Any) -> ToolCallDelta:
         function = call.function
@@ -97,7 +124,12 @@ class AnswerParsing:
     """Chooses, for each request, how its answer is read."""
 
     def __init__(
-        self, tokenizer: Any, model: "ModelConfig", tool_parser: str | None, reasoning_parser: str
+        self,
+        tokenizer: Any,
+        model: "ModelConfig",
+        tool_parser: str | None,
+        reasoning_parser: str,
+        template_arguments: Mapping[str, Any],
     ) -> None:
         """Looks the parsers up by vLLM's names.
 
@@ -109,6 +141,7 @@ class AnswerParsing:
         self._tokenizer = tokenizer
         self._model = model
         self._tool_parser = tool_parser
+        self._template_arguments = template_arguments
         foreign = None if tool_parser == GEMMA3_PARSER else tool_parser
         self._reasoning_cls = self._parser_class(None, reasoning_parser)
         self._tools_cls = self._parser_class(foreign, reasoning_parser) if foreign else None
@@ -128,10 +161,18 @@ class AnswerParsing:
         scans = bool(tools) and (forced or self._tool_parser == GEMMA3_PARSER)
         parser_cls = self._tools_cls if tools and not scans else self._reasoning_cls
         names = [tool.name for tool in request.tools]
+        one_call = not request.tool_choice.parallel_calls
+        arguments = {**self._template_arguments, **request.chat_template_args}
         chat_request = _chat_request(tools if parser_cls is self._tools_cls else None) if parser_cls else None
-        parsers = [self._parser(parser_cls, chat_request) for _ in range(params.n)]
+        parsers = [self._parser(parser_cls, chat_request, arguments) for _ in range(params.n)]
         readers = [
-            AnswerReader(index, ToolCallScanner(names) if scans else None, parser, chat_request)
+            AnswerReader(
+                index,
+                ToolCallScanner(names, one_call=one_call) if scans else None,
+                parser,
+                chat_request,
+                one_call=one_call,
+            )
             for index, parser in enumerate(parsers)
         ]
         if chat_request is None:
@@ -141,7 +182,11 @@ class AnswerParsing:
         if params.structured_outputs is None:
             params.structured_outputs = adjusted.structured_outputs
         return AnswerPlan(
-            readers, {"reasoning_ended": chat_request.resolve_reasoning_ended(parsers[0], prompt_ids)}
+            readers,
+            {
+                "reasoning_ended": chat_request.resolve_reasoning_ended(parsers[0], prompt_ids),
+                "reasoning_parser_kwargs": {"chat_template_kwargs": arguments},
+            },
         )
 
     def _parser_class(self, tool_parser: str | None, reasoning_parser: str) -> Any:
@@ -158,11 +203,11 @@ class AnswerParsing:
         except TypeError as error:
             raise StartupError(one_line(error)) from error
 
-    def _parser(self, parser_cls: Any, chat_request: Any) -> Any:
+    def _parser(self, parser_cls: Any, chat_request: Any, arguments: dict[str, Any]) -> Any:
         if parser_cls is None:
             return None
         return parser_cls(
-            self._tokenizer, chat_request.tools, chat_template_kwargs={}, model_config=self._model
+            self._tokenizer, chat_request.tools, chat_template_kwargs=arguments, model_config=self._model
         )
 
 

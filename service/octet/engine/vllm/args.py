@@ -36,6 +36,7 @@ class EngineSettings:
         tool_call_parser: name of the parser for tool calls that the model makes on its own; None lets the
             model's architecture decide.
         max_output_tokens: most tokens of an answer when the request names none; None lets the model decide.
+        adapters: LoRA adapters to load, their directories or hub ids by their names.
     """
 
     engine: "AsyncEngineArgs"
@@ -44,6 +45,7 @@ class EngineSettings:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     tool_call_parser: str | None = None
     max_output_tokens: int | None = None
+    adapters: dict[str, str] = field(default_factory=dict)
 
 
 def parse_engine_args(argv: list[str]) -> EngineSettings:
@@ -71,6 +73,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
 
         ToolParserManager.import_tool_parser(parsed.tool_parser_plugin)
     _check_parsers(parsed.tool_call_parser, parsed.reasoning_parser)
+    adapters = _adapters(parsed.lora_modules, enabled=parsed.enable_lora)
     parsed.worker_extension_cls = WORKER_EXTENSION
     try:
         engine = AsyncEngineArgs.from_cli_args(parsed)
@@ -84,6 +87,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         chat_template_kwargs=parsed.default_chat_template_kwargs,
         tool_call_parser=parsed.tool_call_parser,
         max_output_tokens=parsed.max_output_tokens,
+        adapters=adapters,
     )
 
 
@@ -140,6 +144,7 @@ def _parser() -> Any:
     parser.add_argument("--default-chat-template-kwargs", type=json.loads, default={}, metavar="JSON")
     parser.add_argument("--tool-call-parser", metavar="NAME")
     parser.add_argument("--tool-parser-plugin", metavar="FILE")
+    parser.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--max-output-tokens", type=int, metavar="N")
     return parser
 
@@ -165,6 +170,21 @@ def _check_parsers(tool_call_parser: str | None, reasoning_parser: str) -> None:
             ParserManager.get_parser(**names)
         except TypeError as error:
             raise StartupError(f"{flag}: vLLM knows no parser of that name") from error
+
+
+def _adapters(modules: list[str], *, enabled: bool | None) -> dict[str, str]:
+    """The adapters of --lora-modules, their paths by their names."""
+    if modules and not enabled:
+        raise StartupError("--lora-modules: adapters need --enable-lora, too")
+    adapters: dict[str, str] = {}
+    for module in modules:
+        name, _, path = module.partition("=")
+        if not name or not path:
+            raise StartupError(f"--lora-modules: {module} is not NAME=PATH")
+        if name in adapters:
+            raise StartupError(f"--lora-modules: {name} is the name of two adapters")
+        adapters[name] = path
+    return adapters
 
 
 def _load_template(template: str | None) -> str | None:

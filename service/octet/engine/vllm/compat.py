@@ -6,7 +6,7 @@ where two supported versions differ, the branch belongs here.
 
 import importlib.metadata
 import sys
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -95,3 +95,8 @@ def count_unfinished_requests() -> None:
 async def unfinished_requests(llm: Any) -> int:
     """The requests, waiting and running, of all engine cores behind an AsyncLLM."""
     return sum(await llm.engine_core.call_utility_all_async("octet_unfinished_requests"))
+
+
+def candidate_ids(request_id: str, candidates: Sequence[int], n: int) -> list[str]:
+    """The ids under which an AsyncLLM works on these candidates of a request that asked for `n`."""
+    return [request_id] if n == 1 else [f"{index}_{request_id}" for index in candidates]

@@ -16,7 +16,7 @@ from octet.engine.types import (
     PromptAccepted,
     Usage,
 )
-from octet.engine.vllm import compat, sampling, startup
+from octet.engine.vllm import adapters, compat, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.constraint import is_constrained
 from octet.engine.vllm.model_info import describe_model
@@ -48,6 +48,7 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
     """
     llm = await asyncio.to_thread(startup.start, settings)
     try:
+        await adapters.load(llm, settings.adapters)
         return VllmEngine(llm, settings, await _active_kernels(llm))
     except BaseException:
         llm.shutdown(SHUTDOWN_SECONDS)
@@ -66,7 +67,9 @@ class VllmEngine:
             config.model_config,
             settings.tool_call_parser,
             config.structured_outputs_config.reasoning_parser,
+            settings.chat_template_kwargs,
         )
+        self._adapters = adapters.requests(settings.adapters)
         self._defaults = config.model_config.get_diff_sampling_param()
         self._model = describe_model(config, settings, active_kernels)
 
@@ -105,8 +108,12 @@ class VllmEngine:
                 # Without awaiting where something is there already: saves a switch of tasks a step.
                 output = queue.get_nowait() or await queue.get()
                 finished = output.finished
-                usage = _add_usage(usage, output)
-                if deltas := _read(output, plan.readers):
+                usage = _add_usage(usage, output, plan.readers)
+                deltas, cut = _read(output, plan.readers)
+                if cut:
+                    # What the candidates would go on to write is not wanted.
+                    await self.llm.abort(compat.candidate_ids(queue.request_id, cut, params.n), internal=True)
+                if deltas:
                     yield Deltas(tuple(deltas), usage)
         except VllmEngineDeadError as error:
             finished = True
@@ -157,7 +164,12 @@ class VllmEngine:
 
         try:
             return await self.llm.add_request(
-                request.request_id, prompt.engine_input, params, **plan.engine_arguments
+                request.request_id,
+                prompt.engine_input,
+                params,
+                lora_request=self._adapters.get(request.adapter),
+                priority=request.priority,
+                **plan.engine_arguments,
             )
         except VllmEngineDeadError as error:
             raise EngineDeadError("the engine has died") from error
@@ -176,28 +188,36 @@ async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     return tuple(f"{name} in {count} layers" for name, count in sorted(layers.items()))
 
 
-def _read(output: Any, readers: list[AnswerReader]) -> list[Delta]:
-    """What a step's output adds to the answer."""
+def _read(output: Any, readers: list[AnswerReader]) -> tuple[list[Delta], list[int]]:
+    """What a step's output adds to the answer, and the candidates that end before the model ends them."""
     deltas: list[Delta] = []
+    cut: list[int] = []
     for candidate in output.outputs:
         reader, reason = readers[candidate.index], candidate.finish_reason
+        if reader.done:
+            continue
         if reason == "error":
             raise UnavailableError("the engine could not finish the request; try again")
         deltas += reader.read(
             candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
         )
-        if reason is not None:
+        if reader.done:
+            deltas.append(CandidateFinished(candidate.index, FinishReason.TOOL_CALLS))
+            if reason is None:
+                cut.append(candidate.index)
+        elif reason is not None:
             finish = _FINISH_REASONS[reason]
             if finish is FinishReason.STOP and reader.made_calls:
                 finish = FinishReason.TOOL_CALLS
             deltas.append(CandidateFinished(candidate.index, finish))
-    return deltas
+    return deltas, cut
 
 
-def _add_usage(usage: Usage, output: Any) -> Usage:
+def _add_usage(usage: Usage, output: Any, readers: list[AnswerReader]) -> Usage:
+    read = [candidate for candidate in output.outputs if not readers[candidate.index].done]
     return Usage(
         usage.prompt_tokens,
-        usage.completion_tokens + sum(len(candidate.token_ids) for candidate in output.outputs),
+        usage.completion_tokens + sum(len(candidate.token_ids) for candidate in read),
         max(usage.cached_tokens, output.num_cached_tokens or 0),
         usage.image_tokens,
     )

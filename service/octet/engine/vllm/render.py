@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from octet.engine.types import (
     GenerationRequest,
     ImagePart,
     Message,
+    ReasoningPart,
     Role,
     TextPart,
     ToolCallPart,
@@ -19,7 +21,7 @@ from octet.errors import ContextLengthError, InvalidRequestError
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
-    from vllm.renderers import BaseRenderer
+    from vllm.renderers import BaseRenderer, ChatParams
 
     from octet.engine.vllm.args import EngineSettings
 
@@ -60,29 +62,16 @@ class PromptRenderer:
             InvalidRequestError: the template or the model does not take the conversation.
         """
         from vllm.exceptions import VLLMClientError
-        from vllm.renderers import ChatParams, TokenizeParams
+        from vllm.renderers import TokenizeParams
 
-        tools = to_vllm_tools(request)
-        if tools and self._tool_template is _NO_TOOLS:
-            raise InvalidRequestError(
-                "tools",
-                "this model's chat template has no place for tools; start the server with --chat-template",
-            )
-        chat = ChatParams(
-            chat_template=self._tool_template if tools else self._template,
-            chat_template_content_format=self._content_format,
-            chat_template_kwargs={
-                **self._kwargs,
-                "tools": tools,
-                "add_generation_prompt": True,
-                "tokenize": self._model.enable_prompt_embeds or _is_mistral(self._renderer.tokenizer),
-            },
-        )
         limit = self._model.max_model_len
         tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
         try:
             _, (engine_input,) = await self._renderer.render_chat_async(
-                [to_vllm_messages(request.messages)], chat, tokenize
+                [to_vllm_messages(request.messages)],
+                self._chat_params(request),
+                tokenize,
+                prompt_extras={"cache_salt": request.cache_salt} if request.cache_salt else None,
             )
         except VLLMClientError as error:
             raise _prompt_error(error, limit) from error
@@ -93,17 +82,64 @@ class PromptRenderer:
             raise ContextLengthError("messages", _too_long(str(length), limit))
         return Prompt(engine_input, length, _image_tokens(engine_input))
 
-    def _template_for_tools(self) -> str | None:
-        """The template for requests with tools: None is the model's own, `_NO_TOOLS` that there is none."""
+    def _chat_params(self, request: GenerationRequest) -> "ChatParams":
+        """The template and what goes into it beside the messages.
+
+        Raises:
+            InvalidRequestError: the template has no place for tools or for a variable.
+        """
+        from vllm.renderers import ChatParams
+
+        tools = to_vllm_tools(request)
+        if tools and self._tool_template is _NO_TOOLS:
+            raise InvalidRequestError(
+                "tools",
+                "this model's chat template has no place for tools; start the server with --chat-template",
+            )
+        template = self._tool_template if tools else self._template
+        self._check_variables(request, template, tools)
+        return ChatParams(
+            chat_template=template,
+            chat_template_content_format=self._content_format,
+            chat_template_kwargs={
+                **self._kwargs,
+                **request.chat_template_args,
+                "tools": tools,
+                "add_generation_prompt": True,
+                "tokenize": self._model.enable_prompt_embeds or _is_mistral(self._renderer.tokenizer),
+            },
+            mm_processor_kwargs=_processor_arguments(request),
+        )
+
+    def _check_variables(
+        self, request: GenerationRequest, template: str | None, tools: list[dict[str, Any]] | None
+    ) -> None:
+        """vLLM drops what a template does not read; whoever sent it should know."""
+        if not request.chat_template_args or _is_mistral(self._renderer.tokenizer):
+            return
+        known = _variables(self._resolve(template, tools) or "")
+        for name in request.chat_template_args:
+            if name not in known:
+                raise InvalidRequestError(
+                    f"chat_template_args.{name}", "is not a variable of the model's chat template"
+                )
+
+    def _resolve(self, template: str | None, tools: list[dict[str, Any]] | None) -> str | None:
+        """The text of the template that is used; None when the model has none."""
         from vllm.renderers.hf import resolve_chat_template
 
+        text: str | None = resolve_chat_template(
+            self._renderer.get_tokenizer(), template, tools, model_config=self._model
+        )
+        return text
+
+    def _template_for_tools(self) -> str | None:
+        """The template for requests with tools: None is the model's own, `_NO_TOOLS` that there is none."""
         if _is_mistral(self._renderer.tokenizer):
             return self._template
         probe = [{"type": "function", "function": {"name": "probe", "parameters": {}}}]
-        own = resolve_chat_template(
-            self._renderer.get_tokenizer(), self._template, probe, model_config=self._model
-        )
-        if own is not None and _reads_tools(own):
+        own = self._resolve(self._template, probe)
+        if own is not None and "tools" in _variables(own):
             return self._template
         if self._template is None and self._model.hf_config.model_type.startswith("gemma3"):
             return GEMMA3_TEMPLATE.read_text()
@@ -122,10 +158,13 @@ def to_vllm_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
     for message in messages:
         content: list[dict[str, Any]] = []
         calls: list[dict[str, Any]] = []
+        reasoning: list[str] = []
         for part in message.parts:
             match part:
                 case TextPart(text):
                     content.append({"type": "text", "text": text})
+                case ReasoningPart(text):
+                    reasoning.append(text)
                 case ImagePart(image):
                     content.append({"type": "image_pil", "image_pil": image})
                 case ToolCallPart(call_id, name, arguments):
@@ -135,10 +174,12 @@ def to_vllm_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
                     rendered.append(
                         {"role": Role.TOOL.value, "tool_call_id": call_id, "name": name, "content": result}
                     )
-        if content or calls:
+        if content or calls or reasoning:
             turn: dict[str, Any] = {"role": message.role.value, "content": content}
             if calls:
                 turn["tool_calls"] = calls
+            if reasoning:
+                turn["reasoning"] = "".join(reasoning)
             rendered.append(turn)
     return rendered
 
@@ -161,15 +202,21 @@ def to_vllm_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
     ]
 
 
-def _reads_tools(template: str) -> bool:
-    """Whether a Jinja template uses the variable `tools`."""
+def _processor_arguments(request: GenerationRequest) -> dict[str, Any] | None:
+    """What the model's processor of pictures is told; None leaves it as it is configured."""
+    return None if request.pan_and_scan is None else {"do_pan_and_scan": request.pan_and_scan}
+
+
+@lru_cache(maxsize=16)
+def _variables(template: str) -> frozenset[str]:
+    """The variables that a Jinja template reads."""
     import jinja2
     import jinja2.meta
     from jinja2.ext import loopcontrols
     from vllm.renderers.hf import AssistantTracker
 
     environment = jinja2.Environment(extensions=[loopcontrols, AssistantTracker])
-    return "tools" in jinja2.meta.find_undeclared_variables(environment.parse(template))
+    return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(template)))
 
 
 def _is_mistral(tokenizer: Any) -> bool:
