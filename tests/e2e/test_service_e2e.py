@@ -135,6 +135,34 @@ def test_the_readmes_program(target: str, tmp_path: Path) -> None:
     assert "blue circle" in result.stdout
 
 
+def _recipes() -> list[tuple[str, str, str]]:
+    """Title, program and what it prints, of each recipe."""
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    pattern = r"^## (.*?)\n(?:(?!^## ).)*?```python\n(.*?)```\n\n((?:    .*\n)+)"
+    return re.findall(pattern, page, re.DOTALL | re.MULTILINE)
+
+
+def test_every_recipe_is_found() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    assert len(_recipes()) == page.count("```python") > 5
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), [recipe[1:] for recipe in _recipes()], ids=[recipe[0] for recipe in _recipes()]
+)
+def test_recipe(target: str, program: str, printed: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"OCTET": target},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == [line[4:] for line in printed.splitlines()]
+
+
 def test_tool_call_from_the_command_line(target: str, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
     answer = chat(target, "--tools", str(tmp_path / "tools.json"), "What is the weather in Oslo?")
