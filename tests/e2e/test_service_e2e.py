@@ -138,8 +138,11 @@ def test_the_readmes_program(target: str, tmp_path: Path) -> None:
 def _recipes() -> list[tuple[str, str, str]]:
     """Title, program and what it prints, of each recipe."""
     page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    pattern = r"^## (.*?)\n(?:(?!^## ).)*?```python\n(.*?)```\n\n((?:    .*\n)+)"
-    return re.findall(pattern, page, re.DOTALL | re.MULTILINE)
+    found = [
+        re.fullmatch(r"(.*?)\n.*?```python\n(.*?)```\n\n((?:    [^\n]*\n)+)\n*", section, re.DOTALL)
+        for section in page.split("\n## ")[1:]
+    ]
+    return [(recipe[1], recipe[2], recipe[3]) for recipe in found if recipe]
 
 
 def test_every_recipe_is_found() -> None:
