@@ -7,17 +7,19 @@ table with the layers that transformers builds.
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from octet.quantize.errors import QuantizeError
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Linear layers that a model repeats.
+    """Linear layers that stand together in a model.
 
     Attributes:
-        prefix: regular expression of what precedes a layer's number, dots included.
-        modules: names of the linear layers below it, in the order in which the model holds them.
+        prefix: regular expression of what precedes their names, dots included. Its group, if it has one, is
+            the number of the layer that repeats the block.
+        modules: their names below it, in the order in which the model holds them.
     """
 
     prefix: str
@@ -29,26 +31,22 @@ class Architecture:
     """Where a model has linear layers.
 
     Attributes:
-        blocks: those in repeated layers, in the order in which the model holds them.
-        single: regular expressions of the names of the others, but for the output layer.
+        blocks: all but the output layer, in the order in which the model holds them.
     """
 
     blocks: tuple[Block, ...]
-    single: tuple[str, ...] = ()
 
     def position(self, module: str) -> tuple[int, int, int] | None:
         """Where the linear layer `module` stands among the model's; None when there is no such layer."""
-        for number, block in enumerate(self.blocks):
-            match = re.fullmatch(rf"{block.prefix}(\d+)\.(.+)", module)
-            if match and match[2] in block.modules:
-                return number, int(match[1]), block.modules.index(match[2])
-        for number, pattern in enumerate((*self.single, OUTPUT_LAYER)):
-            if re.fullmatch(pattern, module):
-                return len(self.blocks) + number, 0, 0
+        for number, block in enumerate((*self.blocks, _OUTPUT)):
+            match = re.match(block.prefix, module)
+            if match and module[match.end() :] in block.modules:
+                layer = int(match[1]) if match.groups() else 0
+                return number, layer, block.modules.index(module[match.end() :])
         return None
 
 
-OUTPUT_LAYER = r"(?:language_model\.)?lm_head"
+OUTPUT_LAYER = "lm_head"
 """Name of the layer that makes logits, the last one of every model here."""
 
 _ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
@@ -60,12 +58,14 @@ _VISION = (
     *("mlp.fc1", "mlp.fc2"),
 )
 
-_TEXT = Architecture((Block(r"model\.layers\.", _DECODER),))
-_FUSED_TEXT = Architecture((Block(r"model\.layers\.", _FUSED_DECODER),))
+_TEXT = Architecture((Block(r"model\.layers\.(\d+)\.", _DECODER),))
+_FUSED_TEXT = Architecture((Block(r"model\.layers\.(\d+)\.", _FUSED_DECODER),))
 
 # Published checkpoints and those that transformers 5 saves differ in the prefixes of these.
-_NESTED_TEXT = Block(r"(?:language_model\.model|model\.language_model)\.layers\.", _DECODER)
-_NESTED_VISION = Block(r"(?:model\.)?vision_tower\.(?:vision_model\.)?encoder\.layers\.", _VISION)
+_NESTED_TEXT = Block(r"(?:language_model\.model|model\.language_model)\.layers\.(\d+)\.", _DECODER)
+_NESTED_VISION = Block(r"(?:model\.)?vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.", _VISION)
+_PROJECTOR = Block(r"(?:model\.)?multi_modal_projector\.", ("linear_1", "linear_2"))
+_OUTPUT = Block(r"(?:language_model\.)?", (OUTPUT_LAYER,))
 
 _ARCHITECTURES = {
     "Gemma2ForCausalLM": _TEXT,
@@ -74,9 +74,7 @@ _ARCHITECTURES = {
     "GemmaForCausalLM": _TEXT,
     "GraniteForCausalLM": _TEXT,
     "LlamaForCausalLM": _TEXT,
-    "LlavaForConditionalGeneration": Architecture(
-        (_NESTED_VISION, _NESTED_TEXT), (r"(?:model\.)?multi_modal_projector\.linear_[12]",)
-    ),
+    "LlavaForConditionalGeneration": Architecture((_NESTED_VISION, _PROJECTOR, _NESTED_TEXT)),
     "MistralForCausalLM": _TEXT,
     "Olmo2ForCausalLM": _TEXT,
     "Phi3ForCausalLM": _FUSED_TEXT,
@@ -91,14 +89,13 @@ def names() -> tuple[str, ...]:
     return tuple(_ARCHITECTURES)
 
 
-def find(name: str) -> Architecture:
-    """The architecture that config.json calls `name`.
+def find(name: str, config: Path) -> Architecture:
+    """The architecture that the file `config` calls `name`.
 
     Raises:
         QuantizeError: it is not known.
     """
     if name not in _ARCHITECTURES:
-        raise QuantizeError(
-            f"the architecture {name} is not known; known are {', '.join(sorted(_ARCHITECTURES))}"
-        )
+        known = ", ".join(sorted(_ARCHITECTURES))
+        raise QuantizeError(f"{config}: the architecture {name} is not known; known are {known}")
     return _ARCHITECTURES[name]

@@ -1,6 +1,10 @@
 """The README.md of a quantized checkpoint: how it was made, in the form that the hub reads."""
 
-from huggingface_hub import ModelCard, ModelCardData
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCardData, metadata_load
+from yaml import YAMLError  # type: ignore[import-untyped]
 
 from octet import __version__
 from octet.quantize.config import quantization_config
@@ -49,14 +53,21 @@ No calibration data was used. The files say `quant_method: {method}`.
 
 
 def _metadata(source: Source) -> ModelCardData:
-    inherited = {}
-    path = source.directory / _CARD
-    if path.is_file():
-        known = ModelCard.load(path).data.to_dict()
-        inherited = {key: known[key] for key in _INHERITED if key in known}
+    known = _source_metadata(source.directory / _CARD)
+    inherited = {key: known[key] for key in _INHERITED if key in known}
     if source.revision:
         inherited |= {"base_model": source.name, "base_model_relation": "quantized"}
     return ModelCardData(library_name="vllm", tags=["fp8", "octet"], **inherited)
+
+
+def _source_metadata(path: Path) -> dict[str, Any]:
+    """What the source's own card says at its top; a damaged or missing card says nothing."""
+    if not path.is_file():
+        return {}
+    try:
+        return metadata_load(path) or {}
+    except (ValueError, YAMLError):
+        return {}
 
 
 def _flags(options: Options) -> str:

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from octet.quantize.card import model_card
 from octet.quantize.config import quantization_config
-from octet.quantize.errors import QuantizeError, reason_of
+from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
 from octet.quantize.journal import Journal, fingerprint
 from octet.quantize.options import Options
 from octet.quantize.plan import Plan, make_plan
 from octet.quantize.source import CONFIG, INDEX, Source
 from octet.quantize.verify import TensorError, verify_shard
-from octet.quantize.writer import UNFINISHED, flush, write_shard
+from octet.quantize.writer import UNFINISHED, flush, write_shards
 
 Phase = Callable[[str, int], Callable[[int], None]]
 """Begins a phase, by its name and its length in bytes; returns what is to be told of bytes that are done."""
@@ -56,7 +56,7 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
         phase: shows progress.
 
     Raises:
-        QuantizeError: it cannot be done. What was done so far is kept.
+        QuantizeError: it cannot be done. What was done so far is kept where a later run could go on with it.
     """
     destination = Path(os.path.abspath(destination))
     _check_destination(source, destination)
@@ -73,6 +73,9 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
             directory.rename(destination)
             _sync_directory(destination.parent)
         shutil.rmtree(work)
+    except UnusableWeightError:
+        shutil.rmtree(work)
+        raise
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         raise QuantizeError(f"{where}{reason_of(error)}") from error
@@ -113,6 +116,8 @@ def _prepare(work: Path, plan: Plan, journal: Journal) -> Path:
     needed = sum(shard.header.file_size for shard in plan.shards) - there
     free = shutil.disk_usage(directory).free
     if needed > free:
+        if not journal.resumed:
+            shutil.rmtree(work)
         raise QuantizeError(
             f"{work.parent} has {free / 1e9:.3f} GB of free space, "
             f"and the quantized weights take {needed / 1e9:.3f} GB"
@@ -122,8 +127,7 @@ def _prepare(work: Path, plan: Plan, journal: Journal) -> Path:
 
 def _write_weights(plan: Plan, directory: Path, journal: Journal, options: Options, phase: Phase) -> None:
     progress = phase("quantizing", _source_bytes(plan))
-    for shard in plan.shards:
-        write_shard(shard, directory, journal, options.workers, progress)
+    write_shards(plan.shards, directory, journal, options.workers, progress)
 
 
 def _verify(plan: Plan, directory: Path, options: Options, phase: Phase) -> list[TensorError]:

@@ -11,6 +11,10 @@ class QuantizeError(OctetError):
     reason = "QUANTIZE"
 
 
+class UnusableWeightError(QuantizeError):
+    """A weight holds what no scale can be made of, so that no later run can go on with this one's work."""
+
+
 def reason_of(error: OSError) -> str:
     """The operating system's words for `error`, without the number and the path."""
     return error.strerror or str(error)

@@ -4,6 +4,7 @@ Pieces are independent, so threads take them in any order, and memory is bounded
 whatever the size of a tensor. Files are read and written at offsets; nothing is mapped.
 """
 
+import errno
 import os
 import threading
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ from pathlib import Path
 import torch
 
 from octet import ops as ops  # registers the operators
-from octet.quantize.errors import QuantizeError, reason_of
+from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
 from octet.quantize.plan import TensorPlan
 from octet.quantize.safetensors_file import ITEM_SIZES
 
 PIECE_BYTES = 4 << 20
 """Source bytes of a piece, but for rows that are longer."""
+
+_NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 TORCH_DTYPES = {
     "BF16": torch.bfloat16,
@@ -87,8 +90,30 @@ class Files:
             self._quantize(piece)
 
     def _copy(self, piece: Piece) -> None:
-        data = self._read(piece, piece.tensor.source.offset + piece.begin)
-        self._write(piece, data, piece.tensor.target.offset + piece.begin)
+        source = piece.tensor.source.offset + piece.begin
+        target = piece.tensor.target.offset + piece.begin
+        if not self._copy_in_kernel(piece, source, target):
+            self._write(piece, self._read(piece, source), target)
+
+    def _copy_in_kernel(self, piece: Piece, source: int, target: int) -> bool:
+        """Copies without a detour through this process; False where the file systems cannot."""
+        done = 0
+        while done < piece.size:
+            try:
+                count = os.copy_file_range(
+                    self._source_fd, self._target_fd, piece.size - done, source + done, target + done
+                )
+            except OSError as error:
+                if error.errno in _NO_KERNEL_COPY:
+                    return False
+                name = piece.tensor.source.name
+                raise QuantizeError(
+                    f"{self._source}: tensor {name} cannot be copied to {self._target}: {reason_of(error)}"
+                ) from error
+            if count == 0:
+                raise QuantizeError(f"{self._source} ends within the tensor {piece.tensor.source.name}")
+            done += count
+        return True
 
     def _quantize(self, piece: Piece) -> None:
         tensor, scale_plan = piece.tensor, piece.tensor.scale
@@ -104,7 +129,7 @@ class Files:
         finite = scale.isfinite()
         if not finite.all():
             channel = piece.begin + int(finite.logical_not().flatten().nonzero()[0])
-            raise QuantizeError(
+            raise UnusableWeightError(
                 f"{self._source}: tensor {tensor.source.name} holds NaN or an infinity, "
                 f"in output channel {channel}"
             )

@@ -9,7 +9,7 @@ from octet.quantize import architectures
 from octet.quantize.errors import QuantizeError
 from octet.quantize.options import Options
 from octet.quantize.safetensors_file import Header, StoredTensor, lay_out, read_header
-from octet.quantize.source import Source
+from octet.quantize.source import CONFIG, Source
 
 SCALE_SUFFIX = "_scale"
 """A weight `X.weight` has its scale in `X.weight_scale`."""
@@ -75,7 +75,7 @@ def make_plan(source: Source, options: Options) -> Plan:
         QuantizeError: the architecture is not known, a file is damaged, a tensor that is to be quantized is
             of a dtype that cannot be, or there is nothing to quantize.
     """
-    architecture = architectures.find(source.architecture)
+    architecture = architectures.find(source.architecture, source.directory / CONFIG)
     headers = {shard: read_header(source.directory / shard) for shard in source.shards}
     _check_index(source, headers)
     modules = _linear_modules(source, architecture, headers)
@@ -90,8 +90,10 @@ def make_plan(source: Source, options: Options) -> Plan:
         _plan_shard(source.directory / name, header, chosen, options) for name, header in headers.items()
     )
     ignored = [module for module in modules if module not in chosen]
-    if not any(re.fullmatch(architectures.OUTPUT_LAYER, module) for module in modules):
-        ignored.append("lm_head")  # It shares the embedding, and is a linear layer all the same.
+    if not any(module.endswith(architectures.OUTPUT_LAYER) for module in modules):
+        ignored.append(
+            architectures.OUTPUT_LAYER
+        )  # It shares the embedding, and is a linear layer all the same.
     return Plan(shards, tuple(ignored))
 
 

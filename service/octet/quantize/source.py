@@ -51,7 +51,7 @@ class Source:
             for path in self.directory.glob(pattern)
             if path.is_file()
         }
-        return sorted(found - {CONFIG, INDEX})
+        return sorted(name for name in found if name != CONFIG and not name.endswith(".index.json"))
 
 
 def open_source(source: str, revision: str | None = None) -> Source:

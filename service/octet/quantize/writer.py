@@ -2,9 +2,9 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -25,28 +25,32 @@ Progress = Callable[[int], None]
 """Told of source bytes that are done."""
 
 
-def write_shard(
-    shard: ShardPlan, directory: Path, journal: Journal, workers: int, progress: Progress
+def write_shards(
+    shards: Iterable[ShardPlan], directory: Path, journal: Journal, workers: int, progress: Progress
 ) -> None:
-    """Writes the new file of `shard` into `directory`, or the rest of it.
+    """Writes the new files into `directory`, or what is left of them. The disk gets one while the next is
+    made.
 
     Raises:
         QuantizeError: a tensor cannot be read, quantized or written.
     """
-    finished, unfinished = directory / shard.name, directory / (shard.name + UNFINISHED)
-    if finished.exists():
-        progress(sum(tensor.source.size for tensor in shard.tensors))
-        return
-    with (
-        _open(shard.source, os.O_RDONLY) as source_fd,
-        _open(unfinished, os.O_RDWR | os.O_CREAT) as target_fd,
-    ):
-        _begin(shard, unfinished, target_fd)
-        files = Files(shard.source, unfinished, source_fd, target_fd)
-        note = partial(_note, unfinished, target_fd, journal, shard.name)
-        _write_tensors(shard, files, journal, workers, progress, note)
-        flush(unfinished, target_fd)
-    unfinished.rename(finished)
+    with ThreadPoolExecutor(1, "octet-flush") as flusher:
+        flushes: list[Future[None]] = []
+        for shard in shards:
+            finished, unfinished = directory / shard.name, directory / (shard.name + UNFINISHED)
+            if finished.exists():
+                progress(sum(tensor.source.size for tensor in shard.tensors))
+                continue
+            with ExitStack() as files:
+                source_fd = _open(files, shard.source, os.O_RDONLY)
+                target_fd = _open(files, unfinished, os.O_RDWR | os.O_CREAT)
+                _begin(shard, unfinished, target_fd)
+                note = partial(flusher.submit, _note, unfinished, target_fd, journal, shard.name)
+                between = Files(shard.source, unfinished, source_fd, target_fd)
+                flushes += _write_tensors(shard, between, journal, workers, progress, note)
+                flushes.append(flusher.submit(_finish, files.pop_all(), unfinished, finished))
+            _raise_errors(flush for flush in flushes if flush.done())
+        _raise_errors(flushes)
 
 
 def flush(path: Path, fd: int) -> None:
@@ -57,16 +61,13 @@ def flush(path: Path, fd: int) -> None:
         raise QuantizeError(f"{path} cannot be written: {reason_of(error)}") from error
 
 
-@contextmanager
-def _open(path: Path, flags: int) -> Iterator[int]:
+def _open(files: ExitStack, path: Path, flags: int) -> int:
     try:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o644)
     except OSError as error:
         raise QuantizeError(f"{path} cannot be opened: {reason_of(error)}") from error
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+    files.callback(os.close, fd)
+    return fd
 
 
 def _begin(shard: ShardPlan, path: Path, fd: int) -> None:
@@ -78,10 +79,20 @@ def _begin(shard: ShardPlan, path: Path, fd: int) -> None:
 
 
 def _note(path: Path, fd: int, journal: Journal, shard: str, whole: list[str]) -> None:
-    """Flushes the file, then has the journal say that the tensors `whole` are in it; empties the list."""
+    """Flushes the file, then has the journal say that the tensors `whole` are in it."""
     flush(path, fd)
     journal.record(shard, whole)
-    whole.clear()
+
+
+def _finish(files: ExitStack, unfinished: Path, finished: Path) -> None:
+    """Gives a file that has been flushed its name."""
+    files.close()
+    unfinished.rename(finished)
+
+
+def _raise_errors(futures: Iterable[Future[None]]) -> None:
+    for future in futures:
+        future.result()
 
 
 def _write_tensors(
@@ -90,10 +101,13 @@ def _write_tensors(
     journal: Journal,
     workers: int,
     progress: Progress,
-    note: Callable[[list[str]], None],
-) -> None:
+    note: Callable[[list[str]], Future[None]],
+) -> list[Future[None]]:
+    """Writes the tensors that the journal lacks; returns the notes of them that are on their way to the disk.
+    """
     left: Counter[str] = Counter()
     whole: list[str] = []
+    notes: list[Future[None]] = []
     unflushed = 0
 
     def complete(piece: Piece) -> None:
@@ -105,7 +119,8 @@ def _write_tensors(
             whole.append(name)
         unflushed += piece.size
         if unflushed >= _FLUSH_BYTES:
-            note(whole)
+            notes.append(note(whole.copy()))
+            whole.clear()
             unflushed = 0
 
     def pieces() -> Iterator[Piece]:
@@ -119,10 +134,9 @@ def _write_tensors(
     try:
         run_pieces(pieces(), files.process, workers, complete)
     except BaseException:
-        with suppress(QuantizeError):  # The first error is the one to report.
-            note(whole)
+        wait([*notes, note(whole)])  # The first error is the one to report, not one of these.
         raise
-    note(whole)
+    return [*notes, note(whole)]
 
 
 def run_pieces(
