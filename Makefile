@@ -6,13 +6,15 @@ VENV   ?= .venv
 ENGINE ?= cpu
 
 BIN := $(VENV)/bin
+# llm-compressor's environment, which the tests of octet quantize use when it is there.
+ORACLE := build/oracle
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
 SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell find csrc protos -type f)
 PYTHON_CODE := service tests tools setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format lock clean
+.PHONY: help demo test check format oracle lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -43,11 +45,20 @@ format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` 
 	$(BIN)/python -m tools.api_reference
 	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
+oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
+	$(ORACLE)/bin/python -m tools.quantize_oracle.golden tests/quantize/golden
+
 lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
 	tools/lock.sh $(BIN)
 
 clean: ## Remove the build and the environment
 	rm -rf build $(VENV) service/octet/v1 service/octet/_C*.so service/*.egg-info
+
+$(ORACLE)/.installed: tools/quantize_oracle/requirements.txt
+	@tools/check_prerequisites.sh $(PYTHON)
+	$(PYTHON) -m venv $(ORACLE)
+	$(ORACLE)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 $(BIN)/python:
 	@tools/check_prerequisites.sh $(PYTHON)
