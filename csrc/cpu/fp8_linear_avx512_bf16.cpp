@@ -7,7 +7,6 @@
 namespace octet {
 namespace {
 
-constexpr int64_t kMaxRows = 256;   // their panels of one block of k stay in L2
 constexpr int64_t kMaxCols = 1008;  // bounds the partial sums to 1 MiB
 
 // Where the parts of a thread's scratch begin, in bytes; each is a whole number of cache lines.
@@ -17,10 +16,10 @@ struct Layout {
   int64_t end;
 
   explicit Layout(const Fp8Linear& args) {
-    const int64_t rows = round_up(min_of(args.rows, kMaxRows), kGroupRows);
-    const int64_t k = round_up(args.in_features, kStep);
-    const int64_t activations =
-        args.rows <= kDirectRows ? args.rows * k : rows * min_of(k, kBlockK);
+    const bool direct = args.rows <= kDirectRows;
+    const int64_t rows = direct ? args.rows : panel_rows(args);
+    const int64_t k = direct ? round_up(args.in_features, kStep) : panel_block_k(args);
+    const int64_t activations = rows * k;
     columns = activations * static_cast<int64_t>(sizeof(uint16_t));
     sums = columns + kBlockCols * kColumnStride * static_cast<int64_t>(sizeof(uint16_t));
     const int64_t cols = round_up(min_of(args.out_features, kMaxCols), 2 * kBlockCols);

@@ -11,9 +11,8 @@
 namespace octet {
 namespace {
 
-// Codes that are expanded at a time, and pairs of adjacent k in a register of bf16.
+// Codes that are expanded at a time.
 constexpr int64_t kStep = 64;
-constexpr int64_t kPairs = 16;
 
 struct Bf16Table {
   alignas(64) uint8_t low[128];

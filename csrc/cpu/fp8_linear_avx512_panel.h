@@ -19,12 +19,15 @@
 namespace octet {
 namespace {
 
-constexpr int64_t kBlockK = 512;     // codes of a row or column that are expanded at a time
 constexpr int64_t kGroupRows = 16;   // rows in a register
 constexpr int64_t kPanelGroups = 4;  // registers of rows in a panel
 constexpr int64_t kBlockCols = 24;   // columns expanded at a time; accumulators in registers
+constexpr int64_t kMaxRows = 256;    // rows packed at a time
+constexpr int64_t kMaxBlockK = 2048;
+constexpr int64_t kPanelElements = 256
+                                   << 10;  // of the panels of a block of k, so that L2 holds them
 // Elements from column to column of expanded weights; the odd line keeps columns in different sets.
-constexpr int64_t kColumnStride = kBlockK + 32;
+constexpr int64_t kColumnStride = kMaxBlockK + 32;
 
 // Packs `count` codes of up to 16 rows, which become register `group` of `groups` of each pair.
 inline void pack_group(const Bf16Expander& activations, const uint8_t* codes, int64_t stride,
@@ -117,8 +120,21 @@ inline void store_block(const Fp8Linear& args, const Fp8LinearTile& tile, const 
   }
 }
 
+// Rows of the largest tile, in whole registers.
+inline int64_t panel_rows(const Fp8Linear& args) {
+  return round_up(min_of(args.rows, kMaxRows), kGroupRows);
+}
+
+// How many k are packed and expanded at a time: the fewer rows, the longer the stretches of weights
+// that are read.
+inline int64_t panel_block_k(const Fp8Linear& args) {
+  const int64_t most = min_of(kMaxBlockK, kPanelElements / panel_rows(args) / kStep * kStep);
+  const int64_t blocks = max_of(1, ceil_div(args.in_features, most));
+  return max_of(kStep, round_up(ceil_div(args.in_features, blocks), kStep));
+}
+
 struct PanelScratch {
-  uint16_t* panels;   // [groups][kBlockK][16], a panel after the other
+  uint16_t* panels;   // [groups][block of k][16], a panel after the other
   uint16_t* columns;  // [kBlockCols][kColumnStride]
   float* sums;        // [columns][rows], both rounded up
 };
@@ -133,8 +149,9 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
   const Bf16Expander weights(args.w_format);
 
   // With no k at all, one empty block sets the sums to zero.
-  for (int64_t begin = 0; begin == 0 || begin < args.in_features; begin += kBlockK) {
-    const int64_t count = min_of(kBlockK, args.in_features - begin);
+  const int64_t block_k = panel_block_k(args);
+  for (int64_t begin = 0; begin == 0 || begin < args.in_features; begin += block_k) {
+    const int64_t count = min_of(block_k, args.in_features - begin);
     const int64_t k = round_up(count, kStep);
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t first = group / kPanelGroups * kPanelGroups;  // of the panel

@@ -11,8 +11,11 @@
 namespace octet {
 namespace {
 
+constexpr int64_t ceil_div(int64_t value, int64_t divisor) {
+  return (value + divisor - 1) / divisor;
+}
 constexpr int64_t round_up(int64_t value, int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
+  return ceil_div(value, multiple) * multiple;
 }
 
 constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
