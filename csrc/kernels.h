@@ -45,6 +45,52 @@ struct PerChannelQuant {
 // Quantizes the rows [begin, end).
 using PerChannelQuantKernel = void (*)(const PerChannelQuant& args, int64_t begin, int64_t end);
 
+// Gemma's RMS norm of each row of x, [rows, hidden], quantized: the row
+//
+//   y = x * (1 / sqrt(mean(x^2) + eps)) * (1 + weight)
+//
+// computed in f32, rounded to x's dtype, and quantized with its own scale. Where there is a
+// residual, it is first replaced by residual + x, rounded to x's dtype, which then takes x's place.
+// Everything but eps, codes and scales has x's dtype.
+struct GemmaRmsNormQuant {
+  const void* x;
+  Dtype x_dtype;
+  int64_t x_stride;
+  int64_t hidden;
+  const void* weight;  // [hidden]
+  float eps;
+  void* residual;  // [rows, hidden], or null
+  int64_t residual_stride;
+  Fp8Format format;
+  uint8_t* q;  // codes, [rows, hidden]
+  int64_t q_stride;
+  float* scale;  // [rows]
+};
+
+// activation(gate) * up of each row of x = [gate | up], [rows, 2 * hidden], quantized: the
+// activation, computed in f32, and the product are each rounded to x's dtype.
+struct GatedQuant {
+  const void* x;
+  Dtype x_dtype;
+  int64_t x_stride;
+  int64_t hidden;  // of gate, of up and of the codes
+  Fp8Format format;
+  uint8_t* q;  // codes, [rows, hidden]
+  int64_t q_stride;
+  float* scale;  // [rows]
+};
+
+// Both compute and quantize the rows [begin, end). `scratch` is this thread's own, holds a row
+// (row_scratch_bytes) and is aligned to kScratchAlignment.
+using GemmaRmsNormQuantKernel = void (*)(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
+                                         void* scratch);
+using GatedQuantKernel = void (*)(const GatedQuant& args, int64_t begin, int64_t end,
+                                  void* scratch);
+
+constexpr size_t row_scratch_bytes(Dtype dtype, int64_t hidden) {
+  return static_cast<size_t>(hidden) * (dtype == Dtype::kFloat32 ? 4 : 2);
+}
+
 // out[t, n] = x_scale[t] * w_scale[n] * sum_k x[t, k] * w[n, k] + bias[n], accumulated in f32 over
 // exactly decoded operands and rounded once.
 struct Fp8Linear {
@@ -90,6 +136,9 @@ constexpr size_t kScratchAlignment = 64;
 struct Kernels {
   PerTokenQuantKernel per_token_quant;
   PerChannelQuantKernel per_channel_quant;
+  GemmaRmsNormQuantKernel gemma_rms_norm_quant;
+  GatedQuantKernel gelu_tanh_and_mul_quant;
+  GatedQuantKernel silu_and_mul_quant;
   Fp8LinearKernel fp8_linear;
   Fp8LinearLimitsOf fp8_linear_limits;
 };

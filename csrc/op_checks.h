@@ -2,6 +2,7 @@
 // pointers. Shared by the CPU and the CUDA operators.
 #pragma once
 
+#include <ATen/MemoryOverlap.h>
 #include <ATen/core/Tensor.h>
 
 #include <optional>
@@ -91,6 +92,71 @@ inline PerTokenQuant per_token_quant_args(const at::Tensor& x,
       .hidden = x.size(1),
       .format = format_of(q.scalar_type()),
       .scale_ub = scale_ub_pointer(x, scale_ub),
+      .q = static_cast<uint8_t*>(q.mutable_data_ptr()),
+      .q_stride = q.stride(0),
+      .scale = scale.mutable_data_ptr<float>(),
+  };
+}
+
+inline void check_norm_weight(const at::Tensor& x, const at::Tensor& weight) {
+  TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "weight must have the dtype of x, ",
+              x.scalar_type(), ", got ", weight.scalar_type());
+  TORCH_CHECK(weight.dim() == 1 && weight.size(0) == x.size(1) && weight.is_contiguous(),
+              "weight must be a contiguous [", x.size(1), "], got ", weight.sizes(),
+              " with strides ", weight.strides());
+  TORCH_CHECK(weight.device() == x.device(), "weight must be on the device of x, ", x.device(),
+              ", got ", weight.device());
+}
+
+inline void check_residual(const at::Tensor& x, const at::Tensor& residual) {
+  TORCH_CHECK(residual.scalar_type() == x.scalar_type(), "residual must have the dtype of x, ",
+              x.scalar_type(), ", got ", residual.scalar_type());
+  TORCH_CHECK(residual.sizes() == x.sizes(), "residual must have the shape of x, ", x.sizes(),
+              ", got ", residual.sizes());
+  TORCH_CHECK(has_unit_inner_stride(residual),
+              "the elements of a row of residual must be adjacent in memory, but ",
+              "residual.stride(1) is ", residual.stride(1));
+  TORCH_CHECK(at::has_internal_overlap(residual) != at::MemOverlap::Yes,
+              "the rows of residual, which is written to, must not share memory");
+  TORCH_CHECK(residual.device() == x.device(), "residual must be on the device of x, ", x.device(),
+              ", got ", residual.device());
+}
+
+inline GemmaRmsNormQuant gemma_rms_norm_quant_args(const at::Tensor& x, const at::Tensor& weight,
+                                                   double eps,
+                                                   const std::optional<at::Tensor>& residual,
+                                                   const at::Tensor& q, const at::Tensor& scale) {
+  return GemmaRmsNormQuant{
+      .x = x.const_data_ptr(),
+      .x_dtype = dtype_of(x.scalar_type()),
+      .x_stride = x.stride(0),
+      .hidden = x.size(1),
+      .weight = weight.const_data_ptr(),
+      .eps = static_cast<float>(eps),
+      .residual = residual.has_value() ? residual->mutable_data_ptr() : nullptr,
+      .residual_stride = residual.has_value() ? residual->stride(0) : 0,
+      .format = format_of(q.scalar_type()),
+      .q = static_cast<uint8_t*>(q.mutable_data_ptr()),
+      .q_stride = q.stride(0),
+      .scale = scale.mutable_data_ptr<float>(),
+  };
+}
+
+// x = [gate | up].
+inline void check_gated_input(const at::Tensor& x) {
+  check_quant_input(x);
+  TORCH_CHECK(x.size(1) % 2 == 0, "x must be [tokens, 2 * hidden], gate and up side by side, got ",
+              x.sizes());
+}
+
+inline GatedQuant gated_quant_args(const at::Tensor& x, const at::Tensor& q,
+                                   const at::Tensor& scale) {
+  return GatedQuant{
+      .x = x.const_data_ptr(),
+      .x_dtype = dtype_of(x.scalar_type()),
+      .x_stride = x.stride(0),
+      .hidden = q.size(1),
+      .format = format_of(q.scalar_type()),
       .q = static_cast<uint8_t*>(q.mutable_data_ptr()),
       .q_stride = q.stride(0),
       .scale = scale.mutable_data_ptr<float>(),

@@ -14,6 +14,7 @@
 
 #include "cpu/dispatch.h"
 #include "op_checks.h"
+#include "quant_ops.h"
 
 namespace octet {
 namespace {
@@ -37,31 +38,6 @@ int64_t grain_size(int64_t least_work, int64_t work_per_item) {
   return std::max<int64_t>(1, least_work / std::max<int64_t>(1, work_per_item));
 }
 
-void quantize(const Tensor& x, const std::optional<Tensor>& scale_ub, const Tensor& q,
-              const Tensor& scale) {
-  const PerTokenQuant args = per_token_quant_args(x, scale_ub, q, scale);
-  const PerTokenQuantKernel kernel = active_implementation().kernels.per_token_quant;
-  at::parallel_for(0, x.size(0), grain_size(kQuantElementsPerThread, args.hidden),
-                   [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
-}
-
-std::tuple<Tensor, Tensor> per_token_quant_fp8(const Tensor& x, at::ScalarType dtype,
-                                               const std::optional<Tensor>& scale_ub) {
-  check_quant_input(x);
-  check_fp8_dtype(dtype);
-  Tensor q = at::empty(x.sizes(), x.options().dtype(dtype));
-  Tensor scale = at::empty({x.size(0), 1}, x.options().dtype(at::kFloat));
-  quantize(x, scale_ub, q, scale);
-  return {std::move(q), std::move(scale)};
-}
-
-void per_token_quant_fp8_out(const Tensor& x, const std::optional<Tensor>& scale_ub, Tensor& q,
-                             Tensor& scale) {
-  check_quant_input(x);
-  check_quant_output(x, q, scale);
-  quantize(x, scale_ub, q, scale);
-}
-
 // A buffer of this thread's that lives as long as the thread, for a fresh one would be paged in
 // again on every call.
 void* thread_scratch(size_t bytes) {
@@ -79,6 +55,34 @@ void* thread_scratch(size_t bytes) {
   }
   return buffer.get();
 }
+
+// The quantizing kernels in use, with the rows split over torch's threads.
+struct CpuQuant {
+  static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device) {
+    const PerTokenQuantKernel kernel = active_implementation().kernels.per_token_quant;
+    at::parallel_for(0, rows, grain_size(kQuantElementsPerThread, args.hidden),
+                     [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  }
+  static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device) {
+    run_with_row(active_implementation().kernels.gemma_rms_norm_quant, args, rows);
+  }
+  static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device) {
+    run_with_row(active_implementation().kernels.gelu_tanh_and_mul_quant, args, rows);
+  }
+  static void silu_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device) {
+    run_with_row(active_implementation().kernels.silu_and_mul_quant, args, rows);
+  }
+
+ private:
+  template <class Kernel, class Args>
+  static void run_with_row(Kernel kernel, const Args& args, int64_t rows) {
+    const size_t scratch_bytes = row_scratch_bytes(args.x_dtype, args.hidden);
+    at::parallel_for(0, rows, grain_size(kQuantElementsPerThread, args.hidden),
+                     [&](int64_t begin, int64_t end) {
+                       kernel(args, begin, end, thread_scratch(scratch_bytes));
+                     });
+  }
+};
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -162,14 +166,21 @@ TORCH_LIBRARY(octet, m) {
       " -> ()",
       tags);
   m.def(
+      "gemma_rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
+      " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
+      tags);
+  m.def("gelu_tanh_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
+        tags);
+  m.def("silu_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)", tags);
+  m.def(
       "fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
       " ScalarType out_dtype) -> Tensor",
       tags);
 }
 
 TORCH_LIBRARY_IMPL(octet, CPU, m) {
-  m.impl("per_token_quant_fp8", &per_token_quant_fp8);
-  m.impl("per_token_quant_fp8_out", &per_token_quant_fp8_out);
+  register_per_token_quant<CpuQuant>(m);
+  register_fused_quant<CpuQuant>(m);
   m.impl("fp8_linear", &fp8_linear);
 }
 

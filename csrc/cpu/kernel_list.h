@@ -13,6 +13,12 @@ void per_channel_quant_scalar(const PerChannelQuant& args, int64_t begin, int64_
 void per_channel_quant_avx2(const PerChannelQuant& args, int64_t begin, int64_t end);
 void per_channel_quant_avx512(const PerChannelQuant& args, int64_t begin, int64_t end);
 
+void gemma_rms_norm_quant_scalar(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
+                                 void* scratch);
+void gelu_tanh_and_mul_quant_scalar(const GatedQuant& args, int64_t begin, int64_t end,
+                                    void* scratch);
+void silu_and_mul_quant_scalar(const GatedQuant& args, int64_t begin, int64_t end, void* scratch);
+
 void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx512_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);

@@ -7,6 +7,9 @@ from octet import ops
 
 QUANT = torch.ops.octet.per_token_quant_fp8.default
 QUANT_OUT = torch.ops.octet.per_token_quant_fp8_out.default
+NORM = torch.ops.octet.gemma_rms_norm_quant_fp8.default
+GELU = torch.ops.octet.gelu_tanh_and_mul_quant_fp8.default
+SILU = torch.ops.octet.silu_and_mul_quant_fp8.default
 LINEAR = torch.ops.octet.fp8_linear.default
 CHANNEL_QUANT_OUT = torch.ops.octet.per_channel_quant_fp8_out.default
 
@@ -28,10 +31,14 @@ def comparable_codes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_schemas() -> None:
-    assert [str(op._schema) for op in (QUANT, QUANT_OUT, LINEAR, CHANNEL_QUANT_OUT)] == [
+    assert [str(op._schema) for op in (QUANT, QUANT_OUT, NORM, GELU, SILU, LINEAR, CHANNEL_QUANT_OUT)] == [
         "octet::per_token_quant_fp8(Tensor x, ScalarType dtype, Tensor? scale_ub=None)"
         " -> (Tensor q, Tensor scale)",
         "octet::per_token_quant_fp8_out(Tensor x, Tensor? scale_ub, *, Tensor(a!) q, Tensor(b!) scale) -> ()",
+        "octet::gemma_rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
+        " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
+        "octet::gelu_tanh_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
+        "octet::silu_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
         "octet::fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
         " ScalarType out_dtype) -> Tensor",
         "octet::per_channel_quant_fp8_out(Tensor w, *, Tensor(a!) q, Tensor(b!) scale) -> ()",
@@ -59,6 +66,16 @@ def test_opcheck_per_token_quant_out() -> None:
 def test_opcheck_per_channel_quant_out(dtype: torch.dtype) -> None:
     outputs = {"q": torch.empty(5, 33, dtype=torch.float8_e5m2), "scale": torch.empty(5, 1, dtype=dtype)}
     torch.library.opcheck(CHANNEL_QUANT_OUT, (torch.randn(5, 33).to(dtype),), outputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 64), (0, 8)])
+def test_opcheck_fused_quant(dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    x, weight = torch.randn(shape).to(dtype), torch.randn(shape[1]).to(dtype)
+    torch.library.opcheck(NORM, (x, weight, 1e-6, torch.float8_e4m3fn))
+    torch.library.opcheck(NORM, (x, weight, 1e-6, torch.float8_e5m2, torch.ones(shape, dtype=dtype)))
+    torch.library.opcheck(GELU, (x, torch.float8_e4m3fn))
+    torch.library.opcheck(SILU, (x, torch.float8_e5m2))
 
 
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -19,9 +19,12 @@ __all__ = [
     "build_info",
     "cuda_archs",
     "fp8_linear",
+    "gelu_tanh_and_mul_quant_fp8",
+    "gemma_rms_norm_quant_fp8",
     "isa",
     "per_channel_quant_fp8",
     "per_token_quant_fp8",
+    "silu_and_mul_quant_fp8",
     "use_isa",
 ]
 
@@ -83,6 +86,66 @@ def per_channel_quant_fp8(
     q = torch.empty(w.shape, dtype=dtype, device=w.device)
     scale = w.new_empty((*w.shape[:1], 1))
     torch.ops.octet.per_channel_quant_fp8_out(w, q=q, scale=scale)
+
+
+def gemma_rms_norm_quant_fp8(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    residual: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gemma's RMS norm of each row, quantized to FP8 as :func:`per_token_quant_fp8` quantizes it.
+
+    The row that is quantized is ``x * rsqrt(mean(x^2) + eps) * (1 + weight)``, computed in float32 and
+    rounded to the dtype of ``x``. Where there is a residual, ``residual + x``, rounded to that dtype, first
+    replaces the residual in place and then takes the place of ``x``.
+
+    Args:
+        x: ``[tokens, hidden]``, float32, float16 or bfloat16; rows may lie at any stride, the elements
+            of a row must be adjacent. Either size may be 0.
+        weight: ``[hidden]``, contiguous, of the dtype of ``x``.
+        eps: what is added to the mean of the squares.
+        dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
+        residual: of the shape and dtype of ``x``, in rows of their own; updated in place.
+
+    Returns:
+        The codes ``[tokens, hidden]`` of ``dtype`` and the scales, float32 ``[tokens, 1]``.
+
+    Raises:
+        RuntimeError: a shape, dtype, stride or device is none of the above.
+    """
+    q, scale = torch.ops.octet.gemma_rms_norm_quant_fp8(x, weight, eps, dtype, residual)
+    return q, scale
+
+
+def gelu_tanh_and_mul_quant_fp8(
+    x: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize ``gelu(gate) * up`` as :func:`per_token_quant_fp8` does, with GELU's tanh approximation.
+
+    The activation is computed in float32; it and the product are each rounded to the dtype of ``x``.
+
+    Args:
+        x: ``[tokens, 2 * hidden]``, each row gate and up side by side; float32, float16 or bfloat16; rows
+            may lie at any stride, the elements of a row must be adjacent. Either size may be 0.
+        dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
+
+    Returns:
+        The codes ``[tokens, hidden]`` of ``dtype`` and the scales, float32 ``[tokens, 1]``.
+
+    Raises:
+        RuntimeError: a shape, dtype or stride is none of the above.
+    """
+    q, scale = torch.ops.octet.gelu_tanh_and_mul_quant_fp8(x, dtype)
+    return q, scale
+
+
+def silu_and_mul_quant_fp8(
+    x: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize ``silu(gate) * up``; all else is as in :func:`gelu_tanh_and_mul_quant_fp8`."""
+    q, scale = torch.ops.octet.silu_and_mul_quant_fp8(x, dtype)
     return q, scale
 
 

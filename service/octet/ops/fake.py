@@ -24,6 +24,24 @@ def _per_channel_quant_fp8_out(w: torch.Tensor, *, q: torch.Tensor, scale: torch
     return None
 
 
+@torch.library.register_fake("octet::gemma_rms_norm_quant_fp8")  # type: ignore[untyped-decorator]
+def _gemma_rms_norm_quant_fp8(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype,
+    residual: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[0], 1), dtype=torch.float32)
+
+
+@torch.library.register_fake("octet::gelu_tanh_and_mul_quant_fp8")  # type: ignore[untyped-decorator]
+@torch.library.register_fake("octet::silu_and_mul_quant_fp8")  # type: ignore[untyped-decorator]
+def _gated_quant_fp8(x: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    q = x.new_empty((x.shape[0], x.shape[1] // 2), dtype=dtype)
+    return q, x.new_empty((x.shape[0], 1), dtype=torch.float32)
+
+
 @torch.library.register_fake("octet::fp8_linear")  # type: ignore[untyped-decorator]
 def _fp8_linear(
     xq: torch.Tensor,

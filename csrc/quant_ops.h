@@ -1,0 +1,89 @@
+// The quantizing operators but for their kernels: checks, outputs, raw pointers. A backend is a
+// class with a static function for each kernel, which quantizes `rows` rows on `device`:
+//
+//   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device device);
+//   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device
+//   device); static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device
+//   device); static void silu_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device
+//   device);
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "op_checks.h"
+
+namespace octet {
+
+struct Quantized {
+  at::Tensor q;
+  at::Tensor scale;
+
+  // For the rows of `x`, `hidden` codes each.
+  Quantized(const at::Tensor& x, int64_t hidden, at::ScalarType dtype)
+      : q(at::empty({x.size(0), hidden}, x.options().dtype(dtype))),
+        scale(at::empty({x.size(0), 1}, x.options().dtype(at::kFloat))) {}
+
+  std::tuple<at::Tensor, at::Tensor> tuple() && { return {std::move(q), std::move(scale)}; }
+};
+
+template <class Backend>
+std::tuple<at::Tensor, at::Tensor> per_token_quant_fp8(const at::Tensor& x, at::ScalarType dtype,
+                                                       const std::optional<at::Tensor>& scale_ub) {
+  check_quant_input(x);
+  check_fp8_dtype(dtype);
+  Quantized out(x, x.size(1), dtype);
+  Backend::per_token_quant(per_token_quant_args(x, scale_ub, out.q, out.scale), x.size(0),
+                           x.device());
+  return std::move(out).tuple();
+}
+
+template <class Backend>
+void per_token_quant_fp8_out(const at::Tensor& x, const std::optional<at::Tensor>& scale_ub,
+                             at::Tensor& q, at::Tensor& scale) {
+  check_quant_input(x);
+  check_quant_output(x, q, scale);
+  Backend::per_token_quant(per_token_quant_args(x, scale_ub, q, scale), x.size(0), x.device());
+}
+
+template <class Backend>
+std::tuple<at::Tensor, at::Tensor> gemma_rms_norm_quant_fp8(
+    const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype,
+    const std::optional<at::Tensor>& residual) {
+  check_quant_input(x);
+  check_fp8_dtype(dtype);
+  check_norm_weight(x, weight);
+  if (residual.has_value()) check_residual(x, *residual);
+  Quantized out(x, x.size(1), dtype);
+  Backend::gemma_rms_norm_quant(
+      gemma_rms_norm_quant_args(x, weight, eps, residual, out.q, out.scale), x.size(0), x.device());
+  return std::move(out).tuple();
+}
+
+template <void (*kRun)(const GatedQuant&, int64_t, at::Device)>
+std::tuple<at::Tensor, at::Tensor> gated_quant_fp8(const at::Tensor& x, at::ScalarType dtype) {
+  check_gated_input(x);
+  check_fp8_dtype(dtype);
+  Quantized out(x, x.size(1) / 2, dtype);
+  kRun(gated_quant_args(x, out.q, out.scale), x.size(0), x.device());
+  return std::move(out).tuple();
+}
+
+template <class Backend>
+void register_per_token_quant(torch::Library& m) {
+  m.impl("per_token_quant_fp8", &per_token_quant_fp8<Backend>);
+  m.impl("per_token_quant_fp8_out", &per_token_quant_fp8_out<Backend>);
+}
+
+template <class Backend>
+void register_fused_quant(torch::Library& m) {
+  m.impl("gemma_rms_norm_quant_fp8", &gemma_rms_norm_quant_fp8<Backend>);
+  m.impl("gelu_tanh_and_mul_quant_fp8", &gated_quant_fp8<Backend::gelu_tanh_and_mul_quant>);
+  m.impl("silu_and_mul_quant_fp8", &gated_quant_fp8<Backend::silu_and_mul_quant>);
+}
+
+}  // namespace octet
