@@ -5,7 +5,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,7 +44,7 @@ def write_shards(
                 source_fd = _open(files, shard.source, os.O_RDONLY)
                 target_fd = _open(files, unfinished, os.O_RDWR | os.O_CREAT)
                 _begin(shard, unfinished, target_fd)
-                note = partial(flusher.submit, _note, unfinished, target_fd, journal, shard.name)
+                note = _noter(flusher, unfinished, target_fd, journal, shard.name)
                 between = Files(shard.source, unfinished, source_fd, target_fd)
                 flushes += _write_tensors(shard, between, journal, workers, progress, note)
                 flushes.append(flusher.submit(_finish, files.pop_all(), unfinished, finished))
@@ -84,6 +83,15 @@ def _note(path: Path, fd: int, journal: Journal, shard: str, whole: list[str]) -
     journal.record(shard, whole)
 
 
+def _noter(
+    flusher: ThreadPoolExecutor, path: Path, fd: int, journal: Journal, shard: str
+) -> Callable[[list[str]], Future[None]]:
+    def note(whole: list[str]) -> Future[None]:
+        return flusher.submit(_note, path, fd, journal, shard, whole)
+
+    return note
+
+
 def _finish(files: ExitStack, unfinished: Path, finished: Path) -> None:
     """Gives a file that has been flushed its name."""
     files.close()
@@ -103,8 +111,7 @@ def _write_tensors(
     progress: Progress,
     note: Callable[[list[str]], Future[None]],
 ) -> list[Future[None]]:
-    """Writes the tensors that the journal lacks; returns the notes of them that are on their way to the disk.
-    """
+    """Writes the tensors that the journal lacks; returns their notes, which are on the way to the disk."""
     left: Counter[str] = Counter()
     whole: list[str] = []
     notes: list[Future[None]] = []

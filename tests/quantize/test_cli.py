@@ -1,0 +1,210 @@
+"""`octet quantize` as a user runs it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from safetensors import safe_open
+
+from octet.cli.quantize import quantize
+from tests.quantize.conftest import GOLDEN
+
+SOURCE = GOLDEN / "gemma3-bfloat16-tied/source"
+NAME, COMMIT = "octet-tests/tiny-gemma", "0123456789abcdef0123456789abcdef01234567"
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(quantize, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+def dtypes(directory: Path) -> dict[str, str]:
+    found = {}
+    for path in directory.glob("*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    return found
+
+
+@pytest.mark.parametrize(("weights", "activations"), [("e4m3", "e5m2"), ("e5m2", "e4m3"), ("e5m2", "e5m2")])
+def test_other_formats_carry_octet_s_method(tmp_path: Path, weights: str, activations: str) -> None:
+    made = tmp_path / "made"
+    code, _, _ = run(SOURCE, made, "--weights", weights, "--activations", activations)
+    assert code == 0
+    config = json.loads((made / "config.json").read_text())["quantization_config"]
+    assert (config["quant_method"], config["weights"], config["activations"]) == (
+        "octet_fp8",
+        weights,
+        activations,
+    )
+    assert config["ignore"][-1] == "lm_head"
+    found = dtypes(made)
+    assert found["language_model.model.layers.0.mlp.up_proj.weight"] == f"F8_{weights.upper()}"
+    assert found["language_model.model.layers.0.mlp.up_proj.weight_scale"] == "BF16"
+    assert found["vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight"] == "BF16"
+
+
+def test_targets_ignore_workers_and_verify(tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    flags = [
+        "--targets",
+        "re:.*_proj",
+        "--targets",
+        "re:.*fc1",
+        "--ignore",
+        "re:.*layers.1.*",
+        "--ignore",
+        "re:.*q_proj",
+    ]
+    code, output, _ = run(SOURCE, made, *flags, "--workers", 3, "--verify")
+    assert code == 0
+    quantized = {name.removesuffix(".weight") for name, dtype in dtypes(made).items() if dtype == "F8_E4M3"}
+    tower = "vision_tower.vision_model.encoder.layers.0."
+    text = "language_model.model.layers.0."
+    assert quantized == {
+        *(
+            f"{tower}{name}"
+            for name in ("self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1")
+        ),
+        *(f"{text}self_attn.{name}_proj" for name in "kvo"),
+        *(f"{text}mlp.{name}_proj" for name in ("gate", "up", "down")),
+    }
+    assert f"{made}: {len(quantized)} weights quantized" in output
+    assert "verified: every copied tensor is equal; the worst weight is " in output
+    card = (made / "README.md").read_text()
+    assert "--targets 're:.*_proj' --targets 're:.*fc1' --ignore 're:.*layers.1.*'" in card
+    assert "| `language_model.model.layers.0.mlp.up_proj.weight` |" in card
+
+
+def test_the_rest_of_the_checkpoint_goes_along(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(SOURCE, source)
+    along = {
+        "tokenizer.json": "{}",
+        "tokenizer.model": "binary",
+        "generation_config.json": '{"do_sample": false}',
+        "preprocessor_config.json": "{}",
+        "chat_template.jinja": "{{ messages }}",
+        "additional_chat_templates/rag.jinja": "{{ documents }}",
+        "LICENSE": "text",
+    }
+    (source / "additional_chat_templates").mkdir()
+    for name, text in along.items():
+        (source / name).write_text(text)
+    for name in ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.gguf"):
+        (source / name).write_text("{}")
+    (source / "README.md").write_text("---\nlicense: gemma\nlanguage: en\ntags: [x]\n---\nA model.\n")
+    assert run(source, tmp_path / "made")[0] == 0
+    made = {
+        p.relative_to(tmp_path / "made").as_posix() for p in (tmp_path / "made").rglob("*") if p.is_file()
+    }
+    shards = {f"model-0000{n}-of-00002.safetensors" for n in (1, 2)}
+    assert made == {*along, *shards, "model.safetensors.index.json", "config.json", "README.md"}
+    assert all((tmp_path / "made" / name).read_text() == text for name, text in along.items())
+    index = json.loads((tmp_path / "made/model.safetensors.index.json").read_text())
+    assert index["weight_map"].keys() == dtypes(tmp_path / "made").keys()
+    card = (tmp_path / "made/README.md").read_text()
+    assert "license: gemma" in card
+    assert "language: en" in card
+    assert "Not measured" in card
+    assert "A model." not in card
+
+
+@pytest.mark.parametrize("card", ["no metadata", "---\n: [\n---\n", "---\n- a list\n---\n", ""])
+def test_a_card_without_usable_metadata_does_no_harm(tmp_path: Path, card: str) -> None:
+    shutil.copytree(SOURCE, tmp_path / "source")
+    (tmp_path / "source/README.md").write_text(card)
+    assert run(tmp_path / "source", tmp_path / "made")[0] == 0
+    assert (tmp_path / "made/README.md").read_text().startswith("---\nlibrary_name: vllm\n")
+
+
+def test_an_error_is_one_line_and_status_1(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    code, output, error = run(tmp_path / "source", tmp_path / "made")
+    assert (code, output) == (1, "")
+    assert (
+        error
+        == f"octet: error: {tmp_path / 'source/config.json'} cannot be read: No such file or directory\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "flags", [["--weights", "int8"], ["--activations", "fp4"], ["--workers", "0"], ["--group-size", "128"]]
+)
+def test_flags_that_mean_nothing_are_refused(tmp_path: Path, flags: list[str]) -> None:
+    assert run(SOURCE, tmp_path / "made", *flags)[0] == 2
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_revision_of_a_directory_is_refused(tmp_path: Path) -> None:
+    code, _, error = run(SOURCE, tmp_path / "made", "--revision", "main")
+    assert code == 1
+    assert error.endswith("is a directory, of which there is no revision main\n")
+
+
+INTERRUPTED = """
+import os, signal, sys
+from octet.cli import octet
+from octet.quantize import writer
+real, number = writer._take, 5
+def take(*arguments):
+    global number
+    number -= 1
+    if number == 0:
+        os.kill(os.getpid(), signal.SIGINT)
+    real(*arguments)
+writer._take = take
+octet(sys.argv[1:])
+"""
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, "quantize", SOURCE, tmp_path / "made"]
+    process = subprocess.run(command, capture_output=True, text=True)
+    assert process.returncode == 130
+    assert process.stderr == "octet: interrupted; the same command goes on where this one stopped\n"
+    assert os.listdir(tmp_path) == [".made.octet-quantize"]
+    assert run(SOURCE, tmp_path / "made")[0] == 0
+    assert os.listdir(tmp_path) == ["made"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process whose hub cache holds one model, and which cannot reach the hub."""
+    cached = tmp_path / "hf/hub" / f"models--{NAME.replace('/', '--')}"
+    shutil.copytree(SOURCE, cached / "snapshots" / COMMIT)
+    (cached / "refs").mkdir()
+    (cached / "refs/main").write_text(COMMIT)
+    unset = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+    kept = {name: value for name, value in os.environ.items() if name not in unset}
+    return kept | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}
+
+
+def test_a_hub_id_is_taken_from_the_cache_and_named_in_the_card(tmp_path: Path, hub: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "octet", "quantize", NAME, tmp_path / "made", "--revision", "main"]
+    subprocess.run(command, env=hub, check=True, capture_output=True)
+    card = (tmp_path / "made/README.md").read_text()
+    assert f"\nbase_model: {NAME}\n" in card
+    assert "\nbase_model_relation: quantized\n" in card
+    assert f"The FP8-Dynamic form of `{NAME}` at revision `{COMMIT}`" in card
+
+
+def test_a_hub_id_that_is_not_cached_is_one_line(tmp_path: Path, hub: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "octet", "quantize", "octet-tests/other", tmp_path / "made"]
+    process = subprocess.run(command, env=hub, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr == (
+        "octet: error: octet-tests/other is not in the local cache, and the hub cannot be reached\n"
+    )
+    assert not (tmp_path / "made").exists()
+
+
+def test_neither_a_directory_nor_a_hub_id(tmp_path: Path) -> None:
+    code, _, error = run(tmp_path / "not/there/at/all", tmp_path / "made")
+    assert code == 1
+    assert error.endswith("is neither a directory nor a hub id\n")
