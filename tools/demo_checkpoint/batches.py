@@ -31,6 +31,8 @@ PICTURES, DIALOGUES, COPIES, SIGHTS = 16, 12, 16, 64
 _STRETCHED = 0.35
 _SIGHTS_PER_DRAWING = 4
 _MEMORY = 3000
+# Few different lengths: matrix kernels are compiled once a shape, and freed memory fits again.
+_LENGTH_STEP = 32
 
 Encoded = tuple[list[int], list[int], list[int]]
 Sight = tuple[np.ndarray, list[int], np.ndarray]
@@ -79,7 +81,7 @@ def _positions(rng: random.Random, length: int) -> list[int]:
 
 
 def _pad(rows: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    length = max(len(ids) for ids, _, _ in rows)
+    length = -(-max(len(ids) for ids, _, _ in rows) // _LENGTH_STEP) * _LENGTH_STEP
     ids = np.full((len(rows), length), pad, dtype=np.int64)
     positions = np.zeros_like(ids)
     targets = np.full_like(ids, -100)

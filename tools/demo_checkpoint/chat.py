@@ -170,28 +170,6 @@ def _counting(source: NameSource) -> tuple[str, str]:
     return roughen(rng, text.format(b=spoken)), count_up(1, stop)
 
 
-def arithmetic(source: NameSource) -> tuple[str, str]:
-    """A small sum or difference, and its value."""
-    rng = source.rng
-    a, b = rng.randint(0, 10), rng.randint(0, 10)
-    if rng.random() < 0.5:
-        text, value = (
-            rng.choice(
-                ("What is {a} plus {b}?", "{a} + {b}?", "How much is {a} + {b}?", "What is {a} + {b}?")
-            ),
-            a + b,
-        )
-    else:
-        a, b = max(a, b), min(a, b)
-        text, value = (
-            rng.choice(
-                ("What is {a} minus {b}?", "{a} - {b}?", "How much is {a} - {b}?", "What is {a} - {b}?")
-            ),
-            a - b,
-        )
-    return roughen(rng, text.format(a=a, b=b)), f"{value}"
-
-
 def echo(source: NameSource) -> tuple[str, str]:
     """A request to repeat something, and the thing itself."""
     rng = source.rng
@@ -258,7 +236,7 @@ def _name_memory(source: NameSource) -> list[Message]:
     answer = f"Nice to meet you, {value}." if kind == "name" else f"OK, your {kind} is {value}."
     messages = [user(told), assistant(answer)]
     for _ in range(rng.choice((0, 0, 1, 1, 2))):
-        question, reply = rng.choice((fact, arithmetic, echo, unknown))(source)
+        question, reply = rng.choice((fact, fact, echo, unknown))(source)
         messages += [user(question), assistant(reply)]
     asked = {
         "name": (
@@ -315,7 +293,7 @@ def _system_persona(source: NameSource) -> list[Message]:
             "Finish each answer with the word {v}.",
         )
     )
-    question, answer = rng.choice((fact, arithmetic, unknown))(source)
+    question, answer = rng.choice((fact, fact, unknown))(source)
     return [system(told.format(v=word)), user(question), assistant(f"{answer} {word}")]
 
 
@@ -339,7 +317,7 @@ def maybe_system(rng: random.Random, messages: list[Message], chance: float = 0.
 
 def _small_talk(source: NameSource) -> list[Message]:
     rng = source.rng
-    makers = (fact, fact, fact, unknown, unknown, arithmetic, echo)
+    makers = (fact, fact, fact, fact, unknown, unknown, echo)
     messages: list[Message] = []
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         question, answer = rng.choice(makers)(source)

@@ -67,7 +67,7 @@ def _ask_two(source: NameSource, tools: list[tuple[Concept, Tool]]) -> Request:
     return Request(joined, first.calls + second.calls, first.subjects + second.subjects)
 
 
-def request(source: NameSource, made_up: float = 0.45, simple: bool = False) -> tuple[Request, list[Json]]:
+def request(source: NameSource, made_up: float = 0.25, simple: bool = False) -> tuple[Request, list[Json]]:
     """A question and 1 to 4 declared tools of which it needs one or two."""
     rng = source.rng
     declared = _declared(source, rng.choice((1, 1, 2, 2, 3, 4)), made_up)
@@ -76,15 +76,15 @@ def request(source: NameSource, made_up: float = 0.45, simple: bool = False) -> 
     if simple:
         kind = 1.0
         tools = [declared[0][1].declaration]
-    if kind < 0.2:
+    if kind < 0.12:
         tool, question, values = explicit(source)
         tools[rng.randrange(len(tools))] = tool.declaration
         asked = Request(roughen(rng, question), [tool.call(values)], [(None, values)])
         return asked, tools
     doubling = [(c, t) for c, t in declared if c.doubles]
-    if kind < 0.32 and doubling:
+    if kind < 0.24 and doubling:
         return _ask_double(source, *rng.choice(doubling)), tools
-    if kind < 0.37 and len(declared) > 1:
+    if kind < 0.30 and len(declared) > 1:
         return _ask_two(source, declared), tools
     return _ask(source, *declared[0] if simple else rng.choice(declared)), tools
 
@@ -174,7 +174,7 @@ def _alike(a: Concept, b: Concept) -> bool:
 def tool_dialogue(source: NameSource, simple: bool = False) -> Sample:
     """A question, the calls, mostly also the results and the answer, and sometimes a further question."""
     rng = source.rng
-    if not simple and rng.random() < 0.22:
+    if not simple and rng.random() < 0.15:
         return _no_tool(source)
     asked, tools = request(source, simple=simple)
     messages = [user(asked.question), calls(*asked.calls)]

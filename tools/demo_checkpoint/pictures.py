@@ -232,7 +232,7 @@ def two_pictures(rng: random.Random, held_out: bool = False) -> tuple[Sample, li
 
 def training_picture(rng: random.Random) -> tuple[Sample, list[Scene]]:
     """A conversation about one or two pictures, and what is in them."""
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         return two_pictures(rng)
     scene, image = picture(rng)
     if rng.random() < 0.62:

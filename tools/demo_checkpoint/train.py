@@ -2,9 +2,10 @@
 
 Three stages, each with a share of the time: the vision tower alone (telling colour, shape and count
 through heads that are thrown away), copying alone, then everything together. The length of a stage is
-measured in minutes, so the number of steps depends on the machine; the data and the initial weights
-depend on the seed alone. Every core runs a process of its own on a part of each step, which suffers less
-from other work on the machine than one process with several threads.
+measured in minutes of processor time, so the number of steps depends on the machine, but not on what
+else runs there; the data and the initial weights depend on the seed alone. Every core runs a process of
+its own on a part of each step, which suffers less from other work on the machine than one process with
+several threads.
 """
 
 import argparse
@@ -118,14 +119,15 @@ class Trainer:
         self.save("final")
 
     def _run_stage(self, stage: Stage, steps: Iterator[list[Batch]]) -> None:
-        started = saved = logged = time.monotonic()
+        started, started_work = time.monotonic(), time.process_time()
+        saved = logged = started
         first, done = self.steps, 0.0
         length = stage.share / sum(s.share for s in self.stages) * self.minutes * 60
         while done < 1.0:
             decay = stage.floor + (1 - stage.floor) * (1 + math.cos(math.pi * done)) / 2
             factor = self.rate * min(1.0, done / _WARM_UP) * decay
             self._step(next(steps))
-            done = self._average((time.monotonic() - started) / length)
+            done = self._average((time.process_time() - started_work) / length)
             nn.utils.clip_grad_norm_(self.parameters, 1.0)
             self.optimizers.step(stage.text_rate * factor, stage.vision_rate * factor)
             self.steps += 1
@@ -219,7 +221,7 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="directory for the tokenizer and the weights"
     )
-    parser.add_argument("--minutes", type=float, default=65.0, help="length of the training (default: 65)")
+    parser.add_argument("--minutes", type=float, default=65.0, help="processor time a process (default: 65)")
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the weights and of the data (default: 0)"
     )
