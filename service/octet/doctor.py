@@ -129,7 +129,7 @@ def _extension(report: Report) -> Finding:
         wanted = kernels.wanted()
     except StartupError as error:
         return Finding("kernels", Status.ERROR, str(error), f"unset {kernels.SWITCH}")
-    device = _device()
+    device = compat.engine_device()
     report.kernels = {"enabled": wanted, "device": device}
     if reason := kernels.unavailable_reason(device):
         status = Status.ERROR if wanted else Status.WARNING
@@ -202,7 +202,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "activation_format": scheme.activation_format if scheme else None,
         "weight_bytes": checkpoint.weight_bytes,
     }
-    findings = [_unless_broken(lambda: load_obstacles(checkpoint, _device()))]
+    findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
     if scheme is None or scheme.scheme != "FP8_DYNAMIC":
         detail = (
             f"is {scheme.scheme if scheme else 'not quantized'}: Octet's kernels have nothing to do in it"
@@ -227,7 +227,7 @@ def _unless_broken(obstacles: Callable[[], list[str]]) -> Finding:
 
 def _fits(weight_bytes: int) -> Finding:
     """Whether the weights fit into the memory that they would be loaded into."""
-    if _device() == "cuda":
+    if compat.engine_device() == "cuda":
         import torch
 
         free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
@@ -240,15 +240,6 @@ def _fits(weight_bytes: int) -> Finding:
     if weight_bytes >= free:
         return Finding("model's size", Status.ERROR, detail, "free memory, or take more or larger devices")
     return Finding("model's size", Status.OK, detail)
-
-
-def _device() -> str:
-    """Where the installed engine computes."""
-    if "vllm" not in compat.installed_distributions():
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _first_line(error: BaseException) -> str:

@@ -13,7 +13,9 @@ _COMMANDS = {
     "chat": "Ask a server, and print its answer as it streams.",
     "demo": "Serve the checkpoint that ships with Octet, and ask it three things.",
     "doctor": "Say what is installed, and whether a model would run.",
+    "eval": "Measure what quantization costs a model.",
     "quantize": "Make an FP8-Dynamic checkpoint.",
+    "inspect": "Say what is quantized in a checkpoint, how, and who would serve it.",
     "serve": "Serve a model over gRPC.",
 }
 """What exists, and its one-line help; module octet.cli.NAME holds the command NAME."""

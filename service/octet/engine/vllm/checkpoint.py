@@ -9,10 +9,13 @@ from octet.engine.types import Quantization
 from octet.engine.vllm import formats
 from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.model_info import quantization
+from octet.errors import OctetError
 
 
-class CheckpointError(Exception):
+class CheckpointError(OctetError):
     """A model that is not there or is not whole. The message is one line."""
+
+    reason = "CHECKPOINT"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +27,19 @@ class Checkpoint:
         architectures: the classes that its config names.
         quantization: how it is quantized, None when it is not.
         quant_method: the method's name in the config, "" when it is not quantized.
-        weight_bytes: what its weight files hold.
+        weight_files: the files of its weights, in the order of their names.
     """
 
     folder: Path
     architectures: tuple[str, ...]
     quantization: Quantization | None
     quant_method: str
-    weight_bytes: int
+    weight_files: tuple[Path, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weight files hold."""
+        return sum(path.stat().st_size for path in self.weight_files)
 
     @property
     def pair(self) -> FormatPair | None:
@@ -47,9 +55,9 @@ def read_checkpoint(model: str) -> Checkpoint:
     Raises:
         CheckpointError: there is no such model here, or files are missing.
     """
-    folder = _folder(model)
+    folder = find_folder(model)
     config = _json(folder / "config.json")
-    weights = _weight_files(folder)
+    weights = weight_files(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tekken.json")):
         raise CheckpointError(f"{folder} holds no tokenizer")
     quant_config = config.get("quantization_config")
@@ -62,12 +70,20 @@ def read_checkpoint(model: str) -> Checkpoint:
         architectures=tuple(config.get("architectures") or ()),
         quantization=scheme,
         quant_method=str(quant_config.get("quant_method", "")) if quant_config else "",
-        weight_bytes=sum(path.stat().st_size for path in weights),
+        weight_files=tuple(weights),
     )
 
 
 def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:
     """Why this vLLM could not load the checkpoint on `device`, "cpu" or "cuda"; imports vLLM."""
+    obstacles = unknown_to_vllm(checkpoint)
+    if (pair := checkpoint.pair) and (reason := formats.refusal(pair, device)):
+        obstacles.append(reason)
+    return obstacles
+
+
+def unknown_to_vllm(checkpoint: Checkpoint) -> list[str]:
+    """What of the checkpoint this vLLM has no code for, whatever the machine; imports vLLM."""
     from vllm import ModelRegistry
     from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
     from vllm.plugins import load_general_plugins
@@ -81,12 +97,15 @@ def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:
         obstacles.append(f"vLLM does not know its architecture ({names})")
     if checkpoint.quant_method and checkpoint.quant_method not in QUANTIZATION_METHODS:
         obstacles.append(f"vLLM does not know its quantization method {checkpoint.quant_method}")
-    if (pair := checkpoint.pair) and (reason := formats.refusal(pair, device)):
-        obstacles.append(reason)
     return obstacles
 
 
-def _folder(model: str) -> Path:
+def find_folder(model: str) -> Path:
+    """Where a model's files are: it is a local directory, or a hub id in the local cache.
+
+    Raises:
+        CheckpointError: it is neither.
+    """
     local = Path(model).expanduser()
     if local.is_dir():
         return local
@@ -114,7 +133,12 @@ def _json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _weight_files(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
+    """A model's weight files, in the order of their names.
+
+    Raises:
+        CheckpointError: there are none, or some that the index names are missing.
+    """
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         files = sorted({folder / name for name in _json(index).get("weight_map", {}).values()})

@@ -53,6 +53,15 @@ def require_supported() -> None:
         raise StartupError(reason)
 
 
+def engine_device() -> str:
+    """Where the installed engine computes: "cpu" or "cuda". Imports torch where it is the CUDA build."""
+    if "vllm" not in installed_distributions():
+        return "cpu"
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def cpu_fp8_linear_kernels() -> MutableSequence[type[Any]]:
     """vLLM's own list of FP8 linear kernels for CPUs, in the order in which it tries them."""
     from vllm.model_executor.kernels.linear import _POSSIBLE_FP8_KERNELS

@@ -1,0 +1,273 @@
+"""What `octet inspect` finds out about a checkpoint: which weights are quantized, how, and who serves it.
+
+Only config.json and the headers of the weight files are read.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from octet.engine.vllm import compat, formats, kernels
+from octet.engine.vllm.checkpoint import Checkpoint, CheckpointError, read_checkpoint, unknown_to_vllm
+from octet.engine.vllm.formats import FormatPair
+from octet.engine.vllm.model_info import FP8_DYNAMIC
+
+DEVICES = ("cpu", "cuda")
+
+# Bits of an element, by safetensors' name of its dtype; those that are not here say their own.
+_BITS = re.compile(r"(?:F|BF|I|U|C)(\d+)")
+_WEIGHT, _SCALE = ".weight", ".weight_scale"
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor as its file's header describes it.
+
+    Attributes:
+        name: its name.
+        dtype: safetensors' name, such as "F8_E4M3".
+        shape: its sizes.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """How many there are."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """The length of its data."""
+        match = _BITS.match(self.dtype)
+        return self.elements * (int(match[1]) if match else 8) // 8
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Modules that differ only in the numbers in their names, and are stored in the same way.
+
+    Attributes:
+        modules: their name, with "*" for the numbers.
+        count: how many there are.
+        dtype: of what they hold, as safetensors names it.
+        scales: of quantized weights, such as "BF16 per channel"; "" of others.
+        parameters: elements of their tensors, scales left out.
+        bytes: length of their tensors, scales included.
+    """
+
+    modules: str
+    count: int
+    dtype: str
+    scales: str
+    parameters: int
+    bytes: int
+
+    @property
+    def quantized(self) -> bool:
+        """Whether they are stored as codes with scales."""
+        return bool(self.scales)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """Whether a kind of device would serve the checkpoint.
+
+    Attributes:
+        device: "cpu" or "cuda".
+        here: whether it is what the engine that is installed here computes on; then what is installed and
+            switched on counts, and of other devices what Octet can do.
+        served: whether it can be served there.
+        detail: by which kernels; where it is not served, why.
+    """
+
+    device: str
+    here: bool
+    served: bool
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """A checkpoint, described.
+
+    Attributes:
+        checkpoint: what its config says.
+        kinds: its modules.
+        problems: what contradicts the config, one line each.
+    """
+
+    checkpoint: Checkpoint
+    kinds: tuple[Kind, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Elements of all tensors, scales left out."""
+        return sum(kind.parameters for kind in self.kinds)
+
+    @property
+    def quantized_parameters(self) -> int:
+        """Those that are stored as codes with scales."""
+        return sum(kind.parameters for kind in self.kinds if kind.quantized)
+
+    @property
+    def bytes(self) -> int:
+        """Length of all tensors."""
+        return sum(kind.bytes for kind in self.kinds)
+
+    def as_json(self, services: Iterable[Service]) -> dict[str, Any]:
+        """The description as JSON values."""
+        scheme = self.checkpoint.quantization
+        return {
+            "folder": str(self.checkpoint.folder),
+            "architectures": list(self.checkpoint.architectures),
+            "quant_method": self.checkpoint.quant_method or None,
+            "scheme": scheme.scheme if scheme else None,
+            "weight_format": scheme.weight_format if scheme else None,
+            "activation_format": scheme.activation_format if scheme else None,
+            "parameters": self.parameters,
+            "quantized_parameters": self.quantized_parameters,
+            "bytes": self.bytes,
+            "modules": [asdict(kind) for kind in self.kinds],
+            "problems": list(self.problems),
+            "devices": [asdict(service) for service in services],
+        }
+
+
+def inspect(model: str) -> Inspection:
+    """Describes a local directory, or a hub id in the local cache.
+
+    Raises:
+        CheckpointError: it is not there, is not whole, or its files cannot be read.
+    """
+    checkpoint = read_checkpoint(model)
+    tensors = {tensor.name: tensor for path in checkpoint.weight_files for tensor in read_headers(path)}
+    return Inspection(checkpoint, tuple(_kinds(tensors)), tuple(_problems(checkpoint, tensors)))
+
+
+def read_headers(path: Path) -> Iterator[Tensor]:
+    """The tensors of a safetensors file; their data is not read.
+
+    Raises:
+        CheckpointError: it is no whole safetensors file.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix != ".safetensors":
+        raise CheckpointError(f"{path} is no safetensors file, whose header could be read")
+    try:
+        with safe_open(path, framework="np") as file:
+            for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                part = file.get_slice(name)
+                yield Tensor(name, str(part.get_dtype()), tuple(part.get_shape()))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+
+
+def services(inspection: Inspection) -> list[Service]:
+    """Where the checkpoint would be served, and by which kernels. Imports vLLM, which takes seconds."""
+    return [_service(inspection, device) for device in DEVICES]
+
+
+def _kinds(tensors: dict[str, Tensor]) -> Iterator[Kind]:
+    groups: dict[tuple[str, str, str], list[Tensor]] = {}
+    for tensor in tensors.values():
+        if tensor.name.endswith(_SCALE):
+            continue
+        scale = _scale_of(tensor, tensors)
+        module = re.sub(r"(?<=\.)\d+(?=\.)", "*", tensor.name.removesuffix(_WEIGHT))
+        groups.setdefault((module, tensor.dtype, _describe_scale(tensor, scale)), []).append(tensor)
+    for (module, dtype, scales), members in sorted(groups.items()):
+        found = [scale for member in members if (scale := _scale_of(member, tensors))]
+        yield Kind(
+            modules=module,
+            count=len(members),
+            dtype=dtype,
+            scales=scales,
+            parameters=sum(member.elements for member in members),
+            bytes=sum(tensor.bytes for tensor in (*members, *found)),
+        )
+
+
+def _scale_of(tensor: Tensor, tensors: dict[str, Tensor]) -> Tensor | None:
+    return tensors.get(f"{tensor.name}_scale") if tensor.name.endswith(_WEIGHT) else None
+
+
+def _describe_scale(weight: Tensor, scale: Tensor | None) -> str:
+    if scale is None:
+        return ""
+    if scale.shape == (weight.shape[0], 1):
+        return f"{scale.dtype} per channel"
+    return f"{scale.dtype} per tensor" if scale.elements == 1 else f"{scale.dtype} {list(scale.shape)}"
+
+
+def _problems(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> Iterator[str]:
+    """Where the tensors are not what the config says; one line a kind of contradiction."""
+    scheme = checkpoint.quantization
+    codes = [tensor for tensor in tensors.values() if tensor.dtype in formats.SAFETENSORS_DTYPES.values()]
+    if scheme is None:
+        if codes:
+            yield f"{_some(codes)}: {codes[0].dtype}, and config.json has no quantization_config"
+        return
+    if scheme.scheme != FP8_DYNAMIC:
+        return
+    expected = formats.SAFETENSORS_DTYPES[scheme.weight_format]
+    if not codes:
+        yield f"config.json says {scheme.weight_format} weights, and no tensor is {expected}"
+    if others := [tensor for tensor in codes if tensor.dtype != expected]:
+        yield f"{_some(others)}: {others[0].dtype}, and config.json says {scheme.weight_format}"
+    if bare := [tensor for tensor in codes if not _channel_scaled(tensor, tensors)]:
+        yield f"{_some(bare)}: no {_SCALE[1:]} of one value per output channel beside it"
+
+
+def _channel_scaled(tensor: Tensor, tensors: dict[str, Tensor]) -> bool:
+    return _describe_scale(tensor, _scale_of(tensor, tensors)).endswith("per channel")
+
+
+def _some(tensors: list[Tensor]) -> str:
+    more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    return f"{tensors[0].name}{more}"
+
+
+def _service(inspection: Inspection, device: str) -> Service:
+    here = device == compat.engine_device()
+    if reason := _obstacle(inspection, device, here=here):
+        return Service(device, here, False, reason)
+    return Service(device, here, True, _kernels(_pair(inspection.checkpoint), device, here=here))
+
+
+def _obstacle(inspection: Inspection, device: str, *, here: bool) -> str | None:
+    """Why `device` would not serve the checkpoint; of this machine's, what is installed counts too."""
+    pair = _pair(inspection.checkpoint)
+    if pair is not None and (reason := formats.unserved_reason(pair, device)):
+        return reason
+    found = [*inspection.problems, *unknown_to_vllm(inspection.checkpoint)]
+    if not found and pair is not None and here and (reason := formats.refusal(pair, device)):
+        found.append(reason)
+    return found[0] if found else None
+
+
+def _kernels(pair: FormatPair | None, device: str, *, here: bool) -> str:
+    """The kernels for the quantized layers, for a checkpoint that is served."""
+    if pair is None or (here and not (kernels.wanted() and kernels.unavailable_reason(device) is None)):
+        return "vLLM's own kernels"
+    quantize = f"per_token_quant_fp8={kernels.variant(device) if here else 'octet'}"
+    if device == "cpu":
+        return f"{quantize} fp8_linear={kernels.variant(device) if here else 'octet'}"
+    if pair == formats.STOCK_PAIR:
+        return f"{quantize} fp8_linear=vLLM's choice"
+    return f"{quantize} fp8_linear=torch._scaled_mm"
+
+
+def _pair(checkpoint: Checkpoint) -> FormatPair | None:
+    """The formats of an FP8-Dynamic checkpoint, whichever method says so."""
+    scheme = checkpoint.quantization
+    if scheme is None or scheme.scheme != FP8_DYNAMIC:
+        return None
+    return FormatPair(scheme.weight_format, scheme.activation_format)
