@@ -87,18 +87,17 @@ class Scorer:
 
 
 @asynccontextmanager
-async def scorer(model: str, engine_flags: Sequence[str] = (), *, top: int = 1) -> AsyncIterator[Scorer]:
+async def scorer(model: str, engine_flags: Sequence[str] = ()) -> AsyncIterator[Scorer]:
     """Starts a model for scoring, with vLLM's flags, and stops it at the end.
 
     Args:
         model: a directory or a hub id.
         engine_flags: such as ("--max-model-len", "1024").
-        top: the largest `top` that will be asked for; -1 for the whole vocabulary.
 
     Raises:
         StartupError: with one line that says what is wrong.
     """
-    settings = parse_engine_args([model, "--max-logprobs", str(top), *engine_flags])
+    settings = parse_engine_args([model, "--max-logprobs", "-1", *engine_flags])
     llm = await asyncio.to_thread(startup.start, settings)
     try:
         yield Scorer(llm)

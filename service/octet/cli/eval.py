@@ -1,0 +1,232 @@
+"""`octet eval`: measure what quantization costs a model."""
+
+import asyncio
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from octet.cli.tables import console
+from octet.errors import OctetError
+
+if TYPE_CHECKING:
+    from octet.evaluate.divergence import Divergence
+    from octet.evaluate.weights import LayerError, WeightComparison
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
+
+
+@click.group("eval")
+def eval() -> None:
+    """Measure what quantization costs a model: its weights' errors, or what it predicts of a text."""
+
+
+@eval.command()
+@click.argument("quantized")
+@click.argument("source")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw the SQNR over the layers into this PNG file; needs matplotlib.",
+)
+@_JSON
+def weights(quantized: str, source: str, plot: Path | None, as_json: bool) -> None:
+    """Compare the FP8 weights of QUANTIZED with those of SOURCE, from which it was made.
+
+    Both are directories, or hub ids in the local cache. For each linear layer: SQNR, which is 10 log10 of the
+    weights' sum of squares by that of the errors, in dB, and the output channel whose own SQNR is the
+    smallest. No model is run, and one piece of one tensor is in memory at a time.
+    """
+    from octet.evaluate import plot as plotting
+    from octet.evaluate.weights import WeightComparison
+
+    with _one_line_errors():
+        if plot is not None:
+            plotting.require_matplotlib()
+        comparison = WeightComparison(quantized, source)
+        errors = list(_with_progress(comparison))
+        if plot is not None:
+            plotting.plot_errors(errors, plot)
+    if as_json:
+        rows = [{"module": e.module, "format": e.format} | asdict(e.error) for e in errors]
+        click.echo(json.dumps(rows, indent=2))
+    else:
+        _print_errors(errors)
+
+
+@eval.command()
+@click.argument("quantized", nargs=-1, required=True)
+@click.argument("source")
+@click.option(
+    "--text",
+    "text_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="The text to predict, UTF-8. The tokenizer reads special tokens in it.",
+)
+@click.option(
+    "--separator",
+    metavar="LINE",
+    help="Line that parts documents; none is context of another.  [default: none]",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=2),
+    default=512,
+    show_default=True,
+    help="Most tokens that a model reads at once; at most its context.",
+)
+@click.option(
+    "--stride",
+    type=click.IntRange(min=1),
+    help="Tokens by which the window moves; the others of it are context.  [default: half the window]",
+)
+@click.option(
+    "--top",
+    type=click.IntRange(min=0),
+    help="Compare this many of the most probable tokens at each place, which bounds the divergence from "
+    "below; 0 compares the whole vocabulary.  [default: 0 up to 8192 tokens, 256 beyond]",
+)
+@click.option(
+    "--engine-args",
+    default="",
+    metavar="FLAGS",
+    help="vLLM's flags for every model, in one string; `octet serve --help-engine` lists them.",
+)
+@_JSON
+def perplexity(
+    quantized: tuple[str, ...],
+    source: str,
+    text_file: Path,
+    separator: str | None,
+    window: int,
+    stride: int | None,
+    top: int | None,
+    engine_args: str,
+    as_json: bool,
+) -> None:
+    """Let SOURCE and each QUANTIZED model predict a text, and compare.
+
+    Models are directories or hub ids, run through vLLM on this machine, one after the other; SOURCE is the
+    unquantized one. Printed are
+
+    \b
+      perplexity  exp of the mean negative log probability of the text's tokens;
+      KL          mean over tokens of the Kullback-Leibler divergence of the
+                  quantized model's prediction from SOURCE's, in nats, with its
+                  standard error, its 99th percentile and its largest value;
+      same top    share of places where both find the same token most probable.
+
+    Windows slide over the text, and each token is predicted once. With --top above 0 the divergence is a
+    lower bound: tokens that are not among the most probable of both models count as one.
+    """
+    from octet.evaluate.perplexity import Settings, evaluate
+    from octet.evaluate.windows import split_documents
+
+    with _one_line_errors():
+        documents = split_documents(_read(text_file), separator)
+        settings = Settings(window, stride or window // 2, top, tuple(shlex.split(engine_args)))
+        results = asyncio.run(evaluate(source, quantized, documents, settings, _show_progress))
+    if as_json:
+        found = [{"model": name} | asdict(r) for name, r in zip(quantized, results, strict=True)]
+        click.echo(json.dumps({"source": source, "text": str(text_file), "models": found}, indent=2))
+    else:
+        _print_divergences(source, quantized, results)
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    try:
+        yield
+    except OctetError as error:
+        click.echo(f"octet: error: {error}", err=True)
+        sys.exit(1)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"--text: {path} cannot be read: {error}") from error
+
+
+def _with_progress(comparison: "WeightComparison") -> "Iterable[LayerError]":
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        comparison.errors(),
+        description="comparing",
+        total=len(comparison),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+def _show_progress(model: str, done: int, total: int) -> None:
+    if done == total or done % max(1, total // 10) == 0:
+        click.echo(f"octet: {model}: {done} of {total} windows", err=True)
+
+
+def _print_errors(errors: "list[LayerError]") -> None:
+    from rich.table import Table
+
+    table = Table("module", "format", "SQNR dB", "worst channel", "its SQNR dB", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for layer in errors:
+        error = layer.error
+        table.add_row(
+            layer.module,
+            layer.format,
+            f"{error.sqnr:.2f}",
+            str(error.worst_channel),
+            f"{error.worst_sqnr:.2f}",
+        )
+    console().print(table)
+    ordered = sorted(layer.error.sqnr for layer in errors)
+    click.echo(
+        f"{len(errors)} weights: {ordered[0]:.2f} dB at worst, {ordered[len(ordered) // 2]:.2f} in the "
+        f"middle, {ordered[-1]:.2f} at best"
+    )
+
+
+def _print_divergences(source: str, models: tuple[str, ...], results: "list[Divergence]") -> None:
+    from rich.table import Table
+
+    bound = "" if results[0].exact else " ≥"
+    table = Table(
+        "model",
+        "perplexity",
+        "ratio",
+        f"KL{bound} (nats)",
+        "99 %",
+        "max",
+        "same top",
+        box=None,
+        pad_edge=False,
+    )
+    for column in table.columns[1:]:
+        column.justify = "right"
+    table.add_row(source, f"{results[0].source_perplexity:.4f}")
+    for model, result in zip(models, results, strict=True):
+        table.add_row(
+            model,
+            f"{result.perplexity:.4f}",
+            f"{result.perplexity / result.source_perplexity:.4f}",
+            f"{result.mean:.5f} ± {result.standard_error:.5f}",
+            f"{result.percentile_99:.4f}",
+            f"{result.maximum:.4f}",
+            f"{result.same_top:.2%}",
+        )
+    console().print(table)
+    vocabulary = "the whole vocabulary" if results[0].exact else "the most probable tokens: lower bounds"
+    click.echo(f"{results[0].tokens} tokens; KL over {vocabulary}")

@@ -1,0 +1,1 @@
+"""What quantization costs a model: the error of its weights, and what that does to its predictions."""
