@@ -26,12 +26,11 @@ constexpr int64_t kQuantElementsPerThread = int64_t{64} << 10;
 constexpr int64_t kLinearProductsPerThread = int64_t{1} << 18;
 
 // Tiles that a thread should find, so that none waits long for another one's last, and the columns
-// below which a tile is not cut, for each tile prepares its activations anew.
-constexpr int64_t kLinearTilesPerThread = 8;
-constexpr int64_t kLinearMinTileCols = 96;
-// Sizes of tiles that suit the kernels' vectors and register tiles.
-constexpr int64_t kLinearRowMultiple = 16;
-constexpr int64_t kLinearColMultiple = 48;
+// below which tiles are cut no smaller for that, for each prepares its activations anew.
+constexpr int64_t kLinearTilesPerThread = 4;
+constexpr int64_t kLinearMinTileCols = 256;
+// Rows and columns of a tile are whole vectors.
+constexpr int64_t kLinearTileMultiple = 16;
 
 // Rows or columns that one thread should take at least.
 int64_t grain_size(int64_t least_work, int64_t work_per_item) {
@@ -95,17 +94,17 @@ void multiply(const Fp8Linear& args) {
   const int64_t threads =
       std::clamp<int64_t>(products / kLinearProductsPerThread, 1, at::get_num_threads());
 
-  const auto tile_size = [](int64_t size, int64_t parts, int64_t multiple, int64_t limit) {
-    return std::min(ceil_div(ceil_div(size, parts), multiple) * multiple, limit);
+  const auto tile_size = [](int64_t size, int64_t parts, int64_t limit) {
+    return std::min(ceil_div(ceil_div(size, parts), kLinearTileMultiple) * kLinearTileMultiple,
+                    limit);
   };
   const int64_t row_parts = ceil_div(args.rows, limits.rows);
-  const int64_t tile_rows = tile_size(args.rows, row_parts, kLinearRowMultiple, limits.rows);
+  const int64_t tile_rows = tile_size(args.rows, row_parts, limits.rows);
   const int64_t wanted = threads == 1 ? 1 : ceil_div(threads * kLinearTilesPerThread, row_parts);
-  const int64_t col_parts =
-      std::max(ceil_div(args.out_features, limits.cols),
-               std::min(wanted, ceil_div(args.out_features, kLinearMinTileCols)));
-  const int64_t tile_cols =
-      tile_size(args.out_features, col_parts, kLinearColMultiple, limits.cols);
+  int64_t col_parts = std::max(ceil_div(args.out_features, limits.cols),
+                               std::min(wanted, ceil_div(args.out_features, kLinearMinTileCols)));
+  while (row_parts * col_parts % threads != 0) ++col_parts;  // as many tiles for each
+  const int64_t tile_cols = tile_size(args.out_features, col_parts, limits.cols);
 
   const int64_t tiles_across = ceil_div(args.out_features, tile_cols);
   const int64_t tiles = ceil_div(args.rows, tile_rows) * tiles_across;

@@ -102,18 +102,18 @@ inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, 
   }
 }
 
-// Sums of [column][row] to outputs of [row][column].
-inline void store_block(const Fp8Linear& args, const Fp8LinearTile& tile, const float* sums,
-                        int64_t sums_stride) {
-  for (int64_t col = tile.col_begin; col < tile.col_end; col += 16) {
+// Sums of [column][row] to the columns [begin, end) of a tile's outputs, [row][column].
+inline void store_columns(const Fp8Linear& args, const Fp8LinearTile& tile, int64_t begin,
+                          int64_t end, const float* sums, int64_t sums_stride) {
+  for (int64_t col = begin; col < end; col += 16) {
     for (int64_t row = tile.row_begin; row < tile.row_end; row += kGroupRows) {
-      const float* const at = sums + (col - tile.col_begin) * sums_stride + row - tile.row_begin;
+      const float* const at = sums + (col - begin) * sums_stride + row - tile.row_begin;
       __m512i block[16];
       for (int c = 0; c < 16; ++c) block[c] = _mm512_load_si512(at + c * sums_stride);
       transpose(block);
       const int64_t rows = min_of(kGroupRows, tile.row_end - row);
       for (int64_t r = 0; r < rows; ++r) {
-        store_outputs(args, row + r, col, min_of(16, tile.col_end - col),
+        store_outputs(args, row + r, tile.col_begin + col, min_of(16, end - col),
                       _mm512_castsi512_ps(block[r]));
       }
     }
@@ -153,6 +153,8 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
   for (int64_t begin = 0; begin == 0 || begin < args.in_features; begin += block_k) {
     const int64_t count = min_of(block_k, args.in_features - begin);
     const int64_t k = round_up(count, kStep);
+    const bool last = begin + count == args.in_features;
+    int64_t stored = 0;  // columns of outputs
     for (int64_t group = 0; group < groups; ++group) {
       const int64_t first = group / kPanelGroups * kPanelGroups;  // of the panel
       const int64_t row = group * kGroupRows;
@@ -162,6 +164,7 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
     }
     for (int64_t col = 0; col < cols; col += kBlockCols) {
       const int64_t block_cols = min_of(kBlockCols, cols - col);
+      float* const sums = scratch.sums + col * sums_stride;
       const uint8_t* const codes = args.w + (tile.col_begin + col) * args.in_features + begin;
       for (int64_t c = 0; c < block_cols; ++c) {
         weights.expand_row(codes + c * args.in_features, count,
@@ -172,16 +175,20 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
         with_count<kPanelGroups>(min_of(kPanelGroups, groups - group), [&](auto of_panel) {
           constexpr int kGroups = decltype(of_panel)::value;
           for (int64_t c = 0; c < block_cols; c += kBlockCols / kGroups) {
-            multiply<kGroups>(
-                scratch.panels + group * kGroupRows * k, scratch.columns + c * kColumnStride, k,
-                begin > 0, upcoming + c * args.in_features, args.in_features,
-                scratch.sums + (col + c) * sums_stride + group * kGroupRows, sums_stride);
+            multiply<kGroups>(scratch.panels + group * kGroupRows * k,
+                              scratch.columns + c * kColumnStride, k, begin > 0,
+                              upcoming + c * args.in_features, args.in_features,
+                              sums + c * sums_stride + group * kGroupRows, sums_stride);
           }
         });
       }
+      const int64_t done = col + block_cols;
+      if (last && (done % 16 == 0 || done == cols)) {
+        store_columns(args, tile, stored, done, scratch.sums + stored * sums_stride, sums_stride);
+        stored = done;
+      }
     }
   }
-  store_block(args, tile, scratch.sums, sums_stride);
 }
 
 }  // namespace
