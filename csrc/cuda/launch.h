@@ -9,8 +9,11 @@
 
 namespace octet::cuda {
 
-// Quantizes the rows [0, rows); every pointer in `args` is the current device's. Returns what the
-// launch returned.
+// Each quantizes the rows [0, rows); every pointer in `args` is the current device's. Returns what
+// the launch returned.
 cudaError_t per_token_quant(const PerTokenQuant& args, int64_t rows, cudaStream_t stream);
+cudaError_t gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, cudaStream_t stream);
+cudaError_t gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, cudaStream_t stream);
+cudaError_t silu_and_mul_quant(const GatedQuant& args, int64_t rows, cudaStream_t stream);
 
 }  // namespace octet::cuda
