@@ -1,0 +1,173 @@
+"""The CUDA kernels as functions of tensors, run by the simulation in this folder."""
+
+import ctypes
+import enum
+from pathlib import Path
+
+import torch
+
+from tests.kernels.cuda_toolkit import compile_for_host
+
+HERE = Path(__file__).parent
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]  # in the order of Dtype in kernels.h
+FORMATS = [torch.float8_e4m3fn, torch.float8_e5m2]  # in the order of Fp8Format in fp8.h
+UNTOUCHED = 0xEE
+GUTTER = 32
+
+
+class Order(enum.IntEnum):
+    """In which order the threads of a block run up to the next barrier; as in simt.h."""
+
+    FORWARD = 0
+    BACKWARD = 1
+    SHUFFLED = 2
+
+
+class PerTokenQuant(ctypes.Structure):
+    """octet::PerTokenQuant of kernels.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("x_dtype", ctypes.c_uint8),
+        ("x_stride", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("format", ctypes.c_uint8),
+        ("scale_ub", ctypes.c_void_p),
+        ("q", ctypes.c_void_p),
+        ("q_stride", ctypes.c_int64),
+        ("scale", ctypes.c_void_p),
+    )
+
+
+class GemmaRmsNormQuant(ctypes.Structure):
+    """octet::GemmaRmsNormQuant of kernels.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("x_dtype", ctypes.c_uint8),
+        ("x_stride", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
+        ("residual", ctypes.c_void_p),
+        ("residual_stride", ctypes.c_int64),
+        ("format", ctypes.c_uint8),
+        ("q", ctypes.c_void_p),
+        ("q_stride", ctypes.c_int64),
+        ("scale", ctypes.c_void_p),
+    )
+
+
+class GatedQuant(ctypes.Structure):
+    """octet::GatedQuant of kernels.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("x_dtype", ctypes.c_uint8),
+        ("x_stride", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("format", ctypes.c_uint8),
+        ("q", ctypes.c_void_p),
+        ("q_stride", ctypes.c_int64),
+        ("scale", ctypes.c_void_p),
+    )
+
+
+class Output:
+    """Codes with untouched bytes around every row, beginning `offset` bytes after 16-byte alignment."""
+
+    def __init__(self, rows: int, hidden: int, fmt: torch.dtype, offset: int) -> None:
+        stride = -(-hidden // 16) * 16 + GUTTER
+        self._memory = torch.full((rows + 1, stride), UNTOUCHED, dtype=torch.uint8)
+        self._codes = self._memory.flatten()[offset:][: rows * stride].view(rows, stride)[:, :hidden]
+        self.q = self._codes.view(fmt)
+        self.scale = torch.full((rows, 1), float("nan"))
+
+    def check_untouched(self) -> None:
+        """Fails where a kernel wrote anything beside the codes."""
+        codes = self._codes.clone()
+        self._codes.fill_(UNTOUCHED)
+        assert bool((self._memory == UNTOUCHED).all()), "bytes outside the rows were written"
+        self._codes.copy_(codes)
+
+
+class Simulation:
+    """Kernels under the simulation. `order` and `shared_bytes`, what a block may have, are attributes."""
+
+    def __init__(self, folder: Path) -> None:
+        sources = [HERE / "simt.cpp", HERE / "kernels.cpp", HERE / "selftest.cpp"]
+        self._library = ctypes.CDLL(str(compile_for_host(sources, folder / "simulation.so")))
+        self._library.simt_error.restype = ctypes.c_char_p
+        self._library.simt_kernels_run.restype = ctypes.c_int64
+        self.order = Order.FORWARD
+        self.shared_bytes = 98 << 10  # of sm_89 and sm_120a
+        self.output_offset = 0
+
+    def kernels_run(self) -> int:
+        """How many instances of the kernel templates have run so far."""
+        return int(self._library.simt_kernels_run())
+
+    def refuses(self, kernel: str) -> bool:
+        """Whether the named faulty kernel of selftest.cpp is refused."""
+        return bool(self._library[f"simt_refuses_{kernel}"]())
+
+    def read_without_barrier(self, order: Order) -> int:
+        """What a thread reads that another one writes without a barrier between them."""
+        return int(self._library.simt_read_without_barrier(int(order)))
+
+    def per_token_quant_fp8(
+        self, x: torch.Tensor, fmt: torch.dtype, scale_ub: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :func:`octet.ops.per_token_quant_fp8` returns."""
+        bound = None if scale_ub is None else scale_ub.data_ptr()
+        args = PerTokenQuant(hidden=x.shape[1], scale_ub=bound)
+        return self._run("simt_per_token_quant", args, x, fmt)
+
+    def gemma_rms_norm_quant_fp8(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :func:`octet.ops.gemma_rms_norm_quant_fp8` returns; updates the residual in place."""
+        args = GemmaRmsNormQuant(hidden=x.shape[1], weight=weight.data_ptr(), eps=eps)
+        if residual is not None:
+            args.residual = residual.data_ptr()
+            args.residual_stride = residual.stride(0)
+        return self._run("simt_gemma_rms_norm_quant", args, x, fmt)
+
+    def gelu_tanh_and_mul_quant_fp8(
+        self, x: torch.Tensor, fmt: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :func:`octet.ops.gelu_tanh_and_mul_quant_fp8` returns."""
+        return self._run("simt_gelu_tanh_and_mul_quant", GatedQuant(hidden=x.shape[1] // 2), x, fmt)
+
+    def silu_and_mul_quant_fp8(self, x: torch.Tensor, fmt: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :func:`octet.ops.silu_and_mul_quant_fp8` returns."""
+        return self._run("simt_silu_and_mul_quant", GatedQuant(hidden=x.shape[1] // 2), x, fmt)
+
+    def _run(
+        self,
+        name: str,
+        args: PerTokenQuant | GemmaRmsNormQuant | GatedQuant,
+        x: torch.Tensor,
+        fmt: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fills in the input and an output, and runs the kernel for it."""
+        out = Output(len(x), args.hidden, fmt, self.output_offset)
+        args.x = x.data_ptr()
+        args.x_dtype = DTYPES.index(x.dtype)
+        args.x_stride = x.stride(0)
+        args.format = FORMATS.index(fmt)
+        args.q = out.q.data_ptr()
+        args.q_stride = out.q.stride(0)
+        args.scale = out.scale.data_ptr()
+        failed = self._library[name](
+            ctypes.byref(args), ctypes.c_int64(len(x)), int(self.order), ctypes.c_int64(self.shared_bytes)
+        )
+        if failed:
+            raise RuntimeError(self._library.simt_error().decode())
+        out.check_untouched()
+        return out.q, out.scale
