@@ -11,9 +11,19 @@
 namespace octet {
 namespace {
 
+// The kernels, on the current stream of the device.
 struct CudaQuant {
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device device) {
     launch("per_token_quant", cuda::per_token_quant, args, rows, device);
+  }
+  static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device device) {
+    launch("gemma_rms_norm_quant", cuda::gemma_rms_norm_quant, args, rows, device);
+  }
+  static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device device) {
+    launch("gelu_tanh_and_mul_quant", cuda::gelu_tanh_and_mul_quant, args, rows, device);
+  }
+  static void silu_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device device) {
+    launch("silu_and_mul_quant", cuda::silu_and_mul_quant, args, rows, device);
   }
 
  private:
@@ -30,6 +40,9 @@ struct CudaQuant {
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(octet, CUDA, m) { register_per_token_quant<CudaQuant>(m); }
+TORCH_LIBRARY_IMPL(octet, CUDA, m) {
+  register_per_token_quant<CudaQuant>(m);
+  register_fused_quant<CudaQuant>(m);
+}
 
 }  // namespace octet
