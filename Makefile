@@ -36,14 +36,14 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
 	$(BIN)/buf lint
 	$(BIN)/buf format protos --diff --exit-code
 	$(BIN)/python -m tools.api_reference --check
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format $(PYTHON_CODE)
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(BIN)/buf format protos --write
 	$(BIN)/python -m tools.api_reference
-	find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
 	$(ORACLE)/bin/python -m tools.quantize_oracle.golden tests/quantize/golden
