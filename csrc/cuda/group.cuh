@@ -1,5 +1,4 @@
-// The threads that share a row, a warp or a block, and what they compute together. Both are bounded
-// so that an SM, whose 64K registers give 1024 threads 64 each, holds half of the threads it can.
+// The threads that share a row, a warp or a block, and what they compute together.
 #pragma once
 
 #include <stdint.h>
@@ -23,7 +22,6 @@ __device__ inline float warp_sum(float value) {
 // A warp a row, several rows a block: short rows, which would leave most of a block idle.
 struct WarpGroup {
   static constexpr int kMaxThreads = 128;
-  static constexpr int kMinBlocksPerSm = 8;
 
   __device__ int rank() const { return threadIdx.x % kWarp; }
   __device__ int size() const { return kWarp; }
@@ -38,7 +36,6 @@ struct WarpGroup {
 // so that no barrier is needed between them. Threads past the row's end take part in reductions.
 struct BlockGroup {
   static constexpr int kMaxThreads = 512;
-  static constexpr int kMinBlocksPerSm = 2;
 
   __device__ int rank() const { return threadIdx.x; }
   __device__ int size() const { return blockDim.x; }

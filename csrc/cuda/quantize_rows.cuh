@@ -43,7 +43,7 @@ __device__ inline RowScale row_scale(const Group& group, const RowOutput& out,
 // Rows of at most group.size() * kChunks chunks. They are read once and kept in registers between
 // the maximum and the conversion. Threads take neighbouring chunks, so that a warp's accesses are.
 template <class Source, class Group, int kChunks>
-__global__ void __launch_bounds__(Group::kMaxThreads, Group::kMinBlocksPerSm)
+__global__ void __launch_bounds__(Group::kMaxThreads)
     quantize_rows_in_registers(typename Source::Args args, int64_t rows) {
   wait_for_earlier_kernels();
   const Group group;
@@ -113,7 +113,7 @@ class StagedRow {
 // shared memory where it fits (`staged`), and otherwise computed again from the row, which the
 // second reading finds in the L2 cache.
 template <class Source>
-__global__ void __launch_bounds__(BlockGroup::kMaxThreads, BlockGroup::kMinBlocksPerSm)
+__global__ void __launch_bounds__(BlockGroup::kMaxThreads)
     quantize_long_rows(typename Source::Args args, int64_t rows, bool staged) {
   wait_for_earlier_kernels();
   const BlockGroup group;

@@ -1,4 +1,4 @@
-"""What the CUDA library was compiled to: architectures, registers, instructions."""
+"""What the CUDA library was compiled to: architectures, local memory, instructions."""
 
 import re
 import struct
@@ -15,8 +15,6 @@ from tests.kernels.cuda_toolkit import cuobjdump
 LIBRARY = Path(_C.__file__).with_name("_C_cuda.so")
 ARCHS = ["sm_80", "sm_89", "sm_90a", "sm_100a", "sm_120a"]
 KERNELS = 48  # 4 operators, 3 dtypes, 4 kernels for rows of different lengths
-# With no more, the 64K registers of an SM hold 1024 threads.
-MOST_REGISTERS = 64
 
 built = pytest.mark.skipif(not ops.cuda_archs(), reason="octet was built without CUDA")
 
@@ -63,20 +61,17 @@ def test_a_build_without_cuda_has_no_library() -> None:
 @built
 def test_no_kernel_spills_registers_on_any_architecture() -> None:
     """Spilled registers would lie in local memory, of which the stack is a part."""
-    registers: dict[str, dict[str, int]] = defaultdict(dict)
+    kernels: dict[str, int] = defaultdict(int)
     arch = function = ""
     for line in disassembled("-res-usage").splitlines():
         if match := re.match(r"arch = (\w+)", line):
             arch = match[1]
         elif match := re.match(r"\s*Function (\w+):", line):
             function = match[1]
-        elif match := re.match(r"\s*REG:(\d+) STACK:(\d+) .*LOCAL:(\d+)", line):
-            assert (match[2], match[3]) == ("0", "0"), f"{function} on {arch} uses local memory"
-            registers[arch][function] = int(match[1])
-    assert sorted(registers) == sorted(ARCHS)
-    for arch, of_kernels in registers.items():
-        assert len(of_kernels) == KERNELS, arch
-        assert max(of_kernels.values()) <= MOST_REGISTERS, (arch, of_kernels)
+        elif match := re.match(r"\s*REG:\d+ STACK:(\d+) .*LOCAL:(\d+)", line):
+            assert (match[1], match[2]) == ("0", "0"), f"{function} on {arch} uses local memory"
+            kernels[arch] += 1
+    assert kernels == dict.fromkeys(ARCHS, KERNELS)
 
 
 @built
