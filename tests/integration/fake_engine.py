@@ -47,6 +47,8 @@ class FakeEngine:
             active_kernels=("per_token_quant_fp8: octet/avx2",),
             max_images=4 if takes_images else 0,
             tokens_per_image=16 if takes_images else 0,
+            vocabulary_size=1000,
+            adapters=("pirate",),
         )
 
     @property

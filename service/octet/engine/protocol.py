@@ -1,9 +1,9 @@
 """What the service asks of an engine."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from octet.engine.types import Event, GenerationRequest, ModelInfo
+from octet.engine.types import Event, GenerationRequest, ModelInfo, PromptAccepted, Tokens
 
 
 class Engine(Protocol):
@@ -25,6 +25,33 @@ class Engine(Protocol):
             InvalidRequestError: before the first event, when the prompt cannot be rendered, is longer than
                 the context (`ContextLengthError`), or a constraint cannot be compiled.
             EngineDeadError: when the engine has died, before or in the middle of the answer.
+        """
+        ...
+
+    async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
+        """Counts the tokens of the prompt that `generate` would make, and generates nothing.
+
+        Raises:
+            InvalidRequestError: whenever `generate` would raise it.
+            EngineDeadError: when the engine has died.
+        """
+        ...
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
+        """Splits a text into tokens.
+
+        Args:
+            text: the text.
+            add_special_tokens: whether tokens such as the one that begins a sequence are added.
+        """
+        ...
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Puts tokens together to text.
+
+        Args:
+            token_ids: ids below the model's vocabulary size.
+            skip_special_tokens: whether special tokens are left out.
         """
         ...
 

@@ -112,6 +112,14 @@ class Sampling:
     repetition_penalty: float | None = None
     ignore_eos: bool = False
     min_tokens: int | None = None
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    bad_words: tuple[str, ...] = ()
+    allowed_token_ids: tuple[int, ...] = ()
+    logprobs: bool = False
+    top_logprobs: int = 0
+    prompt_logprobs: int | None = None
+    include_stop_string: bool = False
+    skip_special_tokens: bool = True
 
 
 class OutputKind(Enum):
@@ -207,6 +215,46 @@ class ToolCallDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token and its probability.
+
+    Attributes:
+        token_id: the token.
+        text: its text; U+FFFD stands for what is no whole character.
+        data: its bytes.
+        logprob: natural logarithm of its probability.
+        rank: 1 for the most probable token of the vocabulary.
+    """
+
+    token_id: int
+    text: str
+    data: bytes
+    logprob: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class PositionLogprobs:
+    """What was probable at one position.
+
+    Attributes:
+        chosen: the token that stands there; None for a prompt's first one, which nothing predicts.
+        top: the most probable ones, best first.
+    """
+
+    chosen: TokenLogprob | None
+    top: tuple[TokenLogprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogprobsDelta:
+    """Log probabilities of the next tokens of candidate `index`."""
+
+    index: int
+    positions: tuple[PositionLogprobs, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CandidateFinished:
     """Candidate `index` has ended."""
 
@@ -224,18 +272,30 @@ class Usage:
     image_tokens: int
 
 
-Delta = TextDelta | ReasoningDelta | ToolCallDelta | CandidateFinished
+Delta = TextDelta | ReasoningDelta | ToolCallDelta | LogprobsDelta | CandidateFinished
 
 
 @dataclass(frozen=True, slots=True)
 class Deltas:
-    """What one engine step added, in order, and the usage after it."""
+    """What one engine step added, in order, and the usage after it.
+
+    `prompt_logprobs` has one entry a prompt token in a request's first Deltas, when they were asked for.
+    """
 
     deltas: tuple[Delta, ...]
     usage: Usage
+    prompt_logprobs: tuple[PositionLogprobs, ...] = ()
 
 
 Event = PromptAccepted | Deltas
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """A text's tokens: their ids and their texts, in order; U+FFFD stands for what is no whole character."""
+
+    ids: tuple[int, ...]
+    texts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +320,7 @@ class ModelInfo:
         active_kernels: one line a kernel, as the workers report them.
         max_images: most pictures in a request; 0 when none are taken.
         tokens_per_image: tokens that one picture takes in a prompt; 0 when none are taken.
+        vocabulary_size: how many tokens the model tells apart; token ids are smaller.
         pans_and_scans: whether pictures can be shown in crops as well.
         adapters: names of the LoRA adapters that requests may use.
         takes_priorities: whether waiting requests are ordered by priority.
@@ -274,6 +335,7 @@ class ModelInfo:
     active_kernels: tuple[str, ...]
     max_images: int
     tokens_per_image: int
+    vocabulary_size: int
     pans_and_scans: bool = False
     adapters: tuple[str, ...] = ()
     takes_priorities: bool = False

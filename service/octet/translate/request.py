@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from octet.engine.types import GenerationRequest, ModelInfo
+from octet.engine.types import GenerationRequest, ModelInfo, ToolChoiceMode
 from octet.errors import InvalidRequestError, ModelNotFoundError
 from octet.translate.media import ImageLimits
 from octet.translate.messages import image_fields, to_messages
@@ -16,7 +16,7 @@ from octet.translate.prompt_options import (
     to_pan_and_scan,
     to_priority,
 )
-from octet.translate.sampling import to_sampling
+from octet.translate.sampling import check_unconstrained, to_sampling
 from octet.translate.schemas import SchemaReader
 from octet.translate.tool_declarations import to_tool_choice, to_tools
 from octet.v1 import chat_service_pb2
@@ -61,7 +61,11 @@ def to_generation_request(
     output_format = None
     if request.HasField("output_format"):
         output_format = to_output_format(request.output_format, tool_choice, schemas)
-    sampling = to_sampling(request.sampling)
+    sampling = to_sampling(request.sampling, model.vocabulary_size)
+    if output_format is not None:
+        check_unconstrained(sampling, "output_format")
+    if tool_choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED):
+        check_unconstrained(sampling, "tool_choice")
     priority = to_priority(request.priority, model)
     cache_salt = to_cache_salt(request.cache_salt)
     chat_template_args = to_chat_template_args(request.chat_template_args)

@@ -12,12 +12,14 @@ from octet.engine.types import (
     Deltas,
     Event,
     FinishReason,
+    LogprobsDelta,
     PromptAccepted,
     ReasoningDelta,
     TextDelta,
     ToolCallDelta,
     Usage,
 )
+from octet.translate.logprobs import to_positions
 from octet.translate.values import dict_to_struct, parse_json_object
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
@@ -57,6 +59,7 @@ def delta_chunk(steps: Sequence[Deltas]) -> chat_service_pb2.ChatChunk:
     chunk = chat_service_pb2.ChatChunk()
     latest: dict[int, chat_service_pb2.CandidateDelta] = {}
     for step in steps:
+        chunk.prompt_logprobs.extend(to_positions(step.prompt_logprobs))
         for delta in step.deltas:
             if not _adds_something(delta):
                 continue
@@ -139,9 +142,11 @@ class _Candidate:
 
     parts: list[_Run | _ToolCall] = field(default_factory=list)
     calls: dict[int, _ToolCall] = field(default_factory=dict)
+    logprobs: list[chat_service_pb2.PositionLogprobs] = field(default_factory=list)
     finish_reason: chat_service_pb2.FinishReason = chat_service_pb2.FINISH_REASON_UNSPECIFIED
 
     def add(self, delta: chat_service_pb2.CandidateDelta) -> None:
+        self.logprobs.extend(delta.logprobs)
         if delta.reasoning:
             self._run("reasoning").pieces.append(delta.reasoning)
         if delta.text:
@@ -188,6 +193,7 @@ class ChunkAccumulator:
             self._head.create_time.CopyFrom(chunk.create_time)
         for delta in chunk.deltas:
             self._candidates.setdefault(delta.index, _Candidate()).add(delta)
+        self._head.prompt_logprobs.extend(chunk.prompt_logprobs)
         if chunk.HasField("usage"):
             self._head.usage.CopyFrom(chunk.usage)
 
@@ -198,7 +204,10 @@ class ChunkAccumulator:
         for index in sorted(self._candidates):
             candidate = self._candidates[index]
             response.candidates.add(
-                index=index, message=candidate.to_message(), finish_reason=candidate.finish_reason
+                index=index,
+                message=candidate.to_message(),
+                finish_reason=candidate.finish_reason,
+                logprobs=candidate.logprobs,
             )
         return response
 
@@ -220,6 +229,8 @@ def _adds_something(delta: Delta) -> bool:
             return bool(delta.text)
         case ToolCallDelta():
             return bool(delta.id or delta.name or delta.arguments_json)
+        case LogprobsDelta():
+            return bool(delta.positions)
         case CandidateFinished():
             return True
         case _:
@@ -234,6 +245,8 @@ def _append(delta: Delta, candidate: chat_service_pb2.CandidateDelta) -> None:
             candidate.reasoning += delta.text
         case ToolCallDelta():
             _append_call(delta, candidate)
+        case LogprobsDelta():
+            candidate.logprobs.extend(to_positions(delta.positions))
         case CandidateFinished():
             candidate.finish_reason = _FINISH_REASONS[delta.reason]
         case _:

@@ -26,6 +26,7 @@ def model() -> ModelInfo:
         active_kernels=("per_token_quant_fp8: octet/avx2",),
         max_images=3,
         tokens_per_image=256,
+        vocabulary_size=1000,
         pans_and_scans=True,
         adapters=("poet", "lawyer"),
         takes_priorities=True,

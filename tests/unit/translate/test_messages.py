@@ -366,7 +366,7 @@ def test_a_media_type_that_contradicts_is_named(convert: Convert, png: bytes) ->
 
 
 def test_a_model_of_text_takes_no_pictures(limits: ImageLimits, png: bytes) -> None:
-    model = ModelInfo(("words",), "words", False, 8, 8, None, (), 0, 0)
+    model = ModelInfo(("words",), "words", False, 8, 8, None, (), 0, 0, 8)
     with pytest.raises(InvalidRequestError, match="words takes text only") as caught:
         to_messages([user(text("a"), image(png))], model=model, limits=limits)
     assert caught.value.field == "messages[0].parts[1].image"

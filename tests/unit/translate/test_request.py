@@ -248,7 +248,7 @@ def test_nothing_that_can_be_parsed_raises_another_error(data: st.DataObject) ->
     request = ChatRequest()
     with suppress(DecodeError):
         request.ParseFromString(bytes(wire))
-    model = ModelInfo(("gemma",), "gemma", True, 8192, 2048, None, (), 1, 256)
+    model = ModelInfo(("gemma",), "gemma", True, 8192, 2048, None, (), 1, 256, 1000)
     with suppress(InvalidRequestError, ModelNotFoundError):
         converted = to_generation_request(
             request, model=model, limits=ImageLimits(1000, 1000), request_id="r1"

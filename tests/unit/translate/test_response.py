@@ -11,9 +11,12 @@ from octet.engine.types import (
     Deltas,
     Event,
     FinishReason,
+    LogprobsDelta,
+    PositionLogprobs,
     PromptAccepted,
     ReasoningDelta,
     TextDelta,
+    TokenLogprob,
     ToolCallDelta,
     Usage,
 )
@@ -43,6 +46,11 @@ def begin(call_index: int, call_id: str, name: str, arguments: str = "", index: 
 
 def more(call_index: int, arguments: str, index: int = 0) -> ToolCallDelta:
     return ToolCallDelta(index, call_index, "", "", arguments)
+
+
+def position(token_id: int) -> PositionLogprobs:
+    token = TokenLogprob(token_id, "a\ufffd", b"a\xc3", -0.5, 2)
+    return PositionLogprobs(token, (TokenLogprob(9, "b", b"b", -0.25, 1), token))
 
 
 def deltas(*steps: Deltas) -> list[pb.CandidateDelta]:
@@ -127,6 +135,21 @@ class TestDeltaChunk:
     def test_nothing_gives_nothing(self) -> None:
         assert deltas() == []
         assert deltas(step(), step(TextDelta(0, ""), more(0, ""))) == []
+
+    def test_log_probabilities_run_ahead_of_the_text(self) -> None:
+        (merged,) = deltas(
+            step(LogprobsDelta(0, (position(4),))), step(LogprobsDelta(0, ()), TextDelta(0, "a"))
+        )
+        chosen = pb.TokenLogprob(token_id=4, token="a\ufffd", bytes=b"a\xc3", logprob=-0.5, rank=2)
+        best = pb.TokenLogprob(token_id=9, token="b", bytes=b"b", logprob=-0.25, rank=1)
+        assert merged == pb.CandidateDelta(
+            text="a", logprobs=[pb.PositionLogprobs(chosen=chosen, top=[best, chosen])]
+        )
+
+    def test_a_prompts_first_token_has_no_probability(self) -> None:
+        chunk = delta_chunk([Deltas((), USAGE, (PositionLogprobs(None, ()), position(1)))])
+        assert not chunk.prompt_logprobs[0].HasField("chosen")
+        assert chunk.prompt_logprobs[1].chosen.token_id == 1
 
     @pytest.mark.parametrize("reason", FinishReason)
     def test_every_finish_reason_has_its_name(self, reason: FinishReason) -> None:
@@ -234,7 +257,7 @@ def test_a_response_can_be_looked_at_while_it_grows() -> None:
 def answers(draw: st.DrawFn) -> list[Deltas]:
     """The steps of an engine that writes candidates at once, of reasoning, text and calls in any order."""
     candidate = st.integers(0, 2)
-    kind = st.sampled_from(["text", "reasoning", "begin", "first", "latest"])
+    kind = st.sampled_from(["text", "reasoning", "begin", "first", "latest", "logprobs"])
     fragment = st.sampled_from(["", "a", "é ", "{}", '{"x": ', "1}"])
     flat: list[Delta] = []
     calls = [0, 0, 0]
@@ -244,6 +267,8 @@ def answers(draw: st.DrawFn) -> list[Deltas]:
             calls[index] += 1
         elif what == "reasoning":
             flat.append(ReasoningDelta(index, piece))
+        elif what == "logprobs":
+            flat.append(LogprobsDelta(index, (position(len(flat)),)))
         elif what == "text" or not calls[index]:
             flat.append(TextDelta(index, piece))
         else:
@@ -252,7 +277,8 @@ def answers(draw: st.DrawFn) -> list[Deltas]:
     steps: list[Deltas] = []
     while flat:
         taken = draw(st.integers(1, 4))
-        steps.append(Deltas(tuple(flat[:taken]), Usage(10, len(steps), 2, 4)))
+        prompt = () if steps else (PositionLogprobs(None, ()), position(1))
+        steps.append(Deltas(tuple(flat[:taken]), Usage(10, len(steps), 2, 4), prompt))
         del flat[:taken]
     return steps
 
@@ -295,6 +321,15 @@ def test_the_streamed_answer_is_the_whole_one(steps: list[Deltas], data: st.Data
     assert [candidate.index for candidate in whole.candidates] == [0, 1, 2]
     for candidate in whole.candidates:
         assert pieces(candidate.message) == pieces_written(steps, candidate.index)
+        assert [p.chosen.token_id for p in candidate.logprobs] == [
+            p.chosen.token_id
+            for step_ in steps
+            for delta in step_.deltas
+            if isinstance(delta, LogprobsDelta) and delta.index == candidate.index
+            for p in delta.positions
+            if p.chosen is not None
+        ]
+    assert len(whole.prompt_logprobs) == 2
 
     # However steps are merged into chunks, and over the wire.
     accumulator = ChunkAccumulator()

@@ -6,8 +6,16 @@ import pytest
 
 from octet.engine.types import Sampling
 from octet.errors import InvalidRequestError
-from octet.translate.sampling import to_sampling
+from octet.translate import sampling
+from octet.translate.sampling import check_unconstrained
 from octet.v1.chat_service_pb2 import SamplingParams
+
+
+VOCABULARY = 1000
+
+
+def to_sampling(params: SamplingParams) -> Sampling:
+    return sampling.to_sampling(params, VOCABULARY)
 
 
 def test_what_is_unset_stays_unset() -> None:
@@ -30,6 +38,14 @@ def test_every_field_arrives() -> None:
         "repetition_penalty": 1.25,
         "ignore_eos": True,
         "min_tokens": 7,
+        "logit_bias": {3: -1.5, 999: 100.0},
+        "bad_words": ("bad", " worse"),
+        "allowed_token_ids": (3, 999),
+        "logprobs": True,
+        "top_logprobs": 5,
+        "prompt_logprobs": 0,
+        "include_stop_string": True,
+        "skip_special_tokens": False,
     }
     assert set(values) == set(SamplingParams.DESCRIPTOR.fields_by_name)
     assert to_sampling(SamplingParams(**values)) == Sampling(**values)
@@ -51,7 +67,14 @@ def test_every_field_arrives() -> None:
         ("min_tokens", [0, 2**31 - 1]),
         ("ignore_eos", [False, True]),
         ("stop", [["x"], ["x" * 256], ["x"] * 16]),
-        ("stop_token_ids", [[0], [1] * 256]),
+        ("stop_token_ids", [[0], [VOCABULARY - 1] * 64]),
+        ("logit_bias", [{0: -100}, {i % VOCABULARY: 100 for i in range(1024)}]),
+        ("bad_words", [["x"], ["x" * 256], ["x"] * 64]),
+        ("allowed_token_ids", [[0], [VOCABULARY - 1] * 1024]),
+        ("logprobs", [False, True]),
+        ("prompt_logprobs", [0, 20]),
+        ("include_stop_string", [False, True]),
+        ("skip_special_tokens", [False, True]),
     ],
 )
 def test_the_ends_of_each_range_are_allowed(name: str, values: list[Any]) -> None:
@@ -89,7 +112,15 @@ def test_the_ends_of_each_range_are_allowed(name: str, values: list[Any]) -> Non
         ("repetition_penalty", math.nan, "nan is not above 0, at most 2"),
         ("min_tokens", -1, "-1 is not at least 0"),
         ("stop", ["x"] * 17, "has 17 texts, more than the 16"),
-        ("stop_token_ids", [1] * 257, "has 257 ids, more than the 256"),
+        ("stop_token_ids", [1] * 65, "has 65 ids, more than the 64"),
+        ("logit_bias", {i: 1.0 for i in range(1025)}, "has 1025 entries, more than the 1024"),
+        ("bad_words", ["x"] * 65, "has 65 texts, more than the 64"),
+        ("allowed_token_ids", [1] * 1025, "has 1025 ids, more than the 1024"),
+        ("top_logprobs", 21, "21 is not 0 to 20"),
+        ("top_logprobs", -1, "-1 is not 0 to 20"),
+        ("top_logprobs", 1, "is of use with logprobs only"),
+        ("prompt_logprobs", 21, "21 is not 0 to 20"),
+        ("prompt_logprobs", -1, "-1 is not 0 to 20"),
     ],
 )
 def test_values_out_of_range(name: str, value: Any, problem: str) -> None:
@@ -104,7 +135,17 @@ def test_values_out_of_range(name: str, value: Any, problem: str) -> None:
     [
         ({"stop": ["a", ""]}, "stop[1]", "has 0 characters, not 1 to 256"),
         ({"stop": ["x" * 257]}, "stop[0]", "has 257 characters, not 1 to 256"),
-        ({"stop_token_ids": [3, -1]}, "stop_token_ids[1]", "-1 is not a token id"),
+        ({"stop_token_ids": [3, -1]}, "stop_token_ids[1]", "-1 is no token id; the model's are 0 to 999"),
+        ({"stop_token_ids": [1000]}, "stop_token_ids[0]", "1000 is no token id"),
+        ({"allowed_token_ids": [3, 1000]}, "allowed_token_ids[1]", "1000 is no token id"),
+        ({"logit_bias": {1000: 1.0}}, "logit_bias[1000]", "1000 is no token id"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias[-1]", "-1 is no token id"),
+        ({"logit_bias": {7: 100.5}}, "logit_bias[7]", "100.5 is not -100 to 100"),
+        ({"logit_bias": {7: math.nan}}, "logit_bias[7]", "nan is not -100 to 100"),
+        ({"logit_bias": {7: -math.inf}}, "logit_bias[7]", "-inf is not -100 to 100"),
+        ({"bad_words": ["a", ""]}, "bad_words[1]", "has 0 characters, not 1 to 256"),
+        ({"bad_words": ["a", " \n"]}, "bad_words[1]", "has white space only"),
+        ({"logprobs": False, "top_logprobs": 2}, "top_logprobs", "is of use with logprobs only"),
         ({"min_tokens": 3, "max_tokens": 2}, "min_tokens", "3 is more than max_tokens, 2"),
         ({"n": 2, "temperature": 0}, "n", "asks for 2 equal answers"),
     ],
@@ -114,6 +155,24 @@ def test_wrong_elements_and_contradictions(params: dict[str, Any], field: str, p
         to_sampling(SamplingParams(**params))
     assert caught.value.field == f"sampling.{field}"
     assert problem in caught.value.message
+
+
+def test_top_logprobs_of_nothing_are_none() -> None:
+    assert to_sampling(SamplingParams(top_logprobs=0)) == Sampling()
+
+
+@pytest.mark.parametrize(
+    "params", [{"allowed_token_ids": [1]}, {"bad_words": ["a"]}, {"min_tokens": 1}, {"ignore_eos": True}]
+)
+def test_what_may_exclude_all_that_a_constraint_permits(params: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequestError, match="could exclude every token that tool_choice") as caught:
+        check_unconstrained(to_sampling(SamplingParams(**params)), "tool_choice")
+    assert caught.value.field == f"sampling.{next(iter(params))}"
+
+
+def test_what_goes_together_with_a_constraint() -> None:
+    params = SamplingParams(min_tokens=0, ignore_eos=False, logit_bias={1: 1.0}, stop=["a"], logprobs=True)
+    check_unconstrained(to_sampling(params), "output_format")
 
 
 def test_a_million_stop_strings_are_refused_at_once() -> None:

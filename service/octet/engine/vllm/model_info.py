@@ -37,6 +37,7 @@ def describe_model(
         active_kernels=active_kernels,
         max_images=max_images,
         tokens_per_image=tokens_per_image,
+        vocabulary_size=model.get_vocab_size(),
         pans_and_scans=max_images > 0 and model.hf_config.model_type == "gemma3",
         adapters=tuple(settings.adapters),
         takes_priorities=config.scheduler_config.policy == "priority",
