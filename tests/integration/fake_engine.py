@@ -1,7 +1,8 @@
 """An engine whose answers, faults and timing the tests script; everything else in these tests is real."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 
 from octet.engine.types import (
     CandidateFinished,
@@ -14,6 +15,7 @@ from octet.engine.types import (
     Quantization,
     TextDelta,
     TextPart,
+    Tokens,
     ToolCallDelta,
     ToolCallPart,
     ToolResultPart,
@@ -33,6 +35,7 @@ class FakeEngine:
     def __init__(self, script: Script, *, takes_images: bool = True) -> None:
         self.script = script
         self.requests: list[GenerationRequest] = []
+        self.counted: list[GenerationRequest] = []
         self.unfinished: set[str] = set()
         self.idle = asyncio.Event()
         self.death: EngineDeadError | None = None
@@ -75,6 +78,23 @@ class FakeEngine:
             self.unfinished.discard(request.request_id)
             if not self.unfinished:
                 self.idle.set()
+
+    async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
+        """Goes as far as the script's first event."""
+        self.counted.append(request)
+        async with aclosing(self.script(request)) as events:
+            first = await anext(events)
+        assert isinstance(first, PromptAccepted)
+        return first
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
+        """A token is a character."""
+        texts = ("<bos>",) * add_special_tokens + tuple(text)
+        return Tokens(tuple(2 if token == "<bos>" else ord(token) for token in texts), texts)
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        ids = [i for i in token_ids if not (skip_special_tokens and i == 2)]
+        return "".join("<bos>" if i == 2 else chr(i) for i in ids)
 
     async def num_unfinished(self) -> int:
         return len(self.unfinished)

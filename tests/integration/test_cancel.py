@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from octet.config import ServerConfig
-from octet.rpc import chat as chat_module
+from octet.rpc import translator as translator_module
 from octet.v1 import chat_service_pb2, content_pb2
 from tests.integration.conftest import Running, Start, ask, code_of, details_of, rest_of
 from tests.integration.fake_engine import Endless
@@ -125,14 +125,14 @@ async def test_cancel_chat_refuses_bad_ids(start: Start, ids: list[str]) -> None
 async def test_cancel_while_a_picture_is_decoded(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoding is held up in its thread: the event loop still answers, and the engine never hears of it."""
     decoding, go_on = threading.Event(), threading.Event()
-    translate = chat_module.to_generation_request
+    translate = translator_module.to_generation_request
 
     def slow(*args: object, **kwargs: object) -> object:
         decoding.set()
         go_on.wait(10)
         return translate(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(chat_module, "to_generation_request", slow)
+    monkeypatch.setattr(translator_module, "to_generation_request", slow)
     running = await start(config=ServerConfig(port=0, image_threads=1))
     file = io.BytesIO()
     Image.new("RGB", (4, 4)).save(file, "PNG")

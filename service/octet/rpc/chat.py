@@ -1,9 +1,6 @@
 """ChatService: chats, whole or streamed, and their cancellation."""
 
-import asyncio
-import contextvars
 from collections.abc import AsyncGenerator
-from concurrent.futures import Executor
 from contextlib import aclosing
 from datetime import UTC, datetime
 from functools import partial
@@ -12,13 +9,13 @@ from typing import TypeAlias
 import grpc
 
 from octet.engine.protocol import Engine
-from octet.engine.types import Event, GenerationRequest, ModelInfo, PromptAccepted
+from octet.engine.types import Event, PromptAccepted
 from octet.rpc import call
 from octet.rpc.gate import EngineGate
 from octet.rpc.progress import Progress
 from octet.rpc.running import CancelledByCallerError, RunningRequests
-from octet.translate.media import ImageLimits
-from octet.translate.request import is_costly, resolve_model, to_cancelled_ids, to_generation_request
+from octet.rpc.translator import Translator
+from octet.translate.request import resolve_model, to_cancelled_ids
 from octet.translate.response import add_usage, delta_chunk, first_chunk, to_chat_response
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc
 
@@ -37,17 +34,13 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     Args:
         gate: gives the engine.
         running: the requests that are being answered.
-        limits: limits on pictures.
-        translators: threads in which costly requests, such as those with pictures, are translated.
+        translator: translates requests.
     """
 
-    def __init__(
-        self, gate: EngineGate, running: RunningRequests, limits: ImageLimits, translators: Executor
-    ) -> None:
+    def __init__(self, gate: EngineGate, running: RunningRequests, translator: Translator) -> None:
         self._gate = gate
         self._running = running
-        self._limits = limits
-        self._translators = translators
+        self._translator = translator
 
     async def Chat(self, request: Request, context: ChatContext) -> chat_service_pb2.ChatResponse:
         """Answers with the whole message at once."""
@@ -56,9 +49,17 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         model = resolve_model(request.model, engine.model)
         async with aclosing(self._events(engine, request, context.time_remaining(), Progress())) as events:
             collected = [event async for event in events]
-        return to_chat_response(
-            collected, request_id=call.request_id.get(), model=model, create_time=create_time
+        respond = partial(
+            to_chat_response,
+            collected,
+            request_id=call.request_id.get(),
+            model=model,
+            create_time=create_time,
         )
+        if request.sampling.logprobs or request.sampling.HasField("prompt_logprobs"):
+            # There may be a million of them.
+            return await self._translator.in_thread(respond)
+        return respond()
 
     async def StreamChat(self, request: Request, context: StreamContext) -> None:
         """Answers as the answer is produced.
@@ -77,10 +78,15 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                         event, request_id=call.request_id.get(), model=model, create_time=create_time
                     )
                 else:
-                    chunk = delta_chunk([event])
+                    # A long prompt has very many log probabilities.
+                    chunk = (
+                        await self._translator.in_thread(delta_chunk, [event])
+                        if event.prompt_logprobs
+                        else delta_chunk([event])
+                    )
                     if progress.complete:
                         add_usage(chunk, event.usage)
-                if chunk.deltas or chunk.HasField("usage"):
+                if chunk.deltas or chunk.prompt_logprobs or chunk.HasField("usage"):
                     await context.write(chunk)
 
     async def CancelChat(
@@ -97,7 +103,9 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         request_id = call.request_id.get()
         with self._running.register(call.caller.get(), request_id, time_left) as running:
             try:
-                generation = await running.wait_for(self._translate, request, engine.model, request_id)
+                generation = await running.wait_for(
+                    self._translator.to_generation_request, request, engine.model, request_id
+                )
                 progress.expect(generation.sampling.n)
                 async with aclosing(engine.generate(generation)) as events:
                     while (event := await running.wait_for(_next_event, events)) is not None:
@@ -106,15 +114,6 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
             except CancelledByCallerError:
                 for event in progress.cancel():
                     yield event
-
-    async def _translate(self, request: Request, model: ModelInfo, request_id: str) -> GenerationRequest:
-        translate = partial(
-            to_generation_request, request, model=model, limits=self._limits, request_id=request_id
-        )
-        if not is_costly(request):
-            return translate()
-        in_context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(self._translators, in_context.run, translate)
 
 
 async def _next_event(events: AsyncGenerator[Event, None]) -> Event | None:

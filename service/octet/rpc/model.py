@@ -1,13 +1,20 @@
-"""ModelService: what is served."""
+"""ModelService: what is served; how long prompts are, and what they consist of."""
 
-from typing import TypeAlias
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any, ParamSpec, TypeAlias, TypeVar
 
 import grpc
 
+from octet.engine.protocol import Engine
+from octet.engine.types import PromptAccepted, Tokens
 from octet.errors import InvalidRequestError
+from octet.rpc import call
 from octet.rpc.gate import EngineGate
+from octet.rpc.running import RunningRequests
+from octet.rpc.translator import Translator
 from octet.translate.media import ImageLimits
-from octet.translate.model import to_model, to_models
+from octet.translate.model import to_count, to_model, to_models, to_text, to_token_ids, to_tokens
 from octet.translate.request import resolve_model
 from octet.v1 import model_service_pb2, model_service_pb2_grpc
 
@@ -18,19 +25,36 @@ ListContext: TypeAlias = (
 GetContext: TypeAlias = (
     "grpc.aio.ServicerContext[model_service_pb2.GetModelRequest, model_service_pb2.GetModelResponse]"
 )
+CountContext: TypeAlias = (
+    "grpc.aio.ServicerContext[model_service_pb2.CountTokensRequest, model_service_pb2.CountTokensResponse]"
+)
+TokenizeContext: TypeAlias = (
+    "grpc.aio.ServicerContext[model_service_pb2.TokenizeRequest, model_service_pb2.TokenizeResponse]"
+)
+DetokenizeContext: TypeAlias = (
+    "grpc.aio.ServicerContext[model_service_pb2.DetokenizeRequest, model_service_pb2.DetokenizeResponse]"
+)
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Describes the engine's model under each of its names.
+    """Describes the engine's model under each of its names, and asks it about tokens.
 
     Args:
         gate: gives the engine.
+        running: the requests that are being answered.
         limits: limits on pictures.
+        translator: translates requests.
     """
 
-    def __init__(self, gate: EngineGate, limits: ImageLimits) -> None:
+    def __init__(
+        self, gate: EngineGate, running: RunningRequests, limits: ImageLimits, translator: Translator
+    ) -> None:
         self._gate = gate
+        self._running = running
         self._limits = limits
+        self._translator = translator
 
     async def ListModels(
         self, request: model_service_pb2.ListModelsRequest, context: ListContext
@@ -48,3 +72,56 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         info = self._gate.engine().model
         name = resolve_model(request.name, info)
         return model_service_pb2.GetModelResponse(model=to_model(name, info, self._limits))
+
+    async def CountTokens(
+        self, request: model_service_pb2.CountTokensRequest, context: CountContext
+    ) -> model_service_pb2.CountTokensResponse:
+        """Counts the tokens of a prompt."""
+        if not request.HasField("request"):
+            raise InvalidRequestError("request", "is missing; set the request as it would be sent to Chat")
+        try:
+            counted = await self._until_deadline(context, self._count, self._gate.engine(), request)
+        except InvalidRequestError as error:
+            raise type(error)(f"request.{error.field}", error.message) from error
+        return to_count(counted)
+
+    async def Tokenize(
+        self, request: model_service_pb2.TokenizeRequest, context: TokenizeContext
+    ) -> model_service_pb2.TokenizeResponse:
+        """Splits a text into tokens."""
+        engine = self._gate.engine()
+        text = to_text(request, engine.model)
+        add_special_tokens = request.add_special_tokens if request.HasField("add_special_tokens") else True
+        tokens: Tokens = await self._until_deadline(
+            context, engine.tokenize, text, add_special_tokens=add_special_tokens
+        )
+        return await self._translator.in_thread(to_tokens, tokens)
+
+    async def Detokenize(
+        self, request: model_service_pb2.DetokenizeRequest, context: DetokenizeContext
+    ) -> model_service_pb2.DetokenizeResponse:
+        """Puts tokens together to text."""
+        engine = self._gate.engine()
+        ids = await self._translator.in_thread(to_token_ids, request, engine.model)
+        text = await self._until_deadline(
+            context, engine.detokenize, ids, skip_special_tokens=request.skip_special_tokens
+        )
+        return model_service_pb2.DetokenizeResponse(text=text)
+
+    async def _count(self, engine: Engine, request: model_service_pb2.CountTokensRequest) -> PromptAccepted:
+        generation = await self._translator.to_generation_request(
+            request.request, engine.model, request.request.request_id or call.request_id.get()
+        )
+        return await engine.count_tokens(generation)
+
+    async def _until_deadline(
+        self,
+        context: "grpc.aio.ServicerContext[Any, Any]",
+        start: Callable[P, Awaitable[T]],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Awaits what the engine does for a call, at most until the call's deadline; a drain waits for it."""
+        # An id of its own: one can count the tokens of a request that is being answered.
+        with self._running.register(call.caller.get(), uuid.uuid4().hex, context.time_remaining()) as running:
+            return await running.wait_for(start, *args, **kwargs)

@@ -13,6 +13,7 @@ from octet.rpc.chat import ChatService
 from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
 from octet.rpc.running import RunningRequests
+from octet.rpc.translator import Translator
 from octet.server.listener import listen, make_server
 from octet.server.reflection import add_reflection
 from octet.server.warmup import warm_up
@@ -43,13 +44,14 @@ class Server:
         self._gate = EngineGate()
         self._running = RunningRequests()
         self._translators = ThreadPoolExecutor(config.image_threads, thread_name_prefix="translate")
+        translator = Translator(limits, self._translators)
         self._health = health.aio.HealthServicer()
         self._server = make_server(config)
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(self._gate, self._running, limits, self._translators), self._server
+            ChatService(self._gate, self._running, translator), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self._gate, limits), self._server
+            ModelService(self._gate, self._running, limits, translator), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:

@@ -1,8 +1,14 @@
-"""What is served, for ModelService."""
+"""What is served, for ModelService; texts to tokenize and tokens to put together."""
 
-from octet.engine.types import ModelInfo
+from octet.engine.types import ModelInfo, PromptAccepted, Tokens
+from octet.errors import InvalidRequestError
 from octet.translate.media import ImageLimits
+from octet.translate.request import resolve_model
+from octet.translate.sampling import check_token_id
 from octet.v1 import model_service_pb2
+
+MAX_TEXT_LENGTH = 1048576
+MAX_TOKEN_IDS = 262144
 
 
 def to_models(model: ModelInfo, limits: ImageLimits) -> list[model_service_pb2.Model]:
@@ -33,3 +39,43 @@ def to_model(name: str, model: ModelInfo, limits: ImageLimits) -> model_service_
         message.image_limits.max_pixels = limits.max_pixels
         message.image_limits.tokens_per_image = model.tokens_per_image
     return message
+
+
+def to_text(request: model_service_pb2.TokenizeRequest, model: ModelInfo) -> str:
+    """Checks TokenizeRequest and gives its text.
+
+    Raises:
+        InvalidRequestError: at the wrong field.
+        ModelNotFoundError: when the request names another model.
+    """
+    resolve_model(request.model, model)
+    if not 1 <= len(request.text) <= MAX_TEXT_LENGTH:
+        raise InvalidRequestError("text", f"has {len(request.text)} characters, not 1 to {MAX_TEXT_LENGTH}")
+    return request.text
+
+
+def to_token_ids(request: model_service_pb2.DetokenizeRequest, model: ModelInfo) -> tuple[int, ...]:
+    """Checks DetokenizeRequest and gives its token ids.
+
+    Raises:
+        InvalidRequestError: at the wrong field.
+        ModelNotFoundError: when the request names another model.
+    """
+    resolve_model(request.model, model)
+    if not 1 <= len(request.token_ids) <= MAX_TOKEN_IDS:
+        raise InvalidRequestError("token_ids", f"has {len(request.token_ids)} ids, not 1 to {MAX_TOKEN_IDS}")
+    for i, token_id in enumerate(request.token_ids):
+        check_token_id(token_id, f"token_ids[{i}]", model.vocabulary_size)
+    return tuple(request.token_ids)
+
+
+def to_count(counted: PromptAccepted) -> model_service_pb2.CountTokensResponse:
+    """Gives the length of a prompt."""
+    return model_service_pb2.CountTokensResponse(
+        prompt_tokens=counted.prompt_tokens, image_tokens=counted.image_tokens
+    )
+
+
+def to_tokens(tokens: Tokens) -> model_service_pb2.TokenizeResponse:
+    """Gives a text's tokens."""
+    return model_service_pb2.TokenizeResponse(token_ids=tokens.ids, tokens=tokens.texts)

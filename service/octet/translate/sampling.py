@@ -10,8 +10,8 @@ from octet.v1 import chat_service_pb2
 MAX_CANDIDATES = 16
 MAX_STOP_STRINGS = 16
 MAX_STOP_LENGTH = 256
-# vLLM's workers on GPUs hold 128 stop tokens, with the model's own, 1024 biases and 1024 allowed tokens a
-# request, and what is longer ends them; of 128 bad words every word counts twice, as it also begins with a space.
+# For a request vLLM's workers on GPUs hold 128 stop tokens, the model's own included, 1024 biases and 1024
+# allowed tokens; what is longer ends them. Of 128 bad words each counts twice: it may follow a space or not.
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIAS = 1024
 MAX_ALLOWED_TOKEN_IDS = 1024
@@ -169,6 +169,7 @@ def _logit_bias(params: chat_service_pb2.SamplingParams, vocabulary_size: int) -
 
 
 def check_token_id(token_id: int, field: str, vocabulary_size: int) -> None:
+    """Raises InvalidRequestError at `field` when `token_id` is not in the vocabulary."""
     if not 0 <= token_id < vocabulary_size:
         raise InvalidRequestError(
             field, f"{token_id} is no token id; the model's are 0 to {vocabulary_size - 1}"

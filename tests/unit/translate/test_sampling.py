@@ -10,7 +10,6 @@ from octet.translate import sampling
 from octet.translate.sampling import check_unconstrained
 from octet.v1.chat_service_pb2 import SamplingParams
 
-
 VOCABULARY = 1000
 
 
@@ -113,7 +112,7 @@ def test_the_ends_of_each_range_are_allowed(name: str, values: list[Any]) -> Non
         ("min_tokens", -1, "-1 is not at least 0"),
         ("stop", ["x"] * 17, "has 17 texts, more than the 16"),
         ("stop_token_ids", [1] * 65, "has 65 ids, more than the 64"),
-        ("logit_bias", {i: 1.0 for i in range(1025)}, "has 1025 entries, more than the 1024"),
+        ("logit_bias", dict.fromkeys(range(1025), 1.0), "has 1025 entries, more than the 1024"),
         ("bad_words", ["x"] * 65, "has 65 texts, more than the 64"),
         ("allowed_token_ids", [1] * 1025, "has 1025 ids, more than the 1024"),
         ("top_logprobs", 21, "21 is not 0 to 20"),

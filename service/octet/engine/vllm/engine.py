@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import (
@@ -12,15 +12,20 @@ from octet.engine.types import (
     Event,
     FinishReason,
     GenerationRequest,
+    LogprobsDelta,
     ModelInfo,
+    PositionLogprobs,
     PromptAccepted,
+    Tokens,
     Usage,
 )
 from octet.engine.vllm import adapters, compat, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.constraint import is_constrained
+from octet.engine.vllm.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.model_info import describe_model
 from octet.engine.vllm.render import Prompt, PromptRenderer
+from octet.engine.vllm.vocabulary import Vocabulary
 from octet.errors import EngineDeadError, UnavailableError
 
 if TYPE_CHECKING:
@@ -49,7 +54,9 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
     llm = await asyncio.to_thread(startup.start, settings)
     try:
         await adapters.load(llm, settings.adapters)
-        return VllmEngine(llm, settings, await _active_kernels(llm))
+        size = llm.vllm_config.model_config.get_vocab_size()
+        vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
+        return VllmEngine(llm, settings, vocabulary, await _active_kernels(llm))
     except BaseException:
         llm.shutdown(SHUTDOWN_SECONDS)
         raise
@@ -58,9 +65,16 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
 class VllmEngine:
     """An engine over a running AsyncLLM; made by `create_engine`."""
 
-    def __init__(self, llm: "AsyncLLM", settings: "EngineSettings", active_kernels: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        llm: "AsyncLLM",
+        settings: "EngineSettings",
+        vocabulary: Vocabulary,
+        active_kernels: tuple[str, ...],
+    ) -> None:
         config = llm.vllm_config
         self._llm: AsyncLLM | None = llm
+        self._vocabulary = vocabulary
         self._renderer = PromptRenderer(llm.renderer, config.model_config, settings)
         self._answers = AnswerParsing(
             llm.renderer.tokenizer,
@@ -93,15 +107,11 @@ class VllmEngine:
         """Continues the conversation; see `octet.engine.protocol.Engine.generate`."""
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
-        prompt = await self._renderer.render(request)
-        if is_constrained(request):
-            # Compiles the constraint, which may take a while.
-            params, plan = await asyncio.to_thread(self._plan, request, prompt)
-        else:
-            params, plan = self._plan(request, prompt)
+        prompt, params, plan = await self._prepare(request)
         queue = await self._add(request, prompt, params, plan)
         finished = False
         usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
+        prompt_logprobs: tuple[PositionLogprobs, ...] = ()
         try:
             yield PromptAccepted(prompt.tokens, prompt.image_tokens)
             while not finished:
@@ -109,12 +119,18 @@ class VllmEngine:
                 output = queue.get_nowait() or await queue.get()
                 finished = output.finished
                 usage = _add_usage(usage, output, plan.readers)
-                deltas, cut = _read(output, plan.readers)
+                if output.prompt_logprobs and not prompt_logprobs:
+                    # A long prompt has very many.
+                    prompt_logprobs = await asyncio.to_thread(
+                        to_positions, output.prompt_logprobs, self._vocabulary
+                    )
+                deltas, cut = _read(output, plan.readers, self._vocabulary)
                 if cut:
                     # What the candidates would go on to write is not wanted.
                     await self.llm.abort(compat.candidate_ids(queue.request_id, cut, params.n), internal=True)
                 if deltas:
-                    yield Deltas(tuple(deltas), usage)
+                    yield Deltas(tuple(deltas), usage, prompt_logprobs)
+                    prompt_logprobs = ()
         except VllmEngineDeadError as error:
             finished = True
             raise EngineDeadError("the engine has died") from error
@@ -122,6 +138,19 @@ class VllmEngine:
             if not finished and self._llm is not None:
                 await self._llm.abort(queue.request_id, internal=True)
             queue.close()
+
+    async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
+        """Counts a prompt's tokens; see `octet.engine.protocol.Engine.count_tokens`."""
+        prompt, _, _ = await self._prepare(request, count_only=True)
+        return PromptAccepted(prompt.tokens, prompt.image_tokens)
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
+        """Splits a text into tokens."""
+        return await self._vocabulary.tokenize(text, add_special_tokens=add_special_tokens)
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Puts tokens together to text."""
+        return await self._vocabulary.detokenize(token_ids, skip_special_tokens=skip_special_tokens)
 
     async def num_unfinished(self) -> int:
         """Requests that the scheduler in the engine's own process holds, waiting and running."""
@@ -143,6 +172,20 @@ class VllmEngine:
         if llm is not None:
             llm.shutdown(SHUTDOWN_SECONDS)
 
+    async def _prepare(
+        self, request: GenerationRequest, *, count_only: bool = False
+    ) -> tuple[Prompt, "SamplingParams", AnswerPlan]:
+        """The prompt, how the answer is sampled, and how it is read."""
+        prompt = await self._renderer.render(request, count_only=count_only)
+        try:
+            if is_constrained(request) or request.sampling.bad_words:
+                # Compiles the constraint and tokenizes the words, which may take a while.
+                return prompt, *await asyncio.to_thread(self._plan, request, prompt)
+            return prompt, *self._plan(request, prompt)
+        except BaseException:
+            self._renderer.forget(prompt)
+            raise
+
     def _plan(self, request: GenerationRequest, prompt: Prompt) -> tuple["SamplingParams", AnswerPlan]:
         """How the answer is sampled, and how it is read."""
         params = sampling.to_sampling_params(
@@ -151,6 +194,7 @@ class VllmEngine:
             output_token_limit=self._model.output_token_limit,
             defaults=self._defaults,
         )
+        check_prompt_logprobs(request.sampling, prompt.tokens)
         plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params)
         sampling.verify(self.llm, request, params)
         return params, plan
@@ -188,7 +232,9 @@ async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     return tuple(f"{name} in {count} layers" for name, count in sorted(layers.items()))
 
 
-def _read(output: Any, readers: list[AnswerReader]) -> tuple[list[Delta], list[int]]:
+def _read(
+    output: Any, readers: list[AnswerReader], vocabulary: Vocabulary
+) -> tuple[list[Delta], list[int]]:
     """What a step's output adds to the answer, and the candidates that end before the model ends them."""
     deltas: list[Delta] = []
     cut: list[int] = []
@@ -198,6 +244,8 @@ def _read(output: Any, readers: list[AnswerReader]) -> tuple[list[Delta], list[i
             continue
         if reason == "error":
             raise UnavailableError("the engine could not finish the request; try again")
+        if candidate.logprobs:
+            deltas.append(LogprobsDelta(candidate.index, to_positions(candidate.logprobs, vocabulary)))
         deltas += reader.read(
             candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
         )

@@ -54,8 +54,15 @@ class PromptRenderer:
         self._template = settings.chat_template
         self._tool_template = self._template_for_tools()
 
-    async def render(self, request: GenerationRequest) -> Prompt:
+    async def render(self, request: GenerationRequest, *, count_only: bool = False) -> Prompt:
         """Renders the request's conversation and tools.
+
+        The prompt has to reach the engine, or be given to `forget`: vLLM sends a picture only once, and notes
+        here which ones it has sent.
+
+        Args:
+            request: the request.
+            count_only: whether the prompt will not reach the engine whatever happens.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
@@ -72,15 +79,27 @@ class PromptRenderer:
                 self._chat_params(request),
                 tokenize,
                 prompt_extras={"cache_salt": request.cache_salt} if request.cache_salt else None,
+                skip_mm_cache=count_only,
             )
         except VLLMClientError as error:
             raise _prompt_error(error, limit) from error
         except (ValueError, TypeError) as error:
             raise InvalidRequestError("messages", str(error)) from error
         length = len(engine_input["prompt_token_ids"])
+        prompt = Prompt(engine_input, length, _image_tokens(engine_input))
         if length >= limit:
+            self.forget(prompt)
             raise ContextLengthError("messages", _too_long(str(length), limit))
-        return Prompt(engine_input, length, _image_tokens(engine_input))
+        return prompt
+
+    def forget(self, prompt: Prompt) -> None:
+        """Makes vLLM send the pictures of a prompt that did not reach the engine when they are used again."""
+        cache = self._renderer.mm_processor_cache
+        if cache is None:
+            return
+        for hashes in (prompt.engine_input.get("mm_hashes") or {}).values():
+            for mm_hash in hashes:
+                cache.invalidate(mm_hash)
 
     def _chat_params(self, request: GenerationRequest) -> "ChatParams":
         """The template and what goes into it beside the messages.

@@ -21,7 +21,14 @@ _SHARED = (
     "frequency_penalty",
     "repetition_penalty",
     "min_tokens",
+    "prompt_logprobs",
 )
+
+# Ours by vLLM's names, where they differ.
+_FIELDS = {"include_stop_str_in_output": "include_stop_string", "logprobs": "top_logprobs"}
+
+# vLLM's workers on GPUs hold as many tokens of bad words for one request, and what is longer ends them.
+_MAX_BAD_WORD_TOKENS = 1024
 
 
 def to_sampling_params(
@@ -58,6 +65,13 @@ def to_sampling_params(
             stop=list(sampling.stop),
             stop_token_ids=list(sampling.stop_token_ids),
             ignore_eos=sampling.ignore_eos,
+            logit_bias=dict(sampling.logit_bias) or None,
+            bad_words=list(sampling.bad_words),
+            allowed_token_ids=list(sampling.allowed_token_ids) or None,
+            logprobs=sampling.top_logprobs if sampling.logprobs else None,
+            flat_logprobs=True,
+            include_stop_str_in_output=sampling.include_stop_string,
+            skip_special_tokens=sampling.skip_special_tokens,
             structured_outputs=structured_outputs(request),
             output_kind=RequestOutputKind.DELTA,
         )
@@ -82,16 +96,58 @@ def verify(llm: "AsyncLLM", request: GenerationRequest, params: "SamplingParams"
             llm.renderer.tokenizer,
         )
     except (VLLMClientError, ValueError) as error:
-        if getattr(error, "parameter", None) in Sampling.__dataclass_fields__:
+        if _field(error) is not None:
             raise sampling_error(error) from error
         raise InvalidRequestError(constraint_field(request), _message(error)) from error
+    if params.bad_words or params.allowed_token_ids:
+        _verify_tokens(llm, params)
 
 
 def sampling_error(error: Exception) -> InvalidRequestError:
     """vLLM's refusal of a sampling parameter, naming the field."""
+    field = _field(error)
+    return InvalidRequestError("sampling" if field is None else f"sampling.{field}", _message(error))
+
+
+def _verify_tokens(llm: "AsyncLLM", params: "SamplingParams") -> None:
+    """Checks what bad words become as tokens, and that they leave one of the allowed tokens.
+
+    Raises:
+        InvalidRequestError: they have too many tokens, or none, or leave nothing to be sampled.
+    """
+    from vllm.exceptions import VLLMClientError
+
+    # As vLLM completes its own copy when the request is added.
+    completed = params.clone()
+    completed.update_from_generation_config(
+        llm.input_processor.generation_config_fields, llm.renderer.get_eos_token_id()
+    )
+    try:
+        completed.update_from_tokenizer(llm.renderer.tokenizer)
+    except (VLLMClientError, ValueError) as error:
+        raise sampling_error(error) from error
+    words = completed.bad_words_token_ids or []
+    if (length := sum(map(len, words))) > _MAX_BAD_WORD_TOKENS:
+        raise InvalidRequestError(
+            "sampling.bad_words",
+            f"have {length} tokens, with and without a space before them, more than the "
+            f"{_MAX_BAD_WORD_TOKENS} that are allowed",
+        )
+    excluded = {word[-1] for word in words}
+    if params.min_tokens:
+        excluded |= completed.all_stop_token_ids
+    if params.allowed_token_ids and excluded.issuperset(params.allowed_token_ids):
+        raise InvalidRequestError(
+            "sampling.allowed_token_ids",
+            "leaves nothing to be sampled, as each of them ends a bad word, or the answer before min_tokens",
+        )
+
+
+def _field(error: Exception) -> str | None:
+    """The field of Sampling that vLLM's refusal is about; None when it names none."""
     parameter = getattr(error, "parameter", None)
-    field = f"sampling.{parameter}" if parameter in Sampling.__dataclass_fields__ else "sampling"
-    return InvalidRequestError(field, _message(error))
+    field = _FIELDS.get(str(parameter), parameter)
+    return field if field in Sampling.__dataclass_fields__ else None
 
 
 def _message(error: Exception) -> str:

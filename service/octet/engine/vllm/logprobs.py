@@ -1,0 +1,51 @@
+"""vLLM's log probabilities in the service's terms, and how many a request may ask for."""
+
+from typing import TYPE_CHECKING
+
+from octet.engine.types import PositionLogprobs, Sampling, TokenLogprob
+from octet.engine.vllm.vocabulary import Vocabulary
+from octet.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from vllm.logprobs import FlatLogprobs
+
+# vLLM makes Python objects of them on the event loop.
+MAX_PROMPT_LOGPROBS = 65536
+
+
+def check_prompt_logprobs(sampling: Sampling, prompt_tokens: int) -> None:
+    """Raises InvalidRequestError when the prompt is too long for the prompt's log probabilities asked for."""
+    if sampling.prompt_logprobs is None:
+        return
+    asked = prompt_tokens * (sampling.prompt_logprobs + 1) * sampling.n
+    if asked > MAX_PROMPT_LOGPROBS:
+        raise InvalidRequestError(
+            "sampling.prompt_logprobs",
+            f"asks for {asked} log probabilities ({prompt_tokens} tokens, {sampling.prompt_logprobs + 1} at "
+            f"each, {sampling.n} candidates), more than the limit of {MAX_PROMPT_LOGPROBS}",
+        )
+
+
+def to_positions(logprobs: "FlatLogprobs", vocabulary: Vocabulary) -> tuple[PositionLogprobs, ...]:
+    """Gives each position's log probabilities."""
+    return tuple(
+        _position([_token(logprobs, at, vocabulary) for at in range(start, end)])
+        for start, end in zip(logprobs.start_indices, logprobs.end_indices, strict=True)
+    )
+
+
+def _position(tokens: list[TokenLogprob]) -> PositionLogprobs:
+    """Of vLLM's list for one position: the token that stands there, then the most probable ones."""
+    if not tokens:
+        return PositionLogprobs(None, ())
+    chosen, *top = tokens
+    # Among equally probable tokens vLLM ranks the chosen one last, and the top as they come.
+    ranked = next((token for token in top if token.token_id == chosen.token_id), chosen)
+    return PositionLogprobs(ranked, tuple(top))
+
+
+def _token(logprobs: "FlatLogprobs", at: int, vocabulary: Vocabulary) -> TokenLogprob:
+    token_id, rank = logprobs.token_ids[at], logprobs.ranks[at]
+    return TokenLogprob(
+        token_id, vocabulary.text(token_id), vocabulary.data(token_id), logprobs.logprobs[at], rank or 0
+    )
