@@ -7,7 +7,9 @@ import pytest
 import pytest_asyncio
 
 from octet import demo
+from octet.config import ServerConfig
 from octet.engine.vllm.engine import VllmEngine
+from octet.server.server import Server
 
 # Another checkpoint may be put to the test; what the demo checkpoint says is not asked of it.
 MODEL = os.environ.get("OCTET_TEST_MODEL", str(demo.PATH))
@@ -29,3 +31,13 @@ async def engine() -> AsyncIterator[VllmEngine]:
     engine = await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS]))
     yield engine
     engine.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
+    """The address of a server in this process, so that the engine can be asked whether it is idle."""
+    server = Server(ServerConfig(port=0))
+    await server.start()
+    await server.attach(engine)
+    yield f"127.0.0.1:{server.port}"
+    await server.stop()

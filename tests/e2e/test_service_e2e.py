@@ -8,19 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
 import pytest
-import pytest_asyncio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image, ImageDraw
 
 from octet.client import AsyncClient, Client, OctetRpcError, tool_result, user
-from octet.config import ServerConfig
 from octet.engine.vllm.engine import VllmEngine
-from octet.server.server import Server
 
 OCTET = [sys.executable, "-m", "octet"]
 START_SECONDS = 280
@@ -203,15 +200,6 @@ def test_tool_choice_constrains(target: str, choice: str) -> None:
 
 
 # From here on the server runs in this process, so that the engine can be asked whether it is idle.
-
-
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
-    server = Server(ServerConfig(port=0))
-    await server.start()
-    await server.attach(engine)
-    yield f"127.0.0.1:{server.port}"
-    await server.stop()
 
 
 async def becomes_idle(engine: VllmEngine) -> None:

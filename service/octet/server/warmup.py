@@ -23,7 +23,8 @@ async def warm_up(engine: Engine) -> None:
     request = GenerationRequest(
         request_id=REQUEST_ID,
         messages=(Message(role=Role.USER, parts=tuple(parts)),),
-        sampling=Sampling(max_tokens=2, temperature=0.0),
+        # With log probabilities, as vLLM compiles what they need when they are first asked for.
+        sampling=Sampling(max_tokens=2, temperature=0.0, logprobs=True, prompt_logprobs=0),
     )
     try:
         async with aclosing(engine.generate(request)) as events:

@@ -5,6 +5,7 @@ where two supported versions differ, the branch belongs here.
 """
 
 import importlib.metadata
+import inspect
 import sys
 from collections.abc import MutableSequence, Sequence
 from typing import Any
@@ -99,6 +100,21 @@ def count_unfinished_requests() -> None:
     core = sys.modules.get("vllm.v1.engine.core")
     if core is not None:
         core.EngineCore.octet_unfinished_requests = lambda self: sum(self.scheduler.get_request_counts())
+
+
+def count_ranks_uncompiled() -> None:
+    """On CPUs, keeps vLLM from compiling the function that ranks tokens when a request first asks for that.
+
+    The engine would stand still for all requests while the C++ compiler runs, for minutes on a busy machine, once
+    for each of several shapes, and would die on a machine that has no compiler.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        # The sampler, which imports the function by name, is imported with the model's runner, after this.
+        from vllm.v1.sample.ops import logprobs
+
+        logprobs.batched_count_greater_than = inspect.unwrap(logprobs.batched_count_greater_than)
 
 
 async def unfinished_requests(llm: Any) -> int:

@@ -24,6 +24,7 @@ def register() -> None:
         logger.warning_once("octet does nothing here: %s", reason)
         return
     compat.count_unfinished_requests()
+    compat.count_ranks_uncompiled()
     _register_tool_parser()
     _register_quantization()
     active = "off"

@@ -1,5 +1,6 @@
 """Requests as vLLM's sampling parameters, and what vLLM finds wrong with them as errors that name a field."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import GenerationRequest, Sampling
@@ -66,7 +67,6 @@ def to_sampling_params(
             stop_token_ids=list(sampling.stop_token_ids),
             ignore_eos=sampling.ignore_eos,
             logit_bias=dict(sampling.logit_bias) or None,
-            bad_words=list(sampling.bad_words),
             allowed_token_ids=list(sampling.allowed_token_ids) or None,
             logprobs=sampling.top_logprobs if sampling.logprobs else None,
             flat_logprobs=True,
@@ -99,8 +99,10 @@ def verify(llm: "AsyncLLM", request: GenerationRequest, params: "SamplingParams"
         if _field(error) is not None:
             raise sampling_error(error) from error
         raise InvalidRequestError(constraint_field(request), _message(error)) from error
-    if params.bad_words or params.allowed_token_ids:
-        _verify_tokens(llm, params)
+    if request.sampling.bad_words:
+        params._bad_words_token_ids = _bad_word_tokens(request.sampling.bad_words, llm.renderer.tokenizer)
+    if params.allowed_token_ids:
+        _verify_some_are_allowed(llm, params)
 
 
 def sampling_error(error: Exception) -> InvalidRequestError:
@@ -109,34 +111,42 @@ def sampling_error(error: Exception) -> InvalidRequestError:
     return InvalidRequestError("sampling" if field is None else f"sampling.{field}", _message(error))
 
 
-def _verify_tokens(llm: "AsyncLLM", params: "SamplingParams") -> None:
-    """Checks what bad words become as tokens, and that they leave one of the allowed tokens.
+def _bad_word_tokens(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
+    """The token sequences that write bad words, at the beginning of a word and inside one.
+
+    vLLM's own `bad_words` leave the one after a space out wherever that takes fewer tokens, and so do not keep
+    most words out of an answer.
 
     Raises:
-        InvalidRequestError: they have too many tokens, or none, or leave nothing to be sampled.
+        InvalidRequestError: a word has no tokens, or all together have too many.
     """
-    from vllm.exceptions import VLLMClientError
-
-    # As vLLM completes its own copy when the request is added.
-    completed = params.clone()
-    completed.update_from_generation_config(
-        llm.input_processor.generation_config_fields, llm.renderer.get_eos_token_id()
-    )
-    try:
-        completed.update_from_tokenizer(llm.renderer.tokenizer)
-    except (VLLMClientError, ValueError) as error:
-        raise sampling_error(error) from error
-    words = completed.bad_words_token_ids or []
-    if (length := sum(map(len, words))) > _MAX_BAD_WORD_TOKENS:
+    sequences: dict[tuple[int, ...], None] = {}
+    for i, word in enumerate(words):
+        for text in (word, f" {word}"):
+            tokens = tuple(tokenizer.encode(text, add_special_tokens=False))
+            if not tokens:
+                raise InvalidRequestError(f"sampling.bad_words[{i}]", "is nothing that the model could write")
+            sequences[tokens] = None
+    if (length := sum(map(len, sequences))) > _MAX_BAD_WORD_TOKENS:
         raise InvalidRequestError(
             "sampling.bad_words",
             f"have {length} tokens, with and without a space before them, more than the "
             f"{_MAX_BAD_WORD_TOKENS} that are allowed",
         )
-    excluded = {word[-1] for word in words}
+    return [list(tokens) for tokens in sequences]
+
+
+def _verify_some_are_allowed(llm: "AsyncLLM", params: "SamplingParams") -> None:
+    """Raises InvalidRequestError when all allowed tokens may be excluded at once."""
+    excluded = {tokens[-1] for tokens in params.bad_words_token_ids or ()}
     if params.min_tokens:
+        # As vLLM completes its own copy when the request is added.
+        completed = params.clone()
+        completed.update_from_generation_config(
+            llm.input_processor.generation_config_fields, llm.renderer.get_eos_token_id()
+        )
         excluded |= completed.all_stop_token_ids
-    if params.allowed_token_ids and excluded.issuperset(params.allowed_token_ids):
+    if excluded.issuperset(params.allowed_token_ids or ()):
         raise InvalidRequestError(
             "sampling.allowed_token_ids",
             "leaves nothing to be sampled, as each of them ends a bad word, or the answer before min_tokens",
