@@ -19,7 +19,7 @@ def _to_token(token: TokenLogprob) -> chat_service_pb2.TokenLogprob:
     return chat_service_pb2.TokenLogprob(
         token_id=token.token_id,
         token=token.text,
-        data=token.data,
+        token_bytes=token.data,
         logprob=token.logprob,
         rank=token.rank,
     )

@@ -105,8 +105,8 @@ def count_unfinished_requests() -> None:
 def count_ranks_uncompiled() -> None:
     """On CPUs, keeps vLLM from compiling the function that ranks tokens when a request first asks for that.
 
-    The engine would stand still for all requests while the C++ compiler runs, for minutes on a busy machine, once
-    for each of several shapes, and would die on a machine that has no compiler.
+    The engine would stand still for all requests while the C++ compiler runs, for minutes on a busy machine,
+    once for each of several shapes, and would die on a machine that has no compiler.
     """
     from vllm.platforms import current_platform
 

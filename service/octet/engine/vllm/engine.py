@@ -232,9 +232,7 @@ async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     return tuple(f"{name} in {count} layers" for name, count in sorted(layers.items()))
 
 
-def _read(
-    output: Any, readers: list[AnswerReader], vocabulary: Vocabulary
-) -> tuple[list[Delta], list[int]]:
+def _read(output: Any, readers: list[AnswerReader], vocabulary: Vocabulary) -> tuple[list[Delta], list[int]]:
     """What a step's output adds to the answer, and the candidates that end before the model ends them."""
     deltas: list[Delta] = []
     cut: list[int] = []

@@ -114,8 +114,8 @@ def sampling_error(error: Exception) -> InvalidRequestError:
 def _bad_word_tokens(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
     """The token sequences that write bad words, at the beginning of a word and inside one.
 
-    vLLM's own `bad_words` leave the one after a space out wherever that takes fewer tokens, and so do not keep
-    most words out of an answer.
+    vLLM's own `bad_words` leave the one after a space out wherever that takes fewer tokens, and so let most
+    words through.
 
     Raises:
         InvalidRequestError: a word has no tokens, or all together have too many.
