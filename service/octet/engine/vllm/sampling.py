@@ -1,10 +1,11 @@
 """Requests as vLLM's sampling parameters, and what vLLM finds wrong with them as errors that name a field."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
-from octet.engine.types import GenerationRequest, Sampling
+from octet.engine.types import GenerationRequest, OutputKind, Sampling
 from octet.engine.vllm.constraint import constraint_field, structured_outputs
+from octet.engine.vllm.schema_keywords import ignored
 from octet.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def verify(llm: "AsyncLLM", request: GenerationRequest, params: "SamplingParams"
         if _field(error) is not None:
             raise sampling_error(error) from error
         raise InvalidRequestError(constraint_field(request), _message(error)) from error
+    _verify_schema(request, params)
     if request.sampling.bad_words:
         params._bad_words_token_ids = _bad_word_tokens(request.sampling.bad_words, llm.renderer.tokenizer)
     if params.allowed_token_ids:
@@ -109,6 +111,17 @@ def sampling_error(error: Exception) -> InvalidRequestError:
     """vLLM's refusal of a sampling parameter, naming the field."""
     field = _field(error)
     return InvalidRequestError("sampling" if field is None else f"sampling.{field}", _message(error))
+
+
+def _verify_schema(request: GenerationRequest, params: "SamplingParams") -> None:
+    """Raises InvalidRequestError when vLLM holds an answer to a part of its schema only."""
+    output_format, constraint = request.output_format, params.structured_outputs
+    if output_format is None or output_format.kind is not OutputKind.JSON_SCHEMA or constraint is None:
+        return
+    if constraint._backend == "xgrammar" and (
+        problem := ignored(cast(Mapping[str, Any], output_format.spec))
+    ):
+        raise InvalidRequestError("output_format.json_schema", problem)
 
 
 def _bad_word_tokens(words: Sequence[str], tokenizer: Any) -> list[list[int]]:
