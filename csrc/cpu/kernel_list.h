@@ -8,6 +8,7 @@ namespace octet {
 void per_token_quant_scalar(const PerTokenQuant& args, int64_t begin, int64_t end);
 void per_token_quant_avx2(const PerTokenQuant& args, int64_t begin, int64_t end);
 void per_token_quant_avx512(const PerTokenQuant& args, int64_t begin, int64_t end);
+void per_token_quant_avx512_bf16(const PerTokenQuant& args, int64_t begin, int64_t end);
 
 void per_channel_quant_scalar(const PerChannelQuant& args, int64_t begin, int64_t end);
 void per_channel_quant_avx2(const PerChannelQuant& args, int64_t begin, int64_t end);
@@ -15,9 +16,26 @@ void per_channel_quant_avx512(const PerChannelQuant& args, int64_t begin, int64_
 
 void gemma_rms_norm_quant_scalar(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
                                  void* scratch);
+void gemma_rms_norm_quant_avx2(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
+                               void* scratch);
+void gemma_rms_norm_quant_avx512(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
+                                 void* scratch);
+void gemma_rms_norm_quant_avx512_bf16(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
+                                      void* scratch);
+
 void gelu_tanh_and_mul_quant_scalar(const GatedQuant& args, int64_t begin, int64_t end,
                                     void* scratch);
+void gelu_tanh_and_mul_quant_avx2(const GatedQuant& args, int64_t begin, int64_t end,
+                                  void* scratch);
+void gelu_tanh_and_mul_quant_avx512(const GatedQuant& args, int64_t begin, int64_t end,
+                                    void* scratch);
+void gelu_tanh_and_mul_quant_avx512_bf16(const GatedQuant& args, int64_t begin, int64_t end,
+                                         void* scratch);
 void silu_and_mul_quant_scalar(const GatedQuant& args, int64_t begin, int64_t end, void* scratch);
+void silu_and_mul_quant_avx2(const GatedQuant& args, int64_t begin, int64_t end, void* scratch);
+void silu_and_mul_quant_avx512(const GatedQuant& args, int64_t begin, int64_t end, void* scratch);
+void silu_and_mul_quant_avx512_bf16(const GatedQuant& args, int64_t begin, int64_t end,
+                                    void* scratch);
 
 void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);

@@ -60,14 +60,28 @@ def test_empty_and_smallest(fmt: torch.dtype, dtype: torch.dtype, shape: tuple[i
 @formats
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
 @pytest.mark.parametrize("largest", [2.0**-24, 1.0, 3.140625, 447.0, 448.0, 57344.0])
-def test_every_16_bit_value(fmt: torch.dtype, dtype: torch.dtype, largest: float) -> None:
+@pytest.mark.parametrize("width", [129, 1025])  # long rows may take another way than short ones
+def test_every_16_bit_value(fmt: torch.dtype, dtype: torch.dtype, largest: float, width: int) -> None:
     values = all_values(dtype)
     fitting = values[values.abs() <= largest]
-    width = 129
     rows = torch.full((math.ceil(len(fitting) / (width - 1)), width), largest, dtype=dtype)
     padded = torch.cat([fitting, fitting.new_zeros(rows.shape[0] * (width - 1) - len(fitting))])
     rows[:, 1:] = padded.view(-1, width - 1)  # the first column pins every row's scale
     check(rows, fmt)
+
+
+@formats
+def test_every_bf16_value_under_many_scales(fmt: torch.dtype) -> None:
+    finite = all_values(torch.bfloat16)
+    finite = finite[finite.isfinite()]
+    generator = torch.Generator().manual_seed(6)
+    exponents = torch.arange(-133, 128, 9)
+    mantissas = 1.0 + torch.randint(0, 128, exponents.shape, generator=generator) / 128
+    for largest in torch.ldexp(mantissas, exponents).to(torch.bfloat16):
+        fitting = finite[finite.abs() <= largest]
+        fitting = fitting[torch.randperm(len(fitting), generator=generator)[: 1023 * 8]]
+        padded = torch.cat([fitting, fitting.new_zeros(-len(fitting) % 1023)])
+        check(torch.cat([largest.expand(len(padded) // 1023, 1), padded.view(-1, 1023)], dim=1), fmt)
 
 
 @formats
