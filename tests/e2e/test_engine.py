@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jsonschema
@@ -128,6 +128,15 @@ async def test_pictures_are_counted(engine: VllmEngine) -> None:
     assert answer.accepted.image_tokens == 2 * engine.model.tokens_per_image
 
 
+async def test_pan_and_scan_shows_crops_as_well(engine: VllmEngine) -> None:
+    wide = Image.new("RGB", (1024, 256), "red")
+    one = engine.model.tokens_per_image
+    for wanted, tokens in ((True, 5 * one), (False, one), (None, one)):
+        answer = await run(engine, ask(wide, "What do you see?", pan_and_scan=wanted))
+        assert answer.accepted is not None
+        assert answer.accepted.image_tokens == tokens
+
+
 async def test_several_candidates(engine: VllmEngine) -> None:
     sampling = Sampling(n=3, max_tokens=5, temperature=1.0, seed=7, ignore_eos=True)
     answer = await run(engine, ask("Say something.", sampling=sampling))
@@ -246,6 +255,36 @@ async def test_demanded_calls_are_valid(engine: VllmEngine, choice: ToolChoice) 
         jsonschema.validate(json.loads(arguments), dict(schemas[name]))
     if choice.mode is ToolChoiceMode.NAMED:
         assert [name for _, name, _ in answer.calls.values()] == ["get_weather"]
+
+
+async def test_a_single_demanded_call(engine: VllmEngine) -> None:
+    choice = ToolChoice(ToolChoiceMode.REQUIRED, parallel_calls=False)
+    sampling = Sampling(temperature=1.0, seed=1, n=3, max_tokens=200)
+    question = "What is the weather in Oslo? What is the time?"
+    answer = await run(engine, ask(question, tools=(WEATHER, CLOCK), tool_choice=choice, sampling=sampling))
+    assert sorted(answer.calls) == [(0, 0), (1, 0), (2, 0)]
+    assert answer.texts == {}
+    assert set(answer.reasons.values()) == {FinishReason.TOOL_CALLS}
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_the_first_call_ends_the_answer(engine: VllmEngine, n: int) -> None:
+    """The form makes the model go on with more calls; the engine stops nevertheless."""
+    call = r'\{"name": "get_time", "parameters": \{\}\}'
+    ten = OutputFormat(OutputKind.REGEX, rf"\[{call}(, {call}){{9}}\]")
+    sampling = Sampling(temperature=0.5, seed=2, n=n, max_tokens=400)
+    request = ask("Go.", tools=(CLOCK,), output_format=ten, sampling=sampling)
+    many = await run(engine, request)
+    assert len(many.calls) == 10 * n
+    one_each = ToolChoice(parallel_calls=False)
+    one = await run(engine, replace(request, request_id=f"{request.request_id}-one", tool_choice=one_each))
+    assert sorted(one.calls) == [(index, 0) for index in range(n)]
+    assert one.texts == {}
+    assert set(one.reasons.values()) == {FinishReason.TOOL_CALLS}
+    assert one.usage is not None
+    assert many.usage is not None
+    assert one.usage.completion_tokens < many.usage.completion_tokens / 4
+    await becomes_idle(engine)
 
 
 async def test_a_tool_schema_that_does_not_compile(engine: VllmEngine) -> None:

@@ -78,7 +78,7 @@ class PromptRenderer:
                 [to_vllm_messages(request.messages)],
                 self._chat_params(request),
                 tokenize,
-                prompt_extras={"cache_salt": request.cache_salt} if request.cache_salt else None,
+                prompt_extras=_prompt_extras(request),
                 skip_mm_cache=count_only,
             )
         except VLLMClientError as error:
@@ -127,7 +127,6 @@ class PromptRenderer:
                 "add_generation_prompt": True,
                 "tokenize": self._model.enable_prompt_embeds or _is_mistral(self._renderer.tokenizer),
             },
-            mm_processor_kwargs=_processor_arguments(request),
         )
 
     def _check_variables(
@@ -221,9 +220,14 @@ def to_vllm_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
     ]
 
 
-def _processor_arguments(request: GenerationRequest) -> dict[str, Any] | None:
-    """What the model's processor of pictures is told; None leaves it as it is configured."""
-    return None if request.pan_and_scan is None else {"do_pan_and_scan": request.pan_and_scan}
+def _prompt_extras(request: GenerationRequest) -> dict[str, Any]:
+    """What goes with a prompt: the salt of its cached prefixes, and what the pictures' processor is told."""
+    extras: dict[str, Any] = {}
+    if request.cache_salt:
+        extras["cache_salt"] = request.cache_salt
+    if request.pan_and_scan is not None:
+        extras["mm_processor_kwargs"] = {"do_pan_and_scan": request.pan_and_scan}
+    return extras
 
 
 @lru_cache(maxsize=16)

@@ -1,0 +1,80 @@
+"""Checkpoints and adapters that tests make out of the one under test."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+RANK = 4
+
+# Gemma 3's turns, with reasoning and without tools: as a model that thinks would be shipped.
+THINKING_TEMPLATE = """
+{{- bos_token -}}
+{%- for message in messages -%}
+  {{- '<start_of_turn>' + ('model' if message['role'] == 'assistant' else 'user') + '\n' -}}
+  {%- if message['reasoning'] is defined -%}
+    {{- '<think>' + message['reasoning'] + '</think>' -}}
+  {%- endif -%}
+  {%- for part in message['content'] -%}
+    {{- part['text'] -}}
+  {%- endfor -%}
+  {{- '<end_of_turn>\n' -}}
+{%- endfor -%}
+{{- '<start_of_turn>model\n<think>' -}}
+{%- if not enable_thinking -%}
+  {{- '</think>' -}}
+{%- endif -%}
+"""
+
+
+def write_thinking_checkpoint(model: Path, folder: Path) -> None:
+    """Copies a checkpoint whose chat template takes `enable_thinking` and whose tokenizer has <think> tokens.
+
+    They take the places of two bytes that never occur in UTF-8.
+    """
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.is_file() and file.name not in ("chat_template.jinja", "tokenizer.json"):
+            (folder / file.name).symlink_to(file.resolve())
+    (folder / "chat_template.jinja").write_text(THINKING_TEMPLATE)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    for byte, token in (("\u00f8", "<think>"), ("\u00f9", "</think>")):
+        vocabulary[token] = vocabulary.pop(byte)
+        flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+        tokenizer["added_tokens"].append({"id": vocabulary[token], "content": token, **flags})
+    tokenizer["added_tokens"].sort(key=lambda added: added["id"])
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+
+
+def write_adapter(model: Path, folder: Path, *, strength: float) -> None:
+    """Writes a LoRA adapter in PEFT's format, of random directions; with strength 0 it changes nothing."""
+    config: dict[str, Any] = json.loads((model / "config.json").read_text())["text_config"]
+    hidden, heads, size = config["hidden_size"], config["num_attention_heads"], config["head_dim"]
+    shapes = {"q_proj": (hidden, heads * size), "o_proj": (heads * size, hidden)}
+    generator = torch.Generator().manual_seed(7)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        for name, (inputs, outputs) in shapes.items():
+            place = f"base_model.model.language_model.model.layers.{layer}.self_attn.{name}"
+            down = torch.randn(RANK, inputs, generator=generator)
+            tensors[f"{place}.lora_A.weight"] = down.bfloat16()
+            up = torch.randn(outputs, RANK, generator=generator) * strength
+            tensors[f"{place}.lora_B.weight"] = up.bfloat16()
+    folder.mkdir()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(_peft_config(list(shapes))))
+
+
+def _peft_config(targets: Sequence[str]) -> dict[str, Any]:
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": RANK,
+        "target_modules": targets,
+        "bias": "none",
+    }

@@ -1,0 +1,223 @@
+"""Adapters, priorities, salts, template variables and reasoning, on an engine that has them all."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import pytest_asyncio
+
+from octet.config import ServerConfig
+from octet.engine.types import (
+    CandidateFinished,
+    Delta,
+    Deltas,
+    FinishReason,
+    GenerationRequest,
+    Message,
+    PromptAccepted,
+    ReasoningDelta,
+    ReasoningPart,
+    Role,
+    Sampling,
+    TextDelta,
+    TextPart,
+    Tool,
+)
+from octet.engine.vllm.engine import VllmEngine, create_engine
+from octet.errors import InvalidRequestError, StartupError
+from octet.server.server import Server
+from octet.v1 import (
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
+from tests.e2e.checkpoints import write_adapter, write_thinking_checkpoint
+from tests.e2e.conftest import ENGINE_FLAGS
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+GREEDY = Sampling(temperature=0.0, max_tokens=12, ignore_eos=True)
+ONE = Sampling(temperature=0.0, max_tokens=1)
+
+_ids = iter(range(10**6))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "thinker"
+    write_thinking_checkpoint(Path(model_path), folder)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def versatile(
+    checkpoint: Path, model_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[VllmEngine]:
+    from octet.engine.vllm.args import parse_engine_args
+
+    adapters = tmp_path_factory.mktemp("adapters")
+    for name, strength in (("silent", 0.0), ("loud", 1.0)):
+        write_adapter(Path(model_path), adapters / name, strength=strength)
+    flags = (
+        *ENGINE_FLAGS,
+        *("--max-num-seqs", "1", "--scheduling-policy", "priority", "--reasoning-parser", "deepseek_r1"),
+        *("--enable-lora", "--lora-modules", f"silent={adapters / 'silent'}", f"loud={adapters / 'loud'}"),
+    )
+    engine = await create_engine(parse_engine_args([str(checkpoint), *flags]))
+    yield engine
+    engine.close()
+
+
+def ask(text: str = "What is the capital of France?", **fields: Any) -> GenerationRequest:
+    fields.setdefault("sampling", GREEDY)
+    fields.setdefault("messages", (Message(Role.USER, (TextPart(text),)),))
+    return GenerationRequest(f"option-{next(_ids)}", **fields)
+
+
+async def steps_of(engine: VllmEngine, request: GenerationRequest) -> tuple[PromptAccepted, list[Deltas]]:
+    accepted, *steps = [event async for event in engine.generate(request)]
+    assert isinstance(accepted, PromptAccepted)
+    assert all(isinstance(step, Deltas) for step in steps)
+    return accepted, [step for step in steps if isinstance(step, Deltas)]
+
+
+def deltas_of(steps: list[Deltas]) -> list[Delta]:
+    return [delta for step in steps for delta in step.deltas]
+
+
+async def text_of(engine: VllmEngine, request: GenerationRequest) -> str:
+    _, steps = await steps_of(engine, request)
+    return "".join(delta.text for delta in deltas_of(steps) if isinstance(delta, TextDelta))
+
+
+async def test_what_the_model_says_of_itself(versatile: VllmEngine) -> None:
+    assert versatile.model.adapters == ("silent", "loud")
+    assert versatile.model.takes_priorities
+    assert versatile.model.pans_and_scans
+
+
+async def test_adapters_change_the_answers_that_name_them(versatile: VllmEngine) -> None:
+    plain = await text_of(versatile, ask())
+    assert await text_of(versatile, ask(adapter="silent")) == plain
+    assert await text_of(versatile, ask(adapter="loud")) != plain
+    assert await text_of(versatile, ask()) == plain
+
+
+async def test_an_adapter_that_cannot_be_loaded(versatile: VllmEngine, tmp_path: Path) -> None:
+    from octet.engine.vllm import adapters
+
+    with pytest.raises(StartupError, match="--lora-modules: nothing cannot be loaded") as raised:
+        await adapters.load(versatile.llm, {"nothing": str(tmp_path)})
+    assert "\n" not in str(raised.value)
+
+
+async def test_smaller_priorities_go_first(versatile: VllmEngine) -> None:
+    """One request runs at a time; those that wait behind it are taken by priority, not as they came."""
+    running = versatile.generate(ask(sampling=Sampling(temperature=0.0, ignore_eos=True)))
+    assert isinstance(await anext(running), PromptAccepted)
+    await anext(running)
+    order: list[str] = []
+
+    async def wait(name: str, priority: int, queued: asyncio.Event) -> None:
+        async for event in versatile.generate(ask(priority=priority)):
+            if isinstance(event, PromptAccepted):
+                queued.set()
+            elif any(isinstance(delta, CandidateFinished) for delta in event.deltas):
+                order.append(name)
+
+    waiting = []
+    for name, priority in (("last", 5), ("second", 0), ("first", -5)):
+        queued = asyncio.Event()
+        waiting.append(asyncio.create_task(wait(name, priority, queued)))
+        await queued.wait()
+    while await versatile.num_unfinished() < 4:
+        await anext(running)
+    await running.aclose()
+    await asyncio.gather(*waiting)
+    assert order == ["first", "second", "last"]
+
+
+async def test_only_the_same_salt_shares_cached_prefixes(versatile: VllmEngine) -> None:
+    long = "Tell me about " + "the sea and the wind and " * 60
+
+    async def cached(salt: str) -> int:
+        _, steps = await steps_of(versatile, ask(long, cache_salt=salt, sampling=ONE))
+        return steps[-1].usage.cached_tokens
+
+    assert await cached("pepper") == 0
+    assert await cached("pepper") > 0
+    assert await cached("salt") == 0
+    assert await cached("") == 0
+    assert await cached("") > 0
+
+
+async def test_template_variables_and_reasoning(versatile: VllmEngine) -> None:
+    """The template lets the model think, or tells it that it has thought; nothing else decides here."""
+    accepted, steps = await steps_of(versatile, ask(chat_template_args={"enable_thinking": True}))
+    deltas = deltas_of(steps)
+    assert deltas[-1] == CandidateFinished(0, FinishReason.LENGTH)
+    assert deltas[:-1]
+    assert all(isinstance(delta, ReasoningDelta) for delta in deltas[:-1])
+    plain, steps = await steps_of(versatile, ask())
+    assert all(isinstance(delta, TextDelta) for delta in deltas_of(steps)[:-1])
+    assert plain.prompt_tokens == accepted.prompt_tokens + 1
+
+
+async def test_earlier_reasoning_goes_to_the_template(versatile: VllmEngine) -> None:
+    parts = (ReasoningPart("hm"), TextPart("Paris."))
+    asked = ask().messages[0]
+    request = ask(messages=(asked, Message(Role.ASSISTANT, parts), asked), sampling=ONE)
+    without = replace(
+        request, request_id="without", messages=(asked, Message(Role.ASSISTANT, parts[1:]), asked)
+    )
+    thought, _ = await steps_of(versatile, request)
+    silent, _ = await steps_of(versatile, without)
+    assert thought.prompt_tokens > silent.prompt_tokens + 2
+
+
+async def test_variables_that_the_template_does_not_read(versatile: VllmEngine) -> None:
+    with pytest.raises(InvalidRequestError) as raised:
+        await steps_of(versatile, ask(chat_template_args={"enable_thinking": True, "colour": "red"}))
+    assert raised.value.field == "chat_template_args.colour"
+
+
+async def test_octets_template_steps_in_where_the_models_own_has_no_tools(versatile: VllmEngine) -> None:
+    tool = Tool("get_weather", "The weather of a city.", {"type": "object"})
+    plain, _ = await steps_of(versatile, ask(sampling=ONE))
+    offered, _ = await steps_of(versatile, ask(tools=(tool,), sampling=ONE))
+    assert offered.prompt_tokens > plain.prompt_tokens + 20
+    with pytest.raises(InvalidRequestError) as raised:
+        await steps_of(versatile, ask(tools=(tool,), chat_template_args={"enable_thinking": True}))
+    assert raised.value.field == "chat_template_args.enable_thinking"
+
+
+async def test_reasoning_over_a_channel(versatile: VllmEngine) -> None:
+    """Streamed and whole, an adapter and a priority with it."""
+    server = Server(ServerConfig(port=0))
+    await server.start()
+    try:
+        await server.attach(versatile)
+        request = chat_service_pb2.ChatRequest(adapter="silent", priority=-1, cache_salt="pepper")
+        request.messages.add(role="ROLE_USER").parts.add(text="What is the capital of France?")
+        request.chat_template_args["enable_thinking"] = True
+        request.sampling.max_tokens = 8
+        request.sampling.temperature = 0.0
+        request.sampling.ignore_eos = True
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+            models = model_service_pb2_grpc.ModelServiceStub(channel)
+            [model] = (await models.ListModels(model_service_pb2.ListModelsRequest())).models
+            chat = chat_service_pb2_grpc.ChatServiceStub(channel)
+            whole = await chat.Chat(request)
+            deltas = [delta async for chunk in chat.StreamChat(request) for delta in chunk.deltas]
+    finally:
+        await server.stop()
+    assert list(model.adapters) == ["silent", "loud"]
+    [part] = whole.candidates[0].message.parts
+    assert part.WhichOneof("kind") == "reasoning"
+    assert part.reasoning == "".join(delta.reasoning for delta in deltas)
+    assert not any(delta.text or delta.tool_calls for delta in deltas)
