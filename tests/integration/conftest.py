@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from octet.config import ServerConfig
+from octet.fetch import ImageFetcher
 from octet.server.server import Server
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2, model_service_pb2_grpc
 from tests.integration.fake_engine import FakeEngine, Script, echo
@@ -42,9 +43,13 @@ Start = Callable[..., Awaitable[Running]]
 
 @asynccontextmanager
 async def running_server(
-    script: Script = echo, *, config: ServerConfig | None = None, attach: bool = True
+    script: Script = echo,
+    *,
+    config: ServerConfig | None = None,
+    fetcher: ImageFetcher | None = None,
+    attach: bool = True,
 ) -> AsyncIterator[Running]:
-    server = Server(config or ServerConfig(port=0))
+    server = Server(config or ServerConfig(port=0), fetcher=fetcher)
     engine = FakeEngine(script)
     await server.start()
     try:

@@ -4,7 +4,7 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -13,41 +13,9 @@ from aiohttp import web
 
 from octet.errors import ImageFetchError, InvalidRequestError
 from octet.fetch import MAX_REDIRECTS, Address, ImageFetcher, is_public
+from tests.https_origin import HOST, OTHER, UNLISTED, Origin, serve_origin
 
 FIELD = "messages[0].parts[0].image.uri"
-HOST, OTHER, UNLISTED = "images.test", "other.test", "unlisted.test"
-
-
-class Origin:
-    """An HTTPS server that answers as a test says; knows what it was asked, and who was cut off."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, Callable[[web.Request], Awaitable[web.StreamResponse]]] = {}
-        self.asked: list[str] = []
-        self.headers: list[dict[str, str]] = []
-        self.dropped = asyncio.Event()
-        self.port = 0
-
-    def answer(self, path: str, **response: Any) -> str:
-        """Gives what `web.Response` makes of the arguments; returns the URI."""
-
-        async def respond(_: web.Request) -> web.Response:
-            return web.Response(**response)
-
-        self.answers[path] = respond
-        return self.uri(path)
-
-    def uri(self, path: str, host: str = HOST) -> str:
-        return f"https://{host}:{self.port}{path}"
-
-    async def handle(self, request: web.Request) -> web.StreamResponse:
-        self.asked.append(request.path_qs)
-        self.headers.append(dict(request.headers))
-        try:
-            return await self.answers[request.path](request)
-        except asyncio.CancelledError:
-            self.dropped.set()
-            raise
 
 
 @pytest.fixture(scope="module")
@@ -57,18 +25,8 @@ def authority() -> trustme.CA:
 
 @pytest.fixture
 async def origin(authority: trustme.CA) -> AsyncIterator[Origin]:
-    origin = Origin()
-    app = web.Application()
-    app.router.add_get("/{path:.*}", origin.handle)
-    runner = web.AppRunner(app, handler_cancellation=True)
-    await runner.setup()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST, OTHER, UNLISTED, "127.0.0.1").configure_cert(context)
-    site = web.TCPSite(runner, "0.0.0.0", 0, ssl_context=context)
-    await site.start()
-    origin.port = runner.addresses[0][1]
-    yield origin
-    await runner.cleanup()
+    async with serve_origin(authority) as origin:
+        yield origin
 
 
 class Names:
@@ -298,28 +256,15 @@ async def test_compressed_answers_are_not_expanded(origin: Origin, make: Make) -
     assert "content encoding" in (await refusal(make(), uri)).message
 
 
-def hang(origin: Origin) -> asyncio.Event:
-    """Makes the origin never answer; the event tells that it was asked."""
-    asked = asyncio.Event()
-
-    async def never(_: web.Request) -> web.StreamResponse:
-        asked.set()
-        await asyncio.Event().wait()
-        raise AssertionError
-
-    origin.answers["/hangs"] = never
-    return asked
-
-
 async def test_the_time_limit(origin: Origin, make: Make) -> None:
-    hang(origin)
+    origin.hang("/hangs")
     error = await refusal(make(seconds=0.3), origin.uri("/hangs"))
     assert isinstance(error, ImageFetchError)
     assert "took more than 0.3 seconds" in error.message
 
 
 async def test_who_gives_up_ends_the_fetching(origin: Origin, make: Make) -> None:
-    asked = hang(origin)
+    asked = origin.hang("/hangs")
     fetching = asyncio.create_task(fetch(make(), origin.uri("/hangs")))
     await asked.wait()
     fetching.cancel()

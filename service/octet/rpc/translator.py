@@ -2,15 +2,19 @@
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from octet.engine.types import GenerationRequest, ModelInfo
 from octet.translate.media import ImageLimits
+from octet.translate.messages import uris_to_fetch
 from octet.translate.request import is_costly, to_generation_request
 from octet.v1 import chat_service_pb2
+
+if TYPE_CHECKING:
+    from octet.fetch import ImageFetcher
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -22,18 +26,28 @@ class Translator:
     Args:
         limits: limits on pictures.
         threads: where costly requests, such as those with pictures, are translated.
+        fetcher: fetches pictures that are elsewhere; None leaves that to nobody.
     """
 
-    def __init__(self, limits: ImageLimits, threads: Executor) -> None:
+    def __init__(self, limits: ImageLimits, threads: Executor, fetcher: "ImageFetcher | None") -> None:
         self._limits = limits
         self._threads = threads
+        self._fetcher = fetcher
 
     async def to_generation_request(
         self, request: chat_service_pb2.ChatRequest, model: ModelInfo, request_id: str
     ) -> GenerationRequest:
         """Checks and converts a request; see `octet.translate.request.to_generation_request`."""
+        fetched: Mapping[str, bytes] = {}
+        if self._fetcher is not None and (uris := uris_to_fetch(request.messages, model)):
+            fetched = await self._fetcher.fetch_all(uris)
         translate = partial(
-            to_generation_request, request, model=model, limits=self._limits, request_id=request_id
+            to_generation_request,
+            request,
+            model=model,
+            limits=self._limits,
+            request_id=request_id,
+            fetched=fetched,
         )
         return await self.in_thread(translate) if is_costly(request) else translate()
 

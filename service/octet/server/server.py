@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -19,6 +20,9 @@ from octet.server.reflection import add_reflection
 from octet.server.warmup import warm_up
 from octet.translate.media import ImageLimits
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from octet.fetch import ImageFetcher
 
 HEALTH_POLL_SECONDS = 0.5
 """How often the engine is asked whether it lives."""
@@ -38,13 +42,15 @@ class Server:
     Until `attach` has returned and from `drain` on, health says NOT_SERVING and calls end UNAVAILABLE.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, *, fetcher: "ImageFetcher | None" = None) -> None:
+        """`fetcher` takes the place of the one that the config describes."""
         limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
         self._config = config
         self._gate = EngineGate()
         self._running = RunningRequests()
         self._translators = ThreadPoolExecutor(config.image_threads, thread_name_prefix="translate")
-        translator = Translator(limits, self._translators)
+        self._fetcher = fetcher or _make_fetcher(config)
+        translator = Translator(limits, self._translators, self._fetcher)
         self._health = health.aio.HealthServicer()
         self._server = make_server(config)
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
@@ -106,7 +112,23 @@ class Server:
         self._running.stop_all(error)
         await self._server.stop(STOP_GRACE_SECONDS)
         self._translators.shutdown(wait=False, cancel_futures=True)
+        if self._fetcher is not None:
+            await self._fetcher.close()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICE_NAMES):
             await self._health.set(name, status)
+
+
+def _make_fetcher(config: ServerConfig) -> "ImageFetcher | None":
+    """What fetches pictures by https: URI; None where it is not switched on."""
+    if not config.image_hosts:
+        return None
+    from octet.fetch import ImageFetcher
+
+    return ImageFetcher(
+        config.image_hosts,
+        max_bytes=config.max_image_bytes,
+        max_request_bytes=config.max_message_bytes,
+        seconds=config.image_fetch_seconds,
+    )
