@@ -19,7 +19,7 @@ THINKING_TEMPLATE = """
     {{- '<think>' + message['reasoning'] + '</think>' -}}
   {%- endif -%}
   {%- for part in message['content'] -%}
-    {{- part['text'] -}}
+    {{- '<start_of_image>' if part['type'] == 'image' else part['text'] -}}
   {%- endfor -%}
   {{- '<end_of_turn>\n' -}}
 {%- endfor -%}
