@@ -213,7 +213,7 @@ async def test_bad_fields_are_named_before_the_engine(
     ("fields", "reason", "problem"),
     [
         ({"model": "other"}, "MODEL_NOT_FOUND", "use fake"),
-        ({"adapter": "poet"}, "ADAPTER_NOT_FOUND", "'poet' is not loaded here; there are none"),
+        ({"adapter": "poet"}, "ADAPTER_NOT_FOUND", "'poet' is not loaded here; use pirate"),
     ],
 )
 async def test_names_of_nothing(start: Start, fields: dict[str, Any], reason: str, problem: str) -> None:
