@@ -10,10 +10,19 @@ from google.protobuf.struct_pb2 import Struct
 from PIL import Image
 
 from octet.config import ServerConfig
-from octet.engine.types import Event, GenerationRequest, ImagePart, TextPart
+from octet.engine.types import (
+    Deltas,
+    Event,
+    GenerationRequest,
+    ImagePart,
+    ReasoningDelta,
+    ReasoningPart,
+    TextDelta,
+    TextPart,
+)
 from octet.v1 import chat_service_pb2, content_pb2, model_service_pb2, tool_pb2
 from tests.integration.conftest import Start, ask, code_of, details_of, rest_of
-from tests.integration.fake_engine import PROMPT_TOKENS, Endless, accepted, call_tool, finished, text
+from tests.integration.fake_engine import PROMPT_TOKENS, Endless, accepted, call_tool, finished, text, usage
 
 
 async def test_chat_answers_with_the_whole_message(start: Start) -> None:
@@ -76,6 +85,46 @@ async def test_tool_calls_stream_in_pieces(start: Start) -> None:
     response = await running.chat.Chat(request)
     [part] = response.candidates[0].message.parts
     assert part.tool_call.arguments["city"] == "Oslo"
+
+
+async def test_reasoning_is_streamed_apart(start: Start) -> None:
+    async def think(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        yield accepted()
+        for tokens, delta in enumerate(
+            (ReasoningDelta(0, "h"), ReasoningDelta(0, "m"), TextDelta(0, "Yes."))
+        ):
+            yield Deltas((delta,), usage(tokens))
+        yield finished(3)
+
+    running = await start(think)
+    deltas = [delta async for chunk in running.chat.StreamChat(ask()) for delta in chunk.deltas]
+    assert [(delta.reasoning, delta.text) for delta in deltas] == [
+        ("h", ""),
+        ("m", ""),
+        ("", "Yes."),
+        ("", ""),
+    ]
+    response = await running.chat.Chat(ask())
+    assert list(response.candidates[0].message.parts) == [
+        content_pb2.Part(reasoning="hm"),
+        content_pb2.Part(text="Yes."),
+    ]
+
+
+async def test_what_goes_with_a_prompt_reaches_the_engine(start: Start) -> None:
+    running = await start()
+    request = ask(adapter="pirate", cache_salt="pepper")
+    request.chat_template_args.update({"enable_thinking": False})
+    request.tools.add(name="f")
+    request.tool_choice.parallel_calls = False
+    request.messages.add(role=content_pb2.ROLE_ASSISTANT).parts.add(reasoning="hm")
+    request.messages.add(role=content_pb2.ROLE_USER).parts.add(text="Go on.")
+    await running.chat.Chat(request)
+    [asked] = running.engine.asked
+    assert (asked.adapter, asked.cache_salt) == ("pirate", "pepper")
+    assert asked.chat_template_args == {"enable_thinking": False}
+    assert not asked.tool_choice.parallel_calls
+    assert asked.messages[1].parts == (ReasoningPart("hm"),)
 
 
 async def test_pictures_reach_the_engine_decoded(start: Start) -> None:
