@@ -14,12 +14,12 @@ SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell fi
 PYTHON_CODE := service tests tools setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format oracle lock clean
+.PHONY: help demo test check check-native format oracle lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.octet ## Set up, serve the demo checkpoint, ask it three things
 	$(BIN)/octet demo
@@ -37,6 +37,9 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
 	$(BIN)/buf format protos --diff --exit-code
 	$(BIN)/python -m tools.api_reference --check
 	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+
+check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and UBSan
+	tools/check_native.sh $(BIN)
 
 format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format $(PYTHON_CODE)
