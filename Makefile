@@ -11,10 +11,10 @@ ORACLE := build/oracle
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
 SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell find csrc protos -type f)
-PYTHON_CODE := service tests tools setup.py
+PYTHON_CODE := service tests tools bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native format oracle lock clean
+.PHONY: help demo test check check-native format oracle bench lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -51,6 +51,11 @@ format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` 
 oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
 	$(ORACLE)/bin/python -m tools.quantize_oracle.golden tests/quantize/golden
 
+bench: $(VENV)/.octet $(VENV)/.dev ## Measure the kernels, then Octet against vLLM; the better part of an hour
+	mkdir -p build/bench
+	$(BIN)/octet bench kernels --json build/bench/kernels.json --plot build/bench/kernels.png
+	$(BIN)/python -m bench.end_to_end --json build/bench/end_to_end.json
+
 lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
 	tools/lock.sh $(BIN)
 
@@ -74,7 +79,7 @@ $(VENV)/.engine: $(BIN)/python pyproject.toml constraints/$(ENGINE).txt tools/re
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.engine
-	$(BIN)/python tools/requirements.py dev | $(PIP) install --quiet --disable-pip-version-check --constraint constraints/$(ENGINE).txt --requirement /dev/stdin
+	$(BIN)/python tools/requirements.py dev bench | $(PIP) install --quiet --disable-pip-version-check --constraint constraints/$(ENGINE).txt --requirement /dev/stdin
 	@touch $@
 
 $(VENV)/.octet: $(VENV)/.engine $(SOURCES)

@@ -137,12 +137,16 @@ def _extension(report: Report) -> Finding:
     from octet import ops
 
     report.kernels |= {
+        "operators": list(kernels.operators(device)),
         "isa": ops.isa(),
         "available_isas": ops.available_isas(),
         "cuda_archs": ops.cuda_archs(),
     }
     archs = ", ".join(ops.cuda_archs()) or "none built"
-    detail = f"{kernels.variant(device)}; CPU: {', '.join(ops.available_isas())}; CUDA: {archs}"
+    detail = (
+        f"{kernels.variant(device)} for {', '.join(kernels.operators(device))}; "
+        f"CPU: {', '.join(ops.available_isas())}; CUDA: {archs}"
+    )
     if not wanted:
         return Finding("kernels", Status.WARNING, f"switched off; {detail}", f"unset {kernels.SWITCH}")
     return Finding("kernels", Status.OK, detail)

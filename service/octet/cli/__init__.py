@@ -10,6 +10,7 @@ import click
 from octet import __version__
 
 _COMMANDS = {
+    "bench": "Measure the kernels on this machine.",
     "chat": "Ask a server, and print its answer as it streams.",
     "demo": "Serve the checkpoint that ships with Octet, and ask it three things.",
     "doctor": "Say what is installed, and whether a model would run.",

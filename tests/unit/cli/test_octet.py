@@ -13,7 +13,7 @@ from octet.cli import octet
 def test_lists_its_commands() -> None:
     result = CliRunner().invoke(octet, ["--help"])
     assert result.exit_code == 0
-    for command in ("chat", "demo", "doctor", "serve"):
+    for command in ("bench", "chat", "demo", "doctor", "serve"):
         assert f"\n  {command} " in result.stdout
 
 
@@ -27,7 +27,7 @@ def test_unknown_command() -> None:
     assert "No such command 'fly'" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["chat", "serve", "demo"])
+@pytest.mark.parametrize("command", ["bench", "chat", "serve", "demo"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = (
         "import sys; from octet.cli import octet; octet.main(sys.argv[1:], standalone_mode=False);"

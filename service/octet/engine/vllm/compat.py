@@ -7,7 +7,7 @@ where two supported versions differ, the branch belongs here.
 import importlib.metadata
 import inspect
 import sys
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -70,6 +70,15 @@ def cpu_fp8_linear_kernels() -> MutableSequence[type[Any]]:
 
     kernels: MutableSequence[type[Any]] = _POSSIBLE_FP8_KERNELS[PlatformEnum.CPU]
     return kernels
+
+
+def stock_per_token_quant(rows: int, width: int) -> Callable[[], Any]:
+    """What calls vLLM's own CUDA kernel for the quantization of [rows, width] in bf16, to compare with."""
+    import torch
+    from vllm import _custom_ops
+
+    x = torch.randn(rows, width, dtype=torch.bfloat16, device="cuda")
+    return lambda: _custom_ops.scaled_fp8_quant(x, use_per_token_if_dynamic=True)
 
 
 def out_of_tree_ops() -> dict[str, type[Any]]:

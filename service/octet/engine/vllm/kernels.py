@@ -6,6 +6,11 @@ from octet.errors import StartupError
 
 SWITCH = "OCTET_KERNELS"
 
+# What takes vLLM's place where it has a kernel for the device; the first is what Octet cannot do without.
+QUANTIZATION = "per_token_quant_fp8"
+FUSED = ("gemma_rms_norm_quant_fp8", "gelu_tanh_and_mul_quant_fp8", "silu_and_mul_quant_fp8")
+OPERATORS = (QUANTIZATION, "fp8_linear", *FUSED)
+
 
 def wanted() -> bool:
     """Whether the environment leaves the kernels on.
@@ -21,18 +26,33 @@ def wanted() -> bool:
 
 def unavailable_reason(device: str) -> str | None:
     """Why the kernels cannot run on `device` ("cpu" or "cuda"); None when they can."""
-    import torch
-
     try:
         import octet.ops  # noqa: F401  (registers torch.ops.octet)
-
-        # An operator that has a schema need not have a kernel for the device.
-        has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key(
-            "octet::per_token_quant_fp8", device.upper()
-        )
     except Exception as error:  # whatever goes wrong in a foreign library's loading must not stop vLLM
         return f"the compiled extension cannot be loaded: {str(error).strip().splitlines()[0]}"
-    return None if has_kernel else f"the extension was built without kernels for {device}"
+    if QUANTIZATION in operators(device):
+        return None
+    return f"the extension was built without kernels for {device}"
+
+
+def operators(device: str) -> tuple[str, ...]:
+    """Those of OPERATORS that run on `device`.
+
+    An extension that was built from an older tree lacks some, and what has a schema need not have a kernel
+    for the device.
+    """
+    import torch
+
+    key = device.upper()
+    known = [name for name in OPERATORS if hasattr(torch.ops.octet, name)]
+    has_kernel = torch._C._dispatch_has_kernel_for_dispatch_key
+    return tuple(name for name in known if has_kernel(f"octet::{name}", key))
+
+
+def describe(device: str) -> str:
+    """The kernels that take vLLM's place on `device`, as the log names them."""
+    name = variant(device)
+    return " ".join(f"{operator}={name}" for operator in operators(device))
 
 
 def variant(device: str) -> str:

@@ -23,9 +23,8 @@ class OctetQuantFP8(QuantFP8):  # type: ignore[misc]
         self.fp8_dtype = current_platform.fp8_dtype()
         if self.uses_octet:
             # "global": in every worker, not in the first only.
-            logger.info_once(
-                "octet kernels active: %s", describe(current_platform.device_type), scope="global"
-            )
+            active = kernels.describe(current_platform.device_type)
+            logger.info_once("octet kernels active: %s", active, scope="global")
 
     def forward(
         self,
@@ -44,12 +43,3 @@ class OctetQuantFP8(QuantFP8):  # type: ignore[misc]
             x = F.pad(x, (0, 0, 0, max(self.num_token_padding - x.size(0), 0)))
         q, row_scale = torch.ops.octet.per_token_quant_fp8(x, self.fp8_dtype, scale_ub)
         return q, row_scale
-
-
-def describe(device: str) -> str:
-    """The kernels that Octet puts into vLLM on `device`, as the log names them."""
-    name = kernels.variant(device)
-    active = [f"per_token_quant_fp8={name}"]
-    if device == "cpu":
-        active.append(f"fp8_linear={name}")
-    return " ".join(active)

@@ -1,0 +1,202 @@
+"""What is measured: each kernel on a shape, and what stands beside it in the same run."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from octet import ops
+from octet.bench import machine
+from octet.bench.shapes import LinearShape
+
+FP8 = torch.float8_e4m3fn
+FP8_MAX = torch.finfo(FP8).max
+EPS = 1e-6
+
+Function = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One kernel on one shape.
+
+    Attributes:
+        kernel: the operator's name in torch.ops.octet.
+        shape: the shape's name.
+        rows: tokens.
+        bytes_moved: that the kernel has to read and to write.
+        flops: multiplications and additions of a product; 0 for kernels that move data.
+        functions: "octet", and what is compared with it by name.
+    """
+
+    kernel: str
+    shape: str
+    rows: int
+    bytes_moved: int
+    flops: int
+    functions: dict[str, Function]
+
+
+def eager_quantize(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Per-token quantization as torch's own operators do it, in the steps of vLLM's fallback."""
+    values = x.to(torch.float32)
+    scale = (values.abs().amax(dim=-1, keepdim=True) / FP8_MAX).clamp(min=1.0 / (FP8_MAX * 512.0))
+    return (values * scale.reciprocal()).clamp(-FP8_MAX, FP8_MAX).to(FP8), scale
+
+
+def eager_gemma_rms_norm(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gemma's RMSNorm of x + residual, and that sum, as torch's own operators do it."""
+    total = x + residual
+    values = total.to(torch.float32)
+    values = values * torch.rsqrt(values.pow(2).mean(dim=-1, keepdim=True) + EPS)
+    return (values * (1.0 + weight.to(torch.float32))).to(x.dtype), total
+
+
+def eager_gelu_tanh_and_mul(x: torch.Tensor) -> torch.Tensor:
+    """Tanh-GELU of the left half times the right half."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.gelu(gate, approximate="tanh") * up
+
+
+def eager_silu_and_mul(x: torch.Tensor) -> torch.Tensor:
+    """SiLU of the left half times the right half."""
+    gate, up = x.chunk(2, dim=-1)
+    return F.silu(gate) * up
+
+
+def per_token_quant(rows: int, width: int, device: str) -> Case:
+    """Quantization of [rows, width], bf16."""
+    x = _activations(rows, width, device)
+    moved = rows * width * 3 + rows * 4
+    functions: dict[str, Function] = {
+        "octet": lambda: torch.ops.octet.per_token_quant_fp8(x, FP8),
+        "copy": _copy(moved, device),
+        "eager": lambda: eager_quantize(x),
+    }
+    return Case("per_token_quant_fp8", str(width), rows, moved, 0, functions)
+
+
+def gemma_rms_norm_quant(rows: int, width: int, device: str) -> Case:
+    """Residual addition, Gemma's RMSNorm and quantization of [rows, width], bf16."""
+    x, residual = _activations(rows, width, device), _activations(rows, width, device)
+    weight = _activations(1, width, device)[0]
+    # Left at zero, the residual would stay what it is; the sum of many calls would overflow.
+    x.zero_()
+    moved = rows * width * 7 + rows * 4
+    functions: dict[str, Function] = {
+        "octet": lambda: torch.ops.octet.gemma_rms_norm_quant_fp8(x, weight, EPS, FP8, residual),
+        "copy": _copy(moved, device),
+        "eager": lambda: eager_quantize(eager_gemma_rms_norm(x, weight, residual)[0]),
+        "plain": _plain(rows, 2 * width, device),
+    }
+    return Case("gemma_rms_norm_quant_fp8", str(width), rows, moved, 0, functions)
+
+
+def gelu_tanh_and_mul_quant(rows: int, width: int, device: str) -> Case:
+    """Tanh-GELU, multiplication and quantization of [rows, 2 width] to [rows, width], bf16."""
+    x = _activations(rows, 2 * width, device)
+    moved = rows * width * 5 + rows * 4
+    functions: dict[str, Function] = {
+        "octet": lambda: torch.ops.octet.gelu_tanh_and_mul_quant_fp8(x, FP8),
+        "copy": _copy(moved, device),
+        "eager": lambda: eager_quantize(eager_gelu_tanh_and_mul(x)),
+        "plain": _plain(rows, 2 * width, device),
+    }
+    return Case("gelu_tanh_and_mul_quant_fp8", str(width), rows, moved, 0, functions)
+
+
+def silu_and_mul_quant(rows: int, width: int, device: str) -> Case:
+    """SiLU, multiplication and quantization of [rows, 2 width] to [rows, width], bf16."""
+    x = _activations(rows, 2 * width, device)
+    moved = rows * width * 5 + rows * 4
+    functions: dict[str, Function] = {
+        "octet": lambda: torch.ops.octet.silu_and_mul_quant_fp8(x, FP8),
+        "copy": _copy(moved, device),
+        "eager": lambda: eager_quantize(eager_silu_and_mul(x)),
+        "plain": _plain(rows, 2 * width, device),
+    }
+    return Case("silu_and_mul_quant_fp8", str(width), rows, moved, 0, functions)
+
+
+ROW_KERNELS: dict[str, Callable[[int, int, str], Case]] = {
+    "per_token_quant_fp8": per_token_quant,
+    "gemma_rms_norm_quant_fp8": gemma_rms_norm_quant,
+    "gelu_tanh_and_mul_quant_fp8": gelu_tanh_and_mul_quant,
+    "silu_and_mul_quant_fp8": silu_and_mul_quant,
+}
+
+
+class LinearOperands:
+    """The weights of a linear layer, in FP8 and bf16, in as many copies as overflow the last-level cache.
+
+    A model's layers take turns, so each finds its weights in memory; a benchmark that multiplies by the same
+    weights over and over finds them in the cache.
+    """
+
+    def __init__(self, shape: LinearShape) -> None:
+        self.shape = shape
+        size = (shape.out_features, shape.in_features)
+        magnitudes = torch.randint(0, 0x7F, size, dtype=torch.uint8)
+        codes = magnitudes.bitwise_or_(torch.randint(0, 2, size, dtype=torch.uint8).mul_(0x80)).view(FP8)
+        copies = math.ceil(2 * machine.l3_bytes() / codes.numel())
+        self.codes = [codes, *(codes.clone() for _ in range(copies - 1))]
+        half = codes.to(torch.bfloat16)
+        self.half = [half, *(half.clone() for _ in range(math.ceil(copies / 2) - 1))]
+        self.scale = torch.rand(shape.out_features, 1) * 0.01
+
+    def case(self, rows: int, *, with_stock: bool) -> Case:
+        """The product with `rows` rows, to bf16; beside it, where asked for, what vLLM uses for FP8."""
+        shape = self.shape
+        x = _activations(rows, shape.in_features, "cpu")
+        xq, x_scale = ops.per_token_quant_fp8(x)
+        one = torch.ones(1)
+        codes, stock_codes = itertools.cycle(self.codes), itertools.cycle(self.codes)
+        half = itertools.cycle(self.half)
+
+        def stock() -> torch.Tensor:
+            product = torch._scaled_mm(
+                xq, next(stock_codes).t(), scale_a=one, scale_b=one, out_dtype=torch.float32
+            )
+            return (product * x_scale * self.scale.t()).to(torch.bfloat16)
+
+        functions: dict[str, Function] = {
+            "octet": lambda: torch.ops.octet.fp8_linear(
+                xq, x_scale, next(codes), self.scale, None, torch.bfloat16
+            ),
+            "bf16": lambda: F.linear(x, next(half)),
+        }
+        if with_stock:
+            functions["stock"] = stock
+        weights = shape.in_features * shape.out_features
+        moved = weights + rows * shape.in_features + 2 * rows * shape.out_features + 4 * shape.out_features
+        return Case("fp8_linear", shape.name, rows, moved, 2 * rows * weights, functions)
+
+
+def row_cases(kernel: str, widths: list[int], rows: list[int], device: str) -> Iterator[Case]:
+    """The cases of one of ROW_KERNELS, made one by one."""
+    for width in widths:
+        for count in rows:
+            yield ROW_KERNELS[kernel](count, width, device)
+
+
+def _activations(rows: int, width: int, device: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rows * width)
+    return torch.randn(rows, width, generator=generator).to(torch.bfloat16).to(device)
+
+
+def _copy(moved: int, device: str) -> Function:
+    """A copy that reads and writes `moved` bytes together."""
+    source = torch.ones(moved // 2, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return lambda: target.copy_(source)
+
+
+def _plain(rows: int, width: int, device: str) -> Function:
+    """Plain quantization that reads as many bytes as a fused kernel does."""
+    x = _activations(rows, width, device)
+    return lambda: torch.ops.octet.per_token_quant_fp8(x, FP8)

@@ -1,0 +1,60 @@
+"""The machine's limits, measured: how fast it reads, copies and multiplies."""
+
+from dataclasses import dataclass
+
+import torch
+
+from octet.bench import machine, timing
+
+# Of the square matrices that are multiplied: large enough for full speed.
+SIDE = 1536
+
+
+@dataclass(frozen=True, slots=True)
+class Roofs:
+    """Limits of the machine with some number of threads.
+
+    Attributes:
+        threads: how many.
+        read: bytes a second, read from memory by a sum.
+        copy: bytes a second, read and written together by a copy.
+        flops: a second, of torch's best bf16 matrix product (with float32 accumulation).
+    """
+
+    threads: int
+    read: float
+    copy: float
+    flops: float
+
+    def as_json(self) -> dict[str, float]:
+        """The same as JSON values."""
+        return {
+            "threads": self.threads,
+            "read_bytes_per_s": self.read,
+            "copy_bytes_per_s": self.copy,
+            "bf16_flops_per_s": self.flops,
+        }
+
+
+def measure(threads: int, seconds: float, device: str = "cpu") -> Roofs:
+    """Measures with torch's own operators, each for about `seconds`, on the threads that torch is set to."""
+    size = 8 * machine.l3_bytes()
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    left = torch.ones(SIDE, SIDE, dtype=torch.bfloat16, device=device)
+    right = torch.ones(SIDE, SIDE, dtype=torch.bfloat16, device=device)
+    measured = timing.take_turns(
+        {
+            "read": lambda: source.sum(),
+            "copy": lambda: target.copy_(source),
+            "product": lambda: left @ right,
+        },
+        seconds,
+        synchronize=torch.cuda.synchronize if device == "cuda" else None,
+    )
+    return Roofs(
+        threads,
+        size / measured["read"].q1,
+        2 * size / measured["copy"].q1,
+        2 * SIDE**3 / measured["product"].q1,
+    )

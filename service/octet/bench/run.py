@@ -1,0 +1,158 @@
+"""Measures the kernels: every instruction set, number of threads and shape that was asked for."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from octet import ops
+from octet.bench import cases, machine, roofs, shapes, timing
+from octet.engine.vllm import compat, kernels
+
+# A shape whose next larger number of rows would take longer than this for one call is left there.
+_LONGEST_CALL_S = 4.0
+# vLLM's product is measured up to this many rows: beyond, a call takes seconds and decides nothing.
+_STOCK_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to measure, and for how long.
+
+    Attributes:
+        kernels: operators.
+        isas: CPU kernels by name, the fastest first; on CUDA none.
+        threads: numbers of threads.
+        linear: names in shapes.LINEAR.
+        widths: names in shapes.WIDTHS.
+        linear_rows: rows for fp8_linear.
+        width_rows: rows for the other kernels.
+        seconds: for each function that is timed.
+        device: "cpu" or "cuda".
+    """
+
+    kernels: tuple[str, ...]
+    isas: tuple[str, ...]
+    threads: tuple[int, ...]
+    linear: tuple[str, ...]
+    widths: tuple[str, ...]
+    linear_rows: tuple[int, ...]
+    width_rows: tuple[int, ...]
+    seconds: float
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A kernel on a shape, and what was measured beside it."""
+
+    kernel: str
+    shape: str
+    rows: int
+    variant: str
+    threads: int
+    bytes_moved: int
+    flops: int
+    timings: dict[str, timing.Timing]
+
+    @property
+    def seconds(self) -> float:
+        """The kernel's median."""
+        return self.timings["octet"].median
+
+    def ratio(self, other: str) -> float | None:
+        """How many times as long as the kernel `other` takes; None where that was not measured."""
+        return self.timings[other].median / self.seconds if other in self.timings else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return fields | {"timings": {name: value.as_json() for name, value in self.timings.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that one run measured, in the order in which it did."""
+
+    machine: dict[str, Any]
+    roofs: list[roofs.Roofs]
+    results: list[Result]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "machine": self.machine,
+            "roofs": [roof.as_json() for roof in self.roofs],
+            "results": [result.as_json() for result in self.results],
+        }
+
+
+def run(settings: Settings, progress: Callable[[str], None]) -> Report:
+    """Measures everything that `settings` names; leaves torch's threads and the kernels as they were.
+
+    Args:
+        settings: what to measure.
+        progress: is told what is measured next.
+    """
+    threads_before, isa_before = torch.get_num_threads(), ops.isa()
+    roof_list: list[roofs.Roofs] = []
+    results: list[Result] = []
+    try:
+        for threads in settings.threads:
+            torch.set_num_threads(threads)
+            progress(f"the machine's limits, {threads} threads")
+            roof_list.append(roofs.measure(threads, settings.seconds, settings.device))
+        for kernel in settings.kernels:
+            measure = _linear if kernel == "fp8_linear" else _row_kernel
+            results.extend(measure(kernel, settings, progress))
+    finally:
+        torch.set_num_threads(threads_before)
+        ops.use_isa(isa_before)
+    return Report(machine.describe(settings.device), roof_list, results)
+
+
+def _row_kernel(kernel: str, settings: Settings, progress: Callable[[str], None]) -> Iterator[Result]:
+    widths = [shapes.WIDTHS[name] for name in settings.widths]
+    for case in cases.row_cases(kernel, widths, list(settings.width_rows), settings.device):
+        if settings.device == "cuda" and kernel == kernels.QUANTIZATION:
+            stock = compat.stock_per_token_quant(case.rows, int(case.shape))
+            case = dataclasses.replace(case, functions=case.functions | {"stock": stock})
+        for variant, threads in _configurations(settings):
+            progress(f"{kernel} {case.rows} x {case.shape}, {variant}, {threads} threads")
+            yield _measure(case, variant, threads, settings)
+
+
+def _linear(kernel: str, settings: Settings, progress: Callable[[str], None]) -> Iterator[Result]:
+    for name in settings.linear:
+        progress(f"{kernel} {name}: making the weights")
+        operands = cases.LinearOperands(shapes.LINEAR[name])
+        for variant, threads in _configurations(settings):
+            seconds, before = 0.0, 1
+            for rows in settings.linear_rows:
+                if seconds * rows / before > _LONGEST_CALL_S:
+                    break
+                progress(f"{kernel} {name}, {rows} rows, {variant}, {threads} threads")
+                with_stock = rows <= _STOCK_ROWS and variant == settings.isas[0]
+                result = _measure(operands.case(rows, with_stock=with_stock), variant, threads, settings)
+                yield result
+                seconds, before = result.seconds, rows
+
+
+def _configurations(settings: Settings) -> Iterable[tuple[str, int]]:
+    """Puts each pair of kernels and threads into force, and names it."""
+    if settings.device == "cuda":
+        yield "cuda", 1
+        return
+    for isa in settings.isas:
+        ops.use_isa(isa)
+        for threads in settings.threads:
+            torch.set_num_threads(threads)
+            yield isa, threads
+
+
+def _measure(case: cases.Case, variant: str, threads: int, settings: Settings) -> Result:
+    synchronize = torch.cuda.synchronize if settings.device == "cuda" else None
+    timings = timing.take_turns(case.functions, settings.seconds, synchronize=synchronize)
+    return Result(case.kernel, case.shape, case.rows, variant, threads, case.bytes_moved, case.flops, timings)

@@ -1,0 +1,145 @@
+"""`octet bench`: measure the kernels on this machine."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from octet.bench.run import Settings
+
+
+@click.group()
+def bench() -> None:
+    """Measure the kernels on this machine."""
+
+
+@bench.command()
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write it all here."
+)
+@click.option(
+    "--plot",
+    "plot_file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw a roofline plot; needs matplotlib (pip install 'octet-serve[bench]').",
+)
+@click.option("--isa", "isas", multiple=True, help="CPU kernels by name; again for more.  [default: all]")
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--only", multiple=True, metavar="KERNEL", help="An operator; again for more.  [default: all]")
+@click.option(
+    "--shape",
+    "shape_names",
+    multiple=True,
+    metavar="NAME",
+    help="A linear layer such as 12b/down, or a width such as 3840; again for more.  [default: all]",
+)
+@click.option("--rows", type=click.IntRange(min=1), multiple=True, help="Tokens; again for more.")
+@click.option("--threads", type=click.IntRange(min=1), multiple=True, default=(1, 2), show_default=True)
+@click.option(
+    "--quick", is_flag=True, help="Few shapes, little time: a minute instead of a quarter of an hour."
+)
+def kernels(
+    json_file: Path | None,
+    plot_file: Path | None,
+    isas: tuple[str, ...],
+    device: str,
+    only: tuple[str, ...],
+    shape_names: tuple[str, ...],
+    rows: tuple[int, ...],
+    threads: tuple[int, ...],
+    quick: bool,
+) -> None:
+    """Measure every kernel, beside a copy of as many bytes, torch's own operators and what vLLM uses.
+
+    All that is compared is measured in turns. Times are medians, with quartiles.
+    """
+    for file in (json_file, plot_file):
+        if file is not None and not file.resolve().parent.is_dir():
+            raise click.UsageError(f"{file}: there is no such folder")
+    if plot_file is not None:
+        _require_matplotlib()
+    settings = _settings(isas, device, only, shape_names, rows, threads, quick=quick)
+    from octet.bench.report import print_report
+    from octet.bench.run import run
+
+    report = run(settings, _show_progress)
+    _show_progress("")
+    print_report(report)
+    if json_file is not None:
+        json_file.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+    if plot_file is not None:
+        from octet.bench.plot import save
+
+        save(report, plot_file)
+
+
+def _settings(
+    isas: tuple[str, ...],
+    device: str,
+    only: tuple[str, ...],
+    shape_names: tuple[str, ...],
+    rows: tuple[int, ...],
+    threads: tuple[int, ...],
+    *,
+    quick: bool,
+) -> "Settings":
+    """Checks what was asked for against what there is; click.UsageError names what is not."""
+    from octet import ops
+    from octet.bench import shapes
+    from octet.bench.run import Settings
+    from octet.engine.vllm.kernels import operators
+
+    if device == "cuda":
+        _require_gpu()
+    _require_known("kernel", only, operators(device))
+    _require_known("shape", shape_names, (*shapes.LINEAR, *shapes.WIDTHS))
+    _require_known("ISA", isas, ops.available_isas())
+    if device == "cuda" and isas:
+        raise click.UsageError("--isa names CPU kernels; leave it out with --device cuda")
+    linear = tuple(name for name in shape_names if name in shapes.LINEAR)
+    widths = tuple(name for name in shape_names if name in shapes.WIDTHS)
+    if not shape_names:
+        linear = shapes.QUICK_LINEAR if quick else tuple(shapes.LINEAR)
+        widths = shapes.QUICK_WIDTHS if quick else tuple(shapes.WIDTHS)
+    return Settings(
+        kernels=only or operators(device),
+        isas=isas or tuple(reversed(ops.available_isas())),
+        threads=threads if device == "cpu" else (1,),
+        linear=linear,
+        widths=widths,
+        linear_rows=tuple(sorted(rows)) or (shapes.QUICK_LINEAR_ROWS if quick else shapes.LINEAR_ROWS),
+        width_rows=tuple(sorted(rows)) or (shapes.QUICK_WIDTH_ROWS if quick else shapes.WIDTH_ROWS),
+        seconds=0.05 if quick else 0.3,
+        device=device,
+    )
+
+
+def _require_known(kind: str, wanted: tuple[str, ...], known: tuple[str, ...] | list[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            raise click.UsageError(f"no {kind} {name!r} here; there are {', '.join(known)}")
+
+
+def _require_gpu() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        raise click.ClickException("--device cuda: torch finds no GPU on this machine")
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise click.ClickException(
+            "--plot needs matplotlib; run `pip install 'octet-serve[bench]'`"
+        ) from None
+
+
+def _show_progress(what: str) -> None:
+    """Keeps one line of standard error up to date, where somebody watches."""
+    if sys.stderr.isatty():
+        click.echo(f"\r\x1b[K{what}", nl=False, err=True)

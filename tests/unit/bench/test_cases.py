@@ -1,0 +1,51 @@
+"""What is compared computes the same: otherwise a ratio of times would say nothing."""
+
+import pytest
+import torch
+
+from octet.bench import cases, shapes
+from octet.bench.shapes import LinearShape
+
+ROWS, WIDTH = 3, 96
+
+
+def decoded(result: object) -> torch.Tensor:
+    codes, scale = result  # type: ignore[misc]
+    value: torch.Tensor = codes.float() * scale
+    return value
+
+
+@pytest.mark.parametrize("kernel", [name for name in cases.ROW_KERNELS if hasattr(torch.ops.octet, name)])
+def test_the_eager_form_agrees_with_the_kernel(kernel: str) -> None:
+    case = cases.ROW_KERNELS[kernel](ROWS, WIDTH, "cpu")
+    ours, theirs = decoded(case.functions["octet"]()), decoded(case.functions["eager"]())
+    assert ours.shape == (ROWS, WIDTH)
+    # A code may be off by one: 2^-3 of a value, or the smallest step.
+    torch.testing.assert_close(ours, theirs, rtol=2**-3, atol=float(theirs.abs().max()) * 2**-9)
+    assert (ours == theirs).float().mean() > 0.9
+
+
+def test_a_copy_moves_as_many_bytes() -> None:
+    case = cases.per_token_quant(ROWS, WIDTH, "cpu")
+    assert case.bytes_moved == ROWS * (WIDTH * (2 + 1) + 4)
+    copied = case.functions["copy"]()
+    assert isinstance(copied, torch.Tensor)
+    assert 2 * copied.nbytes == case.bytes_moved
+
+
+def test_the_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octet.bench.machine.l3_bytes", lambda: 4096)
+    operands = cases.LinearOperands(LinearShape("test", 64, 48))
+    assert len(operands.codes) * 64 * 48 >= 2 * 4096, "the weights overflow the cache"
+    assert operands.codes[0].data_ptr() != operands.codes[1].data_ptr()
+    case = operands.case(ROWS, with_stock=True)
+    ours, theirs = case.functions["octet"](), case.functions["stock"]()
+    assert isinstance(ours, torch.Tensor)
+    assert isinstance(theirs, torch.Tensor)
+    assert case.flops == 2 * ROWS * 64 * 48
+    torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=float(theirs.abs().max()) * 2**-8)
+
+
+def test_weights_hold_no_nan() -> None:
+    operands = cases.LinearOperands(shapes.LINEAR["1b/o"])
+    assert not operands.half[0].isnan().any()
