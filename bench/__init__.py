@@ -1,0 +1,1 @@
+"""Benchmarks of Octet as a whole; `octet bench` measures the kernels."""
