@@ -6,10 +6,13 @@ from octet.errors import StartupError
 
 SWITCH = "OCTET_KERNELS"
 
-# What takes vLLM's place where it has a kernel for the device; the first is what Octet cannot do without.
+# Octet's operators; the first is what it cannot do without.
 QUANTIZATION = "per_token_quant_fp8"
 FUSED = ("gemma_rms_norm_quant_fp8", "gelu_tanh_and_mul_quant_fp8", "silu_and_mul_quant_fp8")
 OPERATORS = (QUANTIZATION, "fp8_linear", *FUSED)
+
+# Those that the plugin puts into vLLM.
+_IN_VLLM = (QUANTIZATION, "fp8_linear")
 
 
 def wanted() -> bool:
@@ -52,7 +55,7 @@ def operators(device: str) -> tuple[str, ...]:
 def describe(device: str) -> str:
     """The kernels that take vLLM's place on `device`, as the log names them."""
     name = variant(device)
-    return " ".join(f"{operator}={name}" for operator in operators(device))
+    return " ".join(f"{operator}={name}" for operator in operators(device) if operator in _IN_VLLM)
 
 
 def variant(device: str) -> str:
