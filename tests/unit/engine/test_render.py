@@ -1,8 +1,10 @@
 """Messages and tools in the form that vLLM's renderer takes."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from PIL import Image
 
 from octet.engine.types import (
@@ -18,7 +20,15 @@ from octet.engine.types import (
     ToolChoiceMode,
     ToolResultPart,
 )
-from octet.engine.vllm.render import GEMMA3_TEMPLATE, _variables, to_vllm_messages, to_vllm_tools
+from octet.engine.vllm import render
+from octet.engine.vllm.render import (
+    _NO_TOOLS,
+    GEMMA3_TEMPLATE,
+    PromptRenderer,
+    _variables,
+    to_vllm_messages,
+    to_vllm_tools,
+)
 
 PICTURE = Image.new("RGB", (2, 2))
 
@@ -144,3 +154,33 @@ def test_gemma3_template_gives_pictures_their_place() -> None:
         conversations=[turns], chat_template=GEMMA3_TEMPLATE.read_text(), bos_token=""
     )
     assert text == "<start_of_turn>user\nLook:<start_of_image>What is it?<end_of_turn>\n"
+
+
+WITH_TOOLS = "{{ tools }}{{ messages }}"
+WITHOUT_TOOLS = "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "model_type", "used"),
+    [
+        (WITH_TOOLS, None, "gemma3", None),
+        (WITHOUT_TOOLS, None, "gemma3", GEMMA3_TEMPLATE.read_text()),
+        (WITHOUT_TOOLS, None, "gemma3_text", GEMMA3_TEMPLATE.read_text()),
+        (None, None, "gemma3", GEMMA3_TEMPLATE.read_text()),
+        (WITHOUT_TOOLS, WITH_TOOLS, "gemma3", WITH_TOOLS),
+        (WITHOUT_TOOLS, None, "llama", _NO_TOOLS),
+        (WITH_TOOLS, WITHOUT_TOOLS, "gemma3", _NO_TOOLS),
+    ],
+)
+def test_which_template_a_request_with_tools_gets(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, given: str | None, model_type: str, used: str | None
+) -> None:
+    """None stands for the model's own; what --chat-template gives is used as it is."""
+    monkeypatch.setattr(render, "_is_mistral", lambda _: False)
+    monkeypatch.setattr(PromptRenderer, "_resolve", lambda _, template, tools: template or own)
+    model: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
+    settings: Any = SimpleNamespace(
+        chat_template=given, chat_template_kwargs={}, chat_template_content_format="auto"
+    )
+    vllms: Any = SimpleNamespace(tokenizer=None)
+    assert PromptRenderer(vllms, model, settings)._tool_template == used
