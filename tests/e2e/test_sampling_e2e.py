@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -105,7 +106,9 @@ def weather_tool() -> tool_pb2.Tool:
 REQUESTS = {
     "greedy": ask(logprobs=True, top_logprobs=3, prompt_logprobs=2),
     "seeded": ask("Tell me a story.", temperature=1, seed=11, max_tokens=24, logprobs=True),
-    "several": ask("Say something.", temperature=1, seed=5, n=3, logprobs=True, top_logprobs=1),
+    "several": ask(
+        "Say something.", temperature=1, seed=5, n=3, logprobs=True, top_logprobs=1, prompt_logprobs=0
+    ),
     "stopped": ask("Tell me a story.", max_tokens=40, stop=["."], logprobs=True),
 }
 REQUESTS["called"] = ask("What is the weather in Oslo?", max_tokens=80, logprobs=True)
@@ -125,6 +128,8 @@ async def test_a_stream_adds_up_to_the_whole_answer(chat: Any, name: str) -> Non
         assert left.logprobs
         same_positions(left.logprobs, right.logprobs)
     same_positions(whole.prompt_logprobs[1:], added_up.prompt_logprobs[1:])
+    asked = REQUESTS[name].sampling.HasField("prompt_logprobs")
+    assert len(whole.prompt_logprobs) == whole.usage.prompt_tokens * asked
     tokens = sum(len(candidate.logprobs) for candidate in whole.candidates)
     assert whole.usage.completion_tokens == tokens
 
@@ -314,3 +319,64 @@ async def test_tokens_and_back(engine: VllmEngine, models: Any) -> None:
     assert list((await models.Tokenize(plain)).token_ids) == list(tokens.token_ids)[1:]
     every = model_service_pb2.DetokenizeRequest(token_ids=range(engine.model.vocabulary_size))
     assert (await models.Detokenize(every)).text
+
+
+def formatted(**form: Any) -> pb.ChatRequest:
+    request = ask("Answer.", temperature=1, seed=9, max_tokens=40, logprobs=True)
+    request.output_format.CopyFrom(pb.OutputFormat(**form))
+    return request
+
+
+def schema(**fields: Any) -> Struct:
+    message = Struct()
+    message.update(fields)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ({"regex": r"\d{3}-[x-z]{1,3}-é"}, r"\d{3}-[x-z]{1,3}-é"),
+        ({"grammar": 'root ::= ("yes" | "no") " " [0-9]'}, "(yes|no) [0-9]"),
+        ({"choice": pb.ChoiceFormat(values=["a.c", "[x]"])}, r"a\.c|\[x\]"),
+        ({"json_schema": schema(enum=["x", 7, None])}, '"x"|7|null'),
+        ({"json_schema": schema(type="boolean")}, "true|false"),
+        # Of these xgrammar knows nothing; guidance does.
+        ({"json_schema": schema(type="integer", multipleOf=3, minimum=3, maximum=9)}, "3|6|9"),
+    ],
+)
+async def test_an_answer_has_the_form_that_was_asked_for(
+    chat: Any, form: dict[str, Any], pattern: str
+) -> None:
+    for seed in range(3):
+        request = formatted(**form)
+        request.sampling.seed = seed
+        whole = await first(chat, request)
+        assert whole.finish_reason == pb.FINISH_REASON_STOP
+        assert re.fullmatch(pattern, text(whole))
+        data = b"".join(position.chosen.token_bytes for position in whole.logprobs)
+        assert data.startswith(text(whole).encode())
+
+
+@pytest.mark.parametrize(
+    ("form", "field", "sentence"),
+    [
+        ({"regex": "(unclosed"}, "regex", ""),
+        ({"regex": "a\x00b"}, "regex", "NUL"),
+        ({"grammar": "root ::= missing"}, "grammar", ""),
+        ({"grammar": "no grammar"}, "grammar", ""),
+        ({"json_schema": schema(type="string", format="weird")}, "json_schema", "weird"),
+        ({"json_schema": schema(**{"type": "integer", "not": {"const": 5}})}, "json_schema", "not cannot be"),
+        ({"json_schema": schema(minimum=3)}, "json_schema", "minimum is enforced only"),
+        ({"json_schema": schema(type="array", contains={"const": 1})}, "json_schema", "contains"),
+    ],
+)
+async def test_a_form_that_cannot_be_kept_is_refused(
+    engine: VllmEngine, chat: Any, form: dict[str, Any], field: str, sentence: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await chat.Chat(formatted(**form))
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert f"output_format.{field}: " in str(raised.value.details())
+    assert sentence in str(raised.value.details())
+    assert await engine.num_unfinished() == 0

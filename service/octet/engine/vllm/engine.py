@@ -112,6 +112,7 @@ class VllmEngine:
         finished = False
         usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
         prompt_logprobs: tuple[PositionLogprobs, ...] = ()
+        owes_prompt_logprobs = request.sampling.prompt_logprobs is not None
         try:
             yield PromptAccepted(prompt.tokens, prompt.image_tokens)
             while not finished:
@@ -119,12 +120,13 @@ class VllmEngine:
                 output = queue.get_nowait() or await queue.get()
                 finished = output.finished
                 usage = _add_usage(usage, output, plan.readers)
-                if output.prompt_logprobs and not prompt_logprobs:
-                    # A long prompt has very many.
+                if output.prompt_logprobs and owes_prompt_logprobs:
+                    # Every candidate brings them. A long prompt has very many.
+                    owes_prompt_logprobs = False
                     prompt_logprobs = await asyncio.to_thread(
-                        to_positions, output.prompt_logprobs, self._vocabulary
+                        to_positions, output.prompt_logprobs, self._vocabulary, params.prompt_logprobs or 0
                     )
-                deltas, cut = _read(output, plan.readers, self._vocabulary)
+                deltas, cut = _read(output, plan.readers, self._vocabulary, params.logprobs or 0)
                 if cut:
                     # What the candidates would go on to write is not wanted.
                     await self.llm.abort(compat.candidate_ids(queue.request_id, cut, params.n), internal=True)
@@ -232,7 +234,9 @@ async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     return tuple(f"{name} in {count} layers" for name, count in sorted(layers.items()))
 
 
-def _read(output: Any, readers: list[AnswerReader], vocabulary: Vocabulary) -> tuple[list[Delta], list[int]]:
+def _read(
+    output: Any, readers: list[AnswerReader], vocabulary: Vocabulary, top_logprobs: int
+) -> tuple[list[Delta], list[int]]:
     """What a step's output adds to the answer, and the candidates that end before the model ends them."""
     deltas: list[Delta] = []
     cut: list[int] = []
@@ -243,7 +247,8 @@ def _read(output: Any, readers: list[AnswerReader], vocabulary: Vocabulary) -> t
         if reason == "error":
             raise UnavailableError("the engine could not finish the request; try again")
         if candidate.logprobs:
-            deltas.append(LogprobsDelta(candidate.index, to_positions(candidate.logprobs, vocabulary)))
+            positions = to_positions(candidate.logprobs, vocabulary, top_logprobs)
+            deltas.append(LogprobsDelta(candidate.index, positions))
         deltas += reader.read(
             candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
         )

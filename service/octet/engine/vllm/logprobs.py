@@ -26,22 +26,27 @@ def check_prompt_logprobs(sampling: Sampling, prompt_tokens: int) -> None:
         )
 
 
-def to_positions(logprobs: "FlatLogprobs", vocabulary: Vocabulary) -> tuple[PositionLogprobs, ...]:
-    """Gives each position's log probabilities."""
+def to_positions(logprobs: "FlatLogprobs", vocabulary: Vocabulary, top: int) -> tuple[PositionLogprobs, ...]:
+    """Gives each position's log probabilities; `top` is how many of the best were asked for."""
     return tuple(
-        _position([_token(logprobs, at, vocabulary) for at in range(start, end)])
+        _position([_token(logprobs, at, vocabulary) for at in range(start, end)], top)
         for start, end in zip(logprobs.start_indices, logprobs.end_indices, strict=True)
     )
 
 
-def _position(tokens: list[TokenLogprob]) -> PositionLogprobs:
-    """Of vLLM's list for one position: the token that stands there, then the most probable ones."""
+def _position(tokens: list[TokenLogprob], top: int) -> PositionLogprobs:
+    """Of vLLM's list for one position: the token that stands there, then the most probable ones.
+
+    Where vLLM has merged steps for a slow reader, the token that stands there is not repeated among those.
+    """
     if not tokens:
         return PositionLogprobs(None, ())
-    chosen, *top = tokens
+    chosen, *best = tokens
+    if len(best) < top:
+        return PositionLogprobs(chosen, tuple(sorted(tokens, key=lambda token: token.rank)))
     # Among equally probable tokens vLLM ranks the chosen one last, and the top as they come.
-    ranked = next((token for token in top if token.token_id == chosen.token_id), chosen)
-    return PositionLogprobs(ranked, tuple(top))
+    ranked = next((token for token in best if token.token_id == chosen.token_id), chosen)
+    return PositionLogprobs(ranked, tuple(best))
 
 
 def _token(logprobs: "FlatLogprobs", at: int, vocabulary: Vocabulary) -> TokenLogprob:
