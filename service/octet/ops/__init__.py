@@ -86,6 +86,7 @@ def per_channel_quant_fp8(
     q = torch.empty(w.shape, dtype=dtype, device=w.device)
     scale = w.new_empty((*w.shape[:1], 1))
     torch.ops.octet.per_channel_quant_fp8_out(w, q=q, scale=scale)
+    return q, scale
 
 
 def gemma_rms_norm_quant_fp8(
