@@ -18,7 +18,7 @@ struct Layout {
   explicit Layout(const Fp8Linear& args) {
     const bool direct = args.rows <= kDirectRows;
     const int64_t rows = direct ? args.rows : panel_rows(args);
-    const int64_t k = direct ? round_up(args.in_features, kStep) : panel_block_k(args);
+    const int64_t k = direct ? direct_block_k(args) : panel_block_k(args);
     const int64_t activations = rows * k;
     columns = activations * static_cast<int64_t>(sizeof(uint16_t));
     sums = columns + kBlockCols * kColumnStride * static_cast<int64_t>(sizeof(uint16_t));

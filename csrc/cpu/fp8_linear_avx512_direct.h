@@ -19,8 +19,18 @@ constexpr int64_t kDirectRows = 8;
 // the end of a page; beyond it the address translation alone takes as long as a hundred products.
 constexpr int64_t kPrefetchBytes = 8192;
 
+// Activations of a block of k: what L1 holds beside the weights that stream through it.
+constexpr int64_t kDirectElements = 12 << 10;
+
 // Columns side by side, so that accumulators and expanded weights fit the registers.
 constexpr int direct_cols(int rows) { return rows <= 4 ? 4 : 2; }
+
+// How many k are multiplied at a time. Up to four rows read an activation so seldom, once in four
+// products, that it may come from L2: whole columns, whose sums are made once, are faster.
+inline int64_t direct_block_k(const Fp8Linear& args) {
+  if (args.rows <= 4) return max_of(kStep, round_up(args.in_features, kStep));
+  return equal_block_k(args.in_features, kDirectElements / args.rows);
+}
 
 // The sums of each of four registers.
 OCTET_INLINE __m128 horizontal_sums(const __m512* v) {
@@ -32,10 +42,12 @@ OCTET_INLINE __m128 horizontal_sums(const __m512* v) {
   return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
-// sums[r * C + c] = the dot product of row r of x, [R][padded_k], with the c-th column of codes.
+// sums[r * C + c] = the dot product of row r of x, k codes padded to whole steps, with the c-th
+// column of codes. Fetches the codes `ahead` of those that it reads.
 template <int R, int C>
-OCTET_INLINE void dot_columns(const Bf16Expander& weights, const uint16_t* x, int64_t padded_k,
-                              const uint8_t* codes, int64_t column_stride, int64_t k, float* sums) {
+OCTET_INLINE void dot_columns(const Bf16Expander& weights, const uint16_t* x, const uint8_t* codes,
+                              int64_t column_stride, int64_t k, int64_t ahead, float* sums) {
+  const int64_t padded_k = round_up(k, kStep);
   constexpr int kSums = (R * C + 3) / 4 * 4;
   __m512 acc[kSums];
 #pragma GCC unroll 16
@@ -58,7 +70,7 @@ OCTET_INLINE void dot_columns(const Bf16Expander& weights, const uint16_t* x, in
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) {
       const uint8_t* const at = codes + c * column_stride + i;
-      _mm_prefetch(at + kPrefetchBytes, _MM_HINT_T1);
+      _mm_prefetch(at + ahead, _MM_HINT_T1);
       weights.expand(at, w[c]);
     }
     accumulate(i, w);
@@ -72,51 +84,63 @@ OCTET_INLINE void dot_columns(const Bf16Expander& weights, const uint16_t* x, in
   for (int s = 0; s < kSums; s += 4) _mm_storeu_ps(sums + s, horizontal_sums(acc + s));
 }
 
-// The columns of `tile` in as many streams as there are columns side by side: stream s starts at
-// its s-th part and goes on from one column to the next in memory, for a few long streams are read
+// Sets sums, [R][sums_stride], to the products of x with `k` codes of `cols` columns, or adds them.
+//
+// The columns are read in as many streams as there are columns side by side: stream s starts at its
+// s-th part and goes on from one column to the next in memory, for a few long streams are read
 // faster than many short ones.
 template <int R>
-inline void direct_sums(const Fp8Linear& args, const Fp8LinearTile& tile, const uint16_t* x,
-                        int64_t padded_k, float* sums, int64_t sums_stride) {
+inline void direct_sums(const Bf16Expander& weights, const uint16_t* x, const uint8_t* codes,
+                        int64_t column_stride, int64_t cols, int64_t k, bool accumulate,
+                        float* sums, int64_t sums_stride) {
   constexpr int kCols = direct_cols(R);
-  const Bf16Expander weights(args.w_format);
-  const int64_t k = args.in_features;
-  const int64_t cols = tile.col_end - tile.col_begin;
   const int64_t stream = cols / kCols;
-  const uint8_t* const codes = args.w + tile.col_begin * k;
-  float of_tile[kDirectRows * 4];
+  const int64_t ahead = ceil_div(kPrefetchBytes, max_of(k, kStep)) * column_stride;
+  float of_columns[kDirectRows * 4];
+  const auto put = [&](int64_t row, int64_t col, float sum) {
+    float& at = sums[row * sums_stride + col];
+    at = accumulate ? at + sum : sum;
+  };
   for (int64_t col = 0; col < stream; ++col) {
-    dot_columns<R, kCols>(weights, x, padded_k, codes + col * k, stream * k, k, of_tile);
+    dot_columns<R, kCols>(weights, x, codes + col * column_stride, stream * column_stride, k, ahead,
+                          of_columns);
     for (int r = 0; r < R; ++r) {
-      for (int c = 0; c < kCols; ++c) {
-        sums[r * sums_stride + c * stream + col] = of_tile[r * kCols + c];
-      }
+      for (int c = 0; c < kCols; ++c) put(r, c * stream + col, of_columns[r * kCols + c]);
     }
   }
   for (int64_t col = stream * kCols; col < cols; ++col) {
-    dot_columns<R, 1>(weights, x, padded_k, codes + col * k, 0, k, of_tile);
-    for (int r = 0; r < R; ++r) sums[r * sums_stride + col] = of_tile[r];
+    dot_columns<R, 1>(weights, x, codes + col * column_stride, 0, k, ahead, of_columns);
+    for (int r = 0; r < R; ++r) put(r, col, of_columns[r]);
   }
 }
 
+// x: room for the activations of a block of k. sums: for those of a tile, its columns rounded up.
 inline void linear_direct(const Fp8Linear& args, const Fp8LinearTile& tile, uint16_t* x,
                           float* sums) {
   const int64_t rows = tile.row_end - tile.row_begin;
   const int64_t cols = tile.col_end - tile.col_begin;
-  const int64_t padded_k = round_up(args.in_features, kStep);
+  const int64_t sums_stride = round_up(cols, 16);
   const Bf16Expander activations(args.x_format);
-  for (int64_t r = 0; r < rows; ++r) {
-    activations.expand_row(args.x + (tile.row_begin + r) * args.x_stride, args.in_features,
-                           x + r * padded_k);
+  const Bf16Expander weights(args.w_format);
+
+  // With no k at all, one empty block sets the sums to zero.
+  const int64_t block_k = direct_block_k(args);
+  for (int64_t begin = 0; begin == 0 || begin < args.in_features; begin += block_k) {
+    const int64_t k = min_of(block_k, args.in_features - begin);
+    for (int64_t r = 0; r < rows; ++r) {
+      activations.expand_row(args.x + (tile.row_begin + r) * args.x_stride + begin, k,
+                             x + r * round_up(k, kStep));
+    }
+    const uint8_t* const codes = args.w + tile.col_begin * args.in_features + begin;
+    with_count<kDirectRows>(rows, [&](auto count) {
+      direct_sums<decltype(count)::value>(weights, x, codes, args.in_features, cols, k, begin > 0,
+                                          sums, sums_stride);
+    });
   }
-  const int64_t stride = round_up(cols, 16);
-  with_count<kDirectRows>(rows, [&](auto count) {
-    direct_sums<decltype(count)::value>(args, tile, x, padded_k, sums, stride);
-  });
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; c += 16) {
       store_outputs(args, tile.row_begin + r, tile.col_begin + c, min_of(16, cols - c),
-                    _mm512_load_ps(sums + r * stride + c));
+                    _mm512_load_ps(sums + r * sums_stride + c));
     }
   }
 }

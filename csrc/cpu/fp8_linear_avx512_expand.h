@@ -14,6 +14,14 @@ namespace {
 // Codes that are expanded at a time.
 constexpr int64_t kStep = 64;
 
+// How many whole steps of k, in codes, are multiplied at a time: `k` in equal blocks of at most
+// `most`, but of a step at least.
+constexpr int64_t equal_block_k(int64_t k, int64_t most) {
+  const int64_t steps = max_of(1, ceil_div(k, kStep));
+  const int64_t blocks = ceil_div(steps, max_of(1, most / kStep));
+  return ceil_div(steps, blocks) * kStep;
+}
+
 struct Bf16Table {
   alignas(64) uint8_t low[128];
   alignas(64) uint8_t high[128];

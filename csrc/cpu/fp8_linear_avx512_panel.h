@@ -128,9 +128,7 @@ inline int64_t panel_rows(const Fp8Linear& args) {
 // How many k are packed and expanded at a time: the fewer rows, the longer the stretches of weights
 // that are read.
 inline int64_t panel_block_k(const Fp8Linear& args) {
-  const int64_t most = min_of(kMaxBlockK, kPanelElements / panel_rows(args) / kStep * kStep);
-  const int64_t blocks = max_of(1, ceil_div(args.in_features, most));
-  return max_of(kStep, round_up(ceil_div(args.in_features, blocks), kStep));
+  return equal_block_k(args.in_features, min_of(kMaxBlockK, kPanelElements / panel_rows(args)));
 }
 
 struct PanelScratch {

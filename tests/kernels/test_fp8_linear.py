@@ -109,11 +109,7 @@ def test_empty_inner_dimension_leaves_the_bias(rows: int) -> None:
     assert torch.equal(ops.fp8_linear(*operands, bias, torch.float32), bias.expand(rows, 5))
 
 
-@pairs
-@pytest.mark.parametrize(("rows", "k", "n"), [(1, 3840, 50), (8, 777, 30), (37, 2100, 21), (150, 1100, 50)])
-def test_small_integers_multiply_exactly(
-    x_format: torch.dtype, w_format: torch.dtype, rows: int, k: int, n: int
-) -> None:
+def check_small_integers(rows: int, k: int, n: int, x_format: torch.dtype, w_format: torch.dtype) -> None:
     # All sums stay below 2^24, so any order of f32 additions is exact: one operand dropped, doubled
     # or paired with the wrong partner shows.
     generator = torch.Generator().manual_seed(k)
@@ -128,6 +124,23 @@ def test_small_integers_multiply_exactly(
         torch.float32,
     )
     assert torch.equal(out, x @ w.t())
+
+
+@pairs
+@pytest.mark.parametrize(("rows", "k", "n"), [(1, 3840, 50), (8, 777, 30), (37, 2100, 21), (150, 1100, 50)])
+def test_small_integers_multiply_exactly(
+    x_format: torch.dtype, w_format: torch.dtype, rows: int, k: int, n: int
+) -> None:
+    check_small_integers(rows, k, n, x_format, w_format)
+
+
+@pytest.mark.parametrize("rows", [4, 5, 6, 7, 8])
+def test_inner_blocks_of_a_few_rows(rows: int) -> None:
+    # 5 to 8 bf16 rows are multiplied in equal blocks of as many whole steps of 64 k as 24 KiB hold.
+    most = 12 * 1024 // rows // 64 * 64
+    for k in (most - 1, most, most + 1, 2 * most, 2 * most + 1, 3 * most - 65, 15360):
+        check_small_integers(rows, k, 19, torch.float8_e4m3fn, torch.float8_e5m2)
+    check(*random_operands(rows, 3 * most + 7, 11, torch.float8_e4m3fn, torch.float8_e4m3fn))
 
 
 @pairs
