@@ -28,32 +28,56 @@ def vllm_config() -> Iterator[None]:
 @pytest.fixture
 def clean_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's registries as they are without Octet; whatever a test puts into them is taken out again."""
-    registry = compat.out_of_tree_ops()
-    stock = [k for k in compat.cpu_fp8_linear_kernels() if k.__module__.startswith("vllm.")]
-    monkeypatch.delitem(registry, "QuantFP8", raising=False)
     from vllm.model_executor.kernels import linear
+    from vllm.model_executor.layers.fusion import fused_act_quant
+    from vllm.model_executor.models import gemma3
     from vllm.platforms import PlatformEnum
 
-    monkeypatch.setitem(linear._POSSIBLE_FP8_KERNELS, PlatformEnum.CPU, list(stock))
-    return SimpleNamespace(registry=registry, stock=stock)
+    registry = compat.out_of_tree_ops()
+    monkeypatch.delitem(registry, "QuantFP8", raising=False)
+    stock = {}
+    for device in ("cpu", "cuda"):
+        stock[device] = [k for k in compat.fp8_linear_kernels(device) if k.__module__.startswith("vllm.")]
+        platform = PlatformEnum[device.upper()]
+        monkeypatch.setitem(linear._POSSIBLE_FP8_KERNELS, platform, list(stock[device]))
+    for table in ("_FUSED_ACT_QUANT", "_FUSED_ACT_QUANT_SUPPORT"):
+        theirs = {
+            key: row
+            for key, row in getattr(fused_act_quant, table).items()
+            if key[1] not in _per_token_keys()
+        }
+        monkeypatch.setattr(fused_act_quant, table, theirs)
+    layer = next(c for c in gemma3.Gemma3DecoderLayer.__mro__ if c.__module__.startswith("vllm."))
+    monkeypatch.setattr(gemma3, "Gemma3DecoderLayer", layer)
+    return SimpleNamespace(registry=registry, stock=stock["cpu"], gemma3=gemma3, layer=layer)
+
+
+def _per_token_keys() -> list[Any]:
+    from vllm.model_executor.layers.quantization.utils.quant_utils import QuantKey, kDynamicTokenScale
+
+    return [QuantKey(dtype, kDynamicTokenScale) for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)]
 
 
 def test_registering_again_changes_nothing(clean_vllm: Any) -> None:
+    from octet.engine.vllm.fused import FusedGemma3DecoderLayer
     from octet.engine.vllm.linear import OctetFP8LinearKernel
     from octet.engine.vllm.quant import OctetQuantFP8
 
     for _ in range(3):
         register()
     assert clean_vllm.registry["QuantFP8"] is OctetQuantFP8
-    assert list(compat.cpu_fp8_linear_kernels()) == [OctetFP8LinearKernel, *clean_vllm.stock]
+    assert list(compat.fp8_linear_kernels("cpu")) == [OctetFP8LinearKernel, *clean_vllm.stock]
     assert OctetQuantFP8.name == "quant_fp8"
+    assert clean_vllm.gemma3.Gemma3DecoderLayer is FusedGemma3DecoderLayer
 
 
 def test_the_switch_leaves_vllm_as_it_is(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCTET_KERNELS", "off")
     register()
     assert "QuantFP8" not in clean_vllm.registry
-    assert list(compat.cpu_fp8_linear_kernels()) == clean_vllm.stock
+    assert list(compat.fp8_linear_kernels("cpu")) == clean_vllm.stock
+    assert clean_vllm.gemma3.Gemma3DecoderLayer is clean_vllm.layer
+    assert not any(key in _per_token_keys() for _, key in compat.fused_activations()[0])
 
 
 def test_compiled_models_are_cached_apart(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +110,7 @@ def test_an_extension_that_does_not_load_leaves_vllm_as_it_is(
     assert kernels.unavailable_reason("cpu") is not None
     register()
     assert "QuantFP8" not in clean_vllm.registry
-    assert list(compat.cpu_fp8_linear_kernels()) == clean_vllm.stock
+    assert list(compat.fp8_linear_kernels("cpu")) == clean_vllm.stock
     (warning,) = warnings
     assert "octet kernels off: the compiled extension cannot be loaded" in warning
 

@@ -63,13 +63,30 @@ def engine_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def cpu_fp8_linear_kernels() -> MutableSequence[type[Any]]:
-    """vLLM's own list of FP8 linear kernels for CPUs, in the order in which it tries them."""
+def fp8_linear_kernels(device: str) -> MutableSequence[type[Any]]:
+    """vLLM's own list of FP8 linear kernels for "cpu" or "cuda", in the order in which it tries them."""
     from vllm.model_executor.kernels.linear import _POSSIBLE_FP8_KERNELS
     from vllm.platforms import PlatformEnum
 
-    kernels: MutableSequence[type[Any]] = _POSSIBLE_FP8_KERNELS[PlatformEnum.CPU]
+    kernels: MutableSequence[type[Any]] = _POSSIBLE_FP8_KERNELS[PlatformEnum[device.upper()]]
     return kernels
+
+
+def fused_activations() -> tuple[dict[Any, Callable[..., Any]], dict[Any, Callable[..., bool]]]:
+    """vLLM's tables of activations fused with quantization.
+
+    By activation class and consumer's input_quant_key: what produces, and where it may.
+    """
+    from vllm.model_executor.layers.fusion import fused_act_quant
+
+    return fused_act_quant._FUSED_ACT_QUANT, fused_act_quant._FUSED_ACT_QUANT_SUPPORT
+
+
+def replace_gemma3_decoder_layer(layer: type[Any]) -> None:
+    """Makes vLLM build Gemma 3 out of `layer`, a subclass of its own decoder layer."""
+    from vllm.model_executor.models import gemma3
+
+    gemma3.Gemma3DecoderLayer = layer
 
 
 def stock_per_token_quant(rows: int, width: int) -> Callable[[], Any]:

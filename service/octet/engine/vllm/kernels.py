@@ -6,13 +6,10 @@ from octet.errors import StartupError
 
 SWITCH = "OCTET_KERNELS"
 
-# Octet's operators; the first is what it cannot do without.
+# What takes vLLM's place where it has a kernel for the device; the first is what Octet cannot do without.
 QUANTIZATION = "per_token_quant_fp8"
 FUSED = ("gemma_rms_norm_quant_fp8", "gelu_tanh_and_mul_quant_fp8", "silu_and_mul_quant_fp8")
 OPERATORS = (QUANTIZATION, "fp8_linear", *FUSED)
-
-# Those that the plugin puts into vLLM.
-_IN_VLLM = (QUANTIZATION, "fp8_linear")
 
 
 def wanted() -> bool:
@@ -55,7 +52,7 @@ def operators(device: str) -> tuple[str, ...]:
 def describe(device: str) -> str:
     """The kernels that take vLLM's place on `device`, as the log names them."""
     name = variant(device)
-    return " ".join(f"{operator}={name}" for operator in operators(device) if operator in _IN_VLLM)
+    return " ".join(f"{operator}={name}" for operator in operators(device))
 
 
 def variant(device: str) -> str:

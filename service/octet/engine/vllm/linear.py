@@ -1,6 +1,7 @@
-"""An FP8 linear kernel for vLLM on CPUs. Importing this module imports vLLM."""
+"""FP8 linear kernels for vLLM: Octet's own on CPUs, one for CUDA. Importing this module imports vLLM."""
 
 import torch
+from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
 from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import (
     FP8ScaledMMLinearKernel,
     FP8ScaledMMLinearLayerConfig,
@@ -8,10 +9,13 @@ from vllm.model_executor.kernels.linear.scaled_mm.ScaledMMLinearKernel import (
 from vllm.model_executor.layers.quantization.utils.quant_utils import (
     QuantKey,
     kDynamicTokenScale,
+    kFp8DynamicTokenSym,
     kStaticChannelScale,
 )
 from vllm.model_executor.utils import replace_parameter
 from vllm.platforms import current_platform
+
+from octet.engine.vllm import compat
 
 _OUT_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 _FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -80,3 +84,31 @@ class OctetFP8LinearKernel(FP8ScaledMMLinearKernel):  # type: ignore[misc]
         """A [T, K] and B [K, N] are codes, As [T, 1] and Bs [N, 1] f32; the result is [T, N] as asked for."""
         out: torch.Tensor = torch.ops.octet.fp8_linear(A, As, B.t(), Bs, bias, out_dtype)
         return out.view(*output_shape)
+
+
+class PrequantizedCutlassKernel(CutlassFP8ScaledMMLinearKernel):  # type: ignore[misc]
+    """vLLM's CUTLASS kernel, which also takes what a fused producer has quantized per token.
+
+    vLLM says of its own that it takes static activations only; its product with per-token scales is the same
+    whoever quantizes.
+    """
+
+    def input_quant_key(self) -> QuantKey | None:
+        """What a fused producer may hand over already quantized."""
+        if self.config.activation_quant_key == kFp8DynamicTokenSym:
+            return kFp8DynamicTokenSym
+        return super().input_quant_key()
+
+
+def register() -> None:
+    """Makes vLLM try Octet's kernel first on CPUs."""
+    compat.fp8_linear_kernels("cpu").insert(0, OctetFP8LinearKernel)
+
+
+def register_prequantized_input() -> None:
+    """Makes vLLM prefer the CUTLASS kernel that takes codes to the one that does not, on CUDA.
+
+    The other stays in the list: whoever names it by --linear-backend gets it.
+    """
+    kernels = compat.fp8_linear_kernels("cuda")
+    kernels.insert(kernels.index(CutlassFP8ScaledMMLinearKernel), PrequantizedCutlassKernel)

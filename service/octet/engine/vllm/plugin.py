@@ -38,7 +38,7 @@ def register() -> None:
             logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason, scope="global")
         else:
             active = f"{octet.__version__} {kernels.variant(device)}"
-            _register_kernels()
+            _register_kernels(device)
     compat.set_compile_factor(kernels.SWITCH, active)
 
 
@@ -56,17 +56,21 @@ def _register_quantization() -> None:
     octet_fp8.register()
 
 
-def _register_kernels() -> None:
+def _register_kernels(device: str) -> None:
     registry = compat.out_of_tree_ops()
     if "QuantFP8" in registry:
         return
     from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
 
-    from octet.engine.vllm.linear import OctetFP8LinearKernel
+    from octet.engine.vllm import fused, linear
     from octet.engine.vllm.quant import OctetQuantFP8
 
     name = QuantFP8.name
     QuantFP8.register_oot(OctetQuantFP8, name="QuantFP8")
     # register_oot renames the class; what users switch with --compilation-config custom_ops keeps its name.
     OctetQuantFP8.name = name
-    compat.cpu_fp8_linear_kernels().insert(0, OctetFP8LinearKernel)
+    available = kernels.operators(device)
+    if "fp8_linear" in available:
+        linear.register()
+    if set(kernels.FUSED) <= set(available):
+        fused.register(device)

@@ -3,7 +3,9 @@
 from collections import Counter
 from typing import Any
 
-_CLASS_NAMES = {"OctetQuantFP8": "per_token_quant_fp8", "OctetFP8LinearKernel": "fp8_linear"}
+from octet.engine.vllm import kernels
+
+_CLASS_NAMES = ("OctetQuantFP8", "OctetFP8LinearKernel")
 
 
 class WorkerExtension:
@@ -20,13 +22,22 @@ class WorkerExtension:
         from vllm.platforms import current_platform
 
         device = current_platform.device_type
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        fused = _fused_producers(model)
         counts: Counter[str] = Counter()
-        for kernel in _linear_kernels(self.model_runner.get_model()):  # type: ignore[attr-defined]
+        for layer, kernel in _linear_kernels(model):
             counts[f"fp8_linear={_implementation(kernel, device)}"] += 1
             quant = getattr(kernel, "quant_fp8", None)
-            if quant is not None and not quant.static:
+            if layer in fused:
+                counts[f"{fused[layer]}={kernels.variant(device)}"] += 1
+            elif quant is not None and not quant.static:
                 counts[f"per_token_quant_fp8={_implementation(quant, device)}"] += 1
         return dict(counts)
+
+    def octet_use_fused(self, wanted: bool) -> None:
+        """Puts the model's fused producers into use or out of it, to compare the two; for eager mode."""
+        for layer in _fused_layers(self.model_runner.get_model()):  # type: ignore[attr-defined]
+            layer.consumer.requires_unquantized_input = not wanted
 
     def octet_start_trace(self) -> None:
         """Begins to record which operators run in this worker."""
@@ -42,23 +53,31 @@ class WorkerExtension:
         return {event.key: event.count for event in trace.key_averages()}
 
 
-def _linear_kernels(model: Any) -> list[Any]:
-    """The FP8 linear kernel objects of a model's layers, wherever the quantization method keeps them."""
+def _linear_kernels(model: Any) -> list[tuple[Any, Any]]:
+    """A model's FP8 linear layers and their kernel objects, wherever the quantization method keeps these."""
     found = []
     for module in model.modules():
         for holder in (getattr(module, "scheme", None), getattr(module, "quant_method", None)):
             kernel = getattr(holder, "fp8_linear", None)
             if kernel is not None:
-                found.append(kernel)
+                found.append((module, kernel))
                 break
     return found
+
+
+def _fused_producers(model: Any) -> dict[Any, str]:
+    """The linear layers whose input arrives quantized, with the operator that does it."""
+    return {layer.consumer: layer.operator for layer in _fused_layers(model) if layer.operator}
+
+
+def _fused_layers(model: Any) -> list[Any]:
+    from octet.engine.vllm.fused import QuantizingActivation, QuantizingGemmaRMSNorm
+
+    producers = (QuantizingGemmaRMSNorm, QuantizingActivation)
+    return [module for module in model.modules() if isinstance(module, producers)]
 
 
 def _implementation(part: Any, device: str) -> str:
     """How a report names the class of a linear kernel or of a quantization operator."""
     name = type(part).__name__
-    if name not in _CLASS_NAMES:
-        return name
-    from octet.engine.vllm import kernels
-
-    return kernels.variant(device)
+    return kernels.variant(device) if name in _CLASS_NAMES else name
