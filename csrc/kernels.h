@@ -50,8 +50,8 @@ using PerChannelQuantKernel = void (*)(const PerChannelQuant& args, int64_t begi
 //   y = x * (1 / sqrt(mean(x^2) + eps)) * (1 + weight)
 //
 // computed in f32, rounded to x's dtype, and quantized with its own scale. Where there is a
-// residual, it is first replaced by residual + x, rounded to x's dtype, which then takes x's place.
-// Everything but eps, codes and scales has x's dtype.
+// residual, the sum x + residual takes x's place in f32, not rounded, and replaces the residual,
+// rounded to x's dtype. Everything but eps, codes and scales has x's dtype.
 struct GemmaRmsNormQuant {
   const void* x;
   Dtype x_dtype;

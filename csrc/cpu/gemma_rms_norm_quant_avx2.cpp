@@ -17,56 +17,59 @@ inline float inverse_rms(const __m256 (&sums)[4], int64_t hidden, float eps) {
   return 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(mean));
 }
 
-template <class Element>
-float inverse_rms(const typename Element::Storage* x, int64_t hidden, float eps) {
-  __m256 sums[4];
-  for (__m256& sum : sums) sum = _mm256_setzero_ps();
-  for_each_lanes(hidden, [&](int64_t i, auto lanes, int part) {
-    const __m256 value = load_lanes<Element>(x + i, lanes);
-    sums[part] = _mm256_fmadd_ps(value, value, sums[part]);
-  });
-  return inverse_rms(sums, hidden, eps);
+// What is normalized: x or, where there is a residual, their sum in f32.
+template <class Element, bool kHasResidual, class Lanes>
+__m256 load_input(const typename Element::Storage* x, const typename Element::Storage* residual,
+                  int64_t i, Lanes lanes) {
+  const __m256 value = load_lanes<Element>(x + i, lanes);
+  if constexpr (!kHasResidual) return value;
+  return _mm256_add_ps(value, load_lanes<Element>(residual + i, lanes));
 }
 
-// Adds x to the residual, rounding each sum once, and continues with the sums.
-template <class Element>
-float add_and_inverse_rms(const typename Element::Storage* x, int64_t hidden, float eps,
-                          typename Element::Storage* residual) {
+// Writes the normed row to y, and the sum, rounded, to the residual. Each pass adds x and the
+// residual anew, for only the rounded sum has a place to be kept.
+template <class Element, bool kHasResidual>
+void normalize_row(const typename Element::Storage* x, typename Element::Storage* residual,
+                   const GemmaRmsNormQuant& args, typename Element::Storage* y) {
   __m256 sums[4];
   for (__m256& sum : sums) sum = _mm256_setzero_ps();
-  for_each_lanes(hidden, [&](int64_t i, auto lanes, int part) {
-    const __m256 value = Element::round(
-        _mm256_add_ps(load_lanes<Element>(x + i, lanes), load_lanes<Element>(residual + i, lanes)));
-    store_lanes<Element>(residual + i, value, lanes);
+  for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int part) {
+    const __m256 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
     sums[part] = _mm256_fmadd_ps(value, value, sums[part]);
   });
-  return inverse_rms(sums, hidden, eps);
+  const __m256 factors = _mm256_set1_ps(inverse_rms(sums, args.hidden, args.eps));
+  const __m256 one = _mm256_set1_ps(1.0f);
+  const auto* weight = static_cast<const typename Element::Storage*>(args.weight);
+  for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int) {
+    const __m256 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
+    if constexpr (kHasResidual) store_lanes<Element>(residual + i, value, lanes);
+    const __m256 gain = _mm256_add_ps(one, load_lanes<Element>(weight + i, lanes));
+    store_lanes<Element>(y + i, _mm256_mul_ps(_mm256_mul_ps(value, factors), gain), lanes);
+  });
+}
+
+template <class Element, bool kHasResidual>
+void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
+  using Storage = typename Element::Storage;
+  Storage* y = static_cast<Storage*>(scratch);
+  for (int64_t row = begin; row < end; ++row) {
+    const Storage* x = static_cast<const Storage*>(args.x) + row * args.x_stride;
+    Storage* residual = nullptr;
+    if constexpr (kHasResidual) {
+      residual = static_cast<Storage*>(args.residual) + row * args.residual_stride;
+    }
+    normalize_row<Element, kHasResidual>(x, residual, args, y);
+    args.scale[row] =
+        quantize_row<Element>(y, args.hidden, nullptr, args.format, args.q + row * args.q_stride);
+  }
 }
 
 template <class Element>
 void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
-  using Storage = typename Element::Storage;
-  const Storage* weight = static_cast<const Storage*>(args.weight);
-  Storage* y = static_cast<Storage*>(scratch);
-  const __m256 one = _mm256_set1_ps(1.0f);
-  for (int64_t row = begin; row < end; ++row) {
-    const Storage* x = static_cast<const Storage*>(args.x) + row * args.x_stride;
-    float factor;
-    if (args.residual == nullptr) {
-      factor = inverse_rms<Element>(x, args.hidden, args.eps);
-    } else {
-      Storage* residual = static_cast<Storage*>(args.residual) + row * args.residual_stride;
-      factor = add_and_inverse_rms<Element>(x, args.hidden, args.eps, residual);
-      x = residual;
-    }
-    const __m256 factors = _mm256_set1_ps(factor);
-    for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int) {
-      const __m256 normalized = _mm256_mul_ps(load_lanes<Element>(x + i, lanes), factors);
-      const __m256 gain = _mm256_add_ps(one, load_lanes<Element>(weight + i, lanes));
-      store_lanes<Element>(y + i, _mm256_mul_ps(normalized, gain), lanes);
-    });
-    args.scale[row] =
-        quantize_row<Element>(y, args.hidden, nullptr, args.format, args.q + row * args.q_stride);
+  if (args.residual == nullptr) {
+    normalize_rows<Element, false>(args, begin, end, scratch);
+  } else {
+    normalize_rows<Element, true>(args, begin, end, scratch);
   }
 }
 

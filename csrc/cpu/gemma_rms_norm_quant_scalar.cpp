@@ -7,20 +7,29 @@
 namespace octet {
 namespace {
 
-// Adds `x` to `residual`, rounding each sum once.
+// A row of what is normalized: x or, where there is a residual, their sum in f32.
 template <class Element>
-void add_row(const typename Element::Storage* x, int64_t hidden,
-             typename Element::Storage* residual) {
-  for (int64_t i = 0; i < hidden; ++i) {
-    residual[i] = Element::from_f32(Element::to_f32(x[i]) + Element::to_f32(residual[i]));
+class Input {
+ public:
+  using Storage = typename Element::Storage;
+
+  Input(const Storage* x, const Storage* residual) : x_(x), residual_(residual) {}
+
+  float operator[](int64_t i) const {
+    const float value = Element::to_f32(x_[i]);
+    return residual_ == nullptr ? value : value + Element::to_f32(residual_[i]);
   }
-}
+
+ private:
+  const Storage* x_;
+  const Storage* residual_;
+};
 
 template <class Element>
-float inverse_rms(const typename Element::Storage* x, int64_t hidden, float eps) {
+float inverse_rms(const Input<Element>& input, int64_t hidden, float eps) {
   double sum = 0.0;
   for (int64_t i = 0; i < hidden; ++i) {
-    const double value = Element::to_f32(x[i]);
+    const double value = input[i];
     sum += value * value;
   }
   const float mean = static_cast<float>(sum / static_cast<double>(hidden));
@@ -33,16 +42,15 @@ void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, v
   const Storage* weight = static_cast<const Storage*>(args.weight);
   Storage* y = static_cast<Storage*>(scratch);
   for (int64_t row = begin; row < end; ++row) {
-    const Storage* x = static_cast<const Storage*>(args.x) + row * args.x_stride;
-    if (args.residual != nullptr) {
-      Storage* residual = static_cast<Storage*>(args.residual) + row * args.residual_stride;
-      add_row<Element>(x, args.hidden, residual);
-      x = residual;
-    }
-    const float factor = inverse_rms<Element>(x, args.hidden, args.eps);
+    Storage* residual = args.residual == nullptr
+                            ? nullptr
+                            : static_cast<Storage*>(args.residual) + row * args.residual_stride;
+    const Input<Element> input(static_cast<const Storage*>(args.x) + row * args.x_stride, residual);
+    const float factor = inverse_rms(input, args.hidden, args.eps);
     for (int64_t i = 0; i < args.hidden; ++i) {
-      const float normalized = Element::to_f32(x[i]) * factor;
-      y[i] = Element::from_f32(normalized * (1.0f + Element::to_f32(weight[i])));
+      const float value = input[i];
+      if (residual != nullptr) residual[i] = Element::from_f32(value);
+      y[i] = Element::from_f32(value * factor * (1.0f + Element::to_f32(weight[i])));
     }
     args.scale[row] =
         quantize_row<Element>(y, args.hidden, nullptr, args.format, args.q + row * args.q_stride);

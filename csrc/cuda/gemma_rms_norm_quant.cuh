@@ -1,5 +1,5 @@
-// gemma_rms_norm_quant: rows normalized by their root mean square and scaled by 1 + weight, after a
-// residual, where there is one, was added in place.
+// gemma_rms_norm_quant: rows, or their sums with a residual, normalized by their root mean square
+// and scaled by 1 + weight. The sums, rounded, become the new residual.
 #pragma once
 
 #include "cuda/quantize_rows.cuh"
@@ -12,6 +12,7 @@ class GemmaRmsNormRow {
  public:
   using Args = GemmaRmsNormQuant;
   using Values = Chunk<Element>;
+  using Inputs = Chunk<Float32>;
   static constexpr bool kNormalizes = true;
 
   __device__ GemmaRmsNormRow(const Args& args, int64_t row)
@@ -26,31 +27,28 @@ class GemmaRmsNormRow {
 
   __device__ const RowOutput& output() const { return out_; }
 
-  // What is normalized: x, or x + residual, which is also stored as the new residual.
-  __device__ Values read(int64_t at) const {
-    Values chunk;
-    chunk.load(x_, at);
+  // What is normalized: x or, where there is a residual, their sum in f32.
+  __device__ Inputs read(int64_t at) const {
+    Inputs inputs = widen(x_, at);
     if (residual_.elements != nullptr) {
-      Values residual;
-      residual.load({residual_.elements, residual_.length}, at);
+      const Inputs residual = widen({residual_.elements, residual_.length}, at);
 #pragma unroll
-      for (int i = 0; i < Values::kPairs; ++i) {
-        const float2 x = chunk.pair(i);
+      for (int i = 0; i < Inputs::kPairs; ++i) {
+        const float2 x = inputs.pair(i);
         const float2 r = residual.pair(i);
-        chunk.set_pair(i, {x.x + r.x, x.y + r.y});
+        inputs.set_pair(i, {x.x + r.x, x.y + r.y});
       }
-      chunk.store(residual_, at);
     }
-    return chunk;
+    return inputs;
   }
 
-  __device__ Values read_again(int64_t at) const {
-    Values chunk;
-    chunk.load(residual_.elements == nullptr
-                   ? x_
-                   : RowPointer<const Storage>(residual_.elements, residual_.length),
-               at);
-    return chunk;
+  // Stores the sums as the new residual.
+  __device__ void write_back(const Inputs& inputs, int64_t at) const {
+    if (residual_.elements == nullptr) return;
+    Values rounded;
+#pragma unroll
+    for (int i = 0; i < Values::kPairs; ++i) rounded.set_pair(i, inputs.pair(i));
+    rounded.store(residual_, at);
   }
 
   __device__ void set_sum_of_squares(float sum) {
@@ -58,20 +56,30 @@ class GemmaRmsNormRow {
     inverse_rms_ = divide(1.0f, sqrtf(mean + eps_));
   }
 
-  __device__ Values normalize(Values chunk, int64_t at) const {
-    Values weight;
+  __device__ Values normalize(const Inputs& inputs, int64_t at) const {
+    Values weight, normalized;
     weight.load(weight_, at);
 #pragma unroll
     for (int i = 0; i < Values::kPairs; ++i) {
-      const float2 x = chunk.pair(i);
+      const float2 x = inputs.pair(i);
       const float2 w = weight.pair(i);
-      chunk.set_pair(i, {x.x * inverse_rms_ * (1.0f + w.x), x.y * inverse_rms_ * (1.0f + w.y)});
+      normalized.set_pair(i,
+                          {x.x * inverse_rms_ * (1.0f + w.x), x.y * inverse_rms_ * (1.0f + w.y)});
     }
-    return chunk;
+    return normalized;
   }
 
  private:
   using Storage = typename Element::Storage;
+
+  __device__ static Inputs widen(const RowPointer<const Storage>& row, int64_t at) {
+    Values chunk;
+    chunk.load(row, at);
+    Inputs wide;
+#pragma unroll
+    for (int i = 0; i < Values::kPairs; ++i) wide.set_pair(i, chunk.pair(i));
+    return wide;
+  }
 
   RowPointer<const Storage> x_;
   RowPointer<Storage> residual_;

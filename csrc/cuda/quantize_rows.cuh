@@ -7,11 +7,12 @@
 //   read(at)           the values
 //   output()           where the codes and the scale go
 //
-// A source that normalizes the row, `kNormalizes`, has besides:
+// A source that normalizes the row, `kNormalizes`, gives chunks of `Inputs` with read(), and has
+// besides:
 //
 //   set_sum_of_squares(sum)   of what read() gave, before normalize()
-//   normalize(chunk, at)      the values, from what read() gave
-//   read_again(at)            what read() gave, after every read() of this thread
+//   normalize(inputs, at)     the values, from what read() gave
+//   write_back(inputs, at)    stores what read() gave; after the last read() of the chunk
 #pragma once
 
 #include <stdint.h>
@@ -54,16 +55,23 @@ __global__ void __launch_bounds__(Group::kMaxThreads)
   };
 
   typename Source::Values chunks[kChunks];
-#pragma unroll
-  for (int c = 0; c < kChunks; ++c) chunks[c] = source.read(begin_of(c));
-  let_next_kernel_start();
   if constexpr (Source::kNormalizes) {
+    typename Source::Inputs inputs[kChunks];
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) inputs[c] = source.read(begin_of(c));
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) source.write_back(inputs[c], begin_of(c));
+    let_next_kernel_start();
     float sum = 0;
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) sum = chunks[c].add_squares(sum);
+    for (int c = 0; c < kChunks; ++c) sum = inputs[c].add_squares(sum);
     source.set_sum_of_squares(group.sum(sum));
 #pragma unroll
-    for (int c = 0; c < kChunks; ++c) chunks[c] = source.normalize(chunks[c], begin_of(c));
+    for (int c = 0; c < kChunks; ++c) chunks[c] = source.normalize(inputs[c], begin_of(c));
+  } else {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) chunks[c] = source.read(begin_of(c));
+    let_next_kernel_start();
   }
 
   uint32_t max = 0;
@@ -131,9 +139,11 @@ __global__ void __launch_bounds__(BlockGroup::kMaxThreads)
     }
     source.set_sum_of_squares(group.sum(sum));
   }
-  const auto values = [&](int64_t at) {
+  const auto values = [&](int64_t at, bool last_reading) {
     if constexpr (Source::kNormalizes) {
-      return source.normalize(source.read_again(at), at);
+      const typename Source::Inputs inputs = source.read(at);
+      if (last_reading) source.write_back(inputs, at);
+      return source.normalize(inputs, at);
     } else {
       return source.read(at);
     }
@@ -141,14 +151,14 @@ __global__ void __launch_bounds__(BlockGroup::kMaxThreads)
 
   uint32_t max = 0;
   for (int64_t at = first; at < out.codes.length; at += step) {
-    const typename Source::Values chunk = values(at);
+    const typename Source::Values chunk = values(at, staged);
     max = chunk.max_magnitude(max);
     if (staged) stage.put(at, chunk);
   }
   let_next_kernel_start();
   const RowScale scale = row_scale(group, out, max);
   for (int64_t at = first; at < out.codes.length; at += step) {
-    encode(staged ? stage.get(at) : values(at), scale, out.format).store(out.codes, at);
+    encode(staged ? stage.get(at) : values(at, true), scale, out.format).store(out.codes, at);
   }
 }
 

@@ -51,10 +51,9 @@ def eager_gemma_rms_norm(
     x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Gemma's RMSNorm of x + residual, and that sum, as torch's own operators do it."""
-    total = x + residual
-    values = total.to(torch.float32)
-    values = values * torch.rsqrt(values.pow(2).mean(dim=-1, keepdim=True) + EPS)
-    return (values * (1.0 + weight.to(torch.float32))).to(x.dtype), total
+    total = x.to(torch.float32) + residual.to(torch.float32)
+    values = total * torch.rsqrt(total.pow(2).mean(dim=-1, keepdim=True) + EPS)
+    return (values * (1.0 + weight.to(torch.float32))).to(x.dtype), total.to(x.dtype)
 
 
 def eager_gelu_tanh_and_mul(x: torch.Tensor) -> torch.Tensor:

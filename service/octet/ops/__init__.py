@@ -99,8 +99,9 @@ def gemma_rms_norm_quant_fp8(
     """Gemma's RMS norm of each row, quantized to FP8 as :func:`per_token_quant_fp8` quantizes it.
 
     The row that is quantized is ``x * rsqrt(mean(x^2) + eps) * (1 + weight)``, computed in float32 and
-    rounded to the dtype of ``x``. Where there is a residual, ``residual + x``, rounded to that dtype, first
-    replaces the residual in place and then takes the place of ``x``.
+    rounded to the dtype of ``x``. Where there is a residual, the float32 sum ``x + residual`` takes the place
+    of ``x``, and rounded to that dtype it replaces the residual in place. These are the roundings of vLLM's
+    ``GemmaRMSNorm``.
 
     Args:
         x: ``[tokens, hidden]``, float32, float16 or bfloat16; rows may lie at any stride, the elements

@@ -60,13 +60,15 @@ def gemma_rms_norm_quant_fp8(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm and the quantization of :func:`octet.ops.gemma_rms_norm_quant_fp8`, one after the other.
 
-    Takes and returns the same, and updates the residual in place. The kernels equal it but for the order
-    of a sum: scales within a relative 1e-6, codes within one code.
+    Takes and returns the same, and updates the residual in place. The roundings are those of vLLM 0.32's
+    ``GemmaRMSNorm``: its ``fused_add_rms_norm`` normalizes the float32 sum and rounds what it returns.
+    The kernels equal it but for the order of the sum of squares: scales within a relative 1e-6, codes within
+    one code.
     """
-    if residual is not None:
-        residual.add_(x)
-        x = residual
     values = x.to(torch.float32)
+    if residual is not None:
+        values = values + residual.to(torch.float32)
+        residual.copy_(values)
     normalized = values * torch.rsqrt(values.pow(2).mean(dim=1, keepdim=True) + eps)
     return per_token_quant_fp8((normalized * (1.0 + weight.to(torch.float32))).to(x.dtype), dtype)
 
