@@ -21,7 +21,7 @@ struct Layout {
     const int64_t k = direct ? direct_block_k(args) : panel_block_k(args);
     const int64_t activations = rows * k;
     columns = activations * static_cast<int64_t>(sizeof(uint16_t));
-    sums = columns + kBlockCols * kColumnStride * static_cast<int64_t>(sizeof(uint16_t));
+    sums = columns + 2 * kBlockCols * kColumnStride * static_cast<int64_t>(sizeof(uint16_t));
     const int64_t cols = round_up(min_of(args.out_features, kMaxCols), 2 * kBlockCols);
     end = sums + rows * cols * static_cast<int64_t>(sizeof(float));
   }

@@ -2,8 +2,9 @@
 //
 // For a block of k, the activations of a tile are packed once into panels of up to 64 rows in which
 // a register holds one pair of adjacent k of 16 rows. The weights are expanded a few columns at a
-// time, with k adjacent as they are stored; one vdpbf16ps multiplies a register of the panel with a
-// pair of one column, broadcast. Partial sums stay in scratch from one block of k to the next.
+// time, with k adjacent as they are stored, while the columns before them are multiplied; one
+// vdpbf16ps multiplies a register of the panel with a pair of one column, broadcast. Partial sums
+// stay in scratch from one block of k to the next.
 // (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008.)
 #pragma once
 
@@ -59,12 +60,36 @@ inline void pack_group(const Bf16Expander& activations, const uint8_t* codes, in
   }
 }
 
+// `cols` columns of `count` codes, and where they are expanded to: [column][kColumnStride].
+struct Expansion {
+  const uint8_t* codes;
+  int64_t codes_stride;
+  int64_t count;
+  int64_t cols;
+  uint16_t* out;
+
+  // The columns from `col` on, of which there may be none.
+  Expansion part(int64_t col, int64_t most) const {
+    return Expansion{codes + col * codes_stride, codes_stride, count,
+                     max_of(0, min_of(most, cols - col)), out + col * kColumnStride};
+  }
+
+  // Expands the i-th code and those of its step, and fetches those of the next block of columns.
+  OCTET_INLINE void step(const Bf16Expander& weights, int64_t i) const {
+    for (int64_t c = 0; c < cols; ++c) {
+      const uint8_t* const at = codes + c * codes_stride + i;
+      _mm_prefetch(at + kBlockCols * codes_stride, _MM_HINT_T1);
+      weights.expand_row(at, min_of(kStep, count - i), out + c * kColumnStride + i);
+    }
+  }
+};
+
 // Adds the products of a panel of `Groups` registers a pair and of 24 / Groups columns, over
-// `k` expanded codes, to sums, [column][sums_stride]; or sets them.
-// `upcoming` are the codes of the columns that will be expanded next.
+// `k` expanded codes, to sums, [column][sums_stride]; or sets them. Expands `upcoming` meanwhile,
+// which other ports of the processor do than those that multiply.
 template <int Groups>
 inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, bool accumulate,
-                     const uint8_t* upcoming, int64_t upcoming_stride, float* sums,
+                     const Bf16Expander& weights, const Expansion& upcoming, float* sums,
                      int64_t sums_stride) {
   constexpr int kCols = kBlockCols / Groups;
   __m512 acc[kCols][Groups];
@@ -77,7 +102,7 @@ inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, 
     }
   }
   for (int64_t i = 0; i < k; i += kStep) {
-    for (int c = 0; c < kCols; ++c) _mm_prefetch(upcoming + c * upcoming_stride + i, _MM_HINT_T1);
+    upcoming.step(weights, i);
     for (int64_t pair = 0; pair < kStep / 2; ++pair) {
       __m512i x[Groups];
 #pragma GCC unroll 4
@@ -133,7 +158,7 @@ inline int64_t panel_block_k(const Fp8Linear& args) {
 
 struct PanelScratch {
   uint16_t* panels;   // [groups][block of k][16], a panel after the other
-  uint16_t* columns;  // [kBlockCols][kColumnStride]
+  uint16_t* columns;  // two blocks of [kBlockCols][kColumnStride]: multiplied, and expanded
   float* sums;        // [columns][rows], both rounded up
 };
 
@@ -160,22 +185,27 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
                  args.x_stride, min_of(kGroupRows, rows - row), count, group - first,
                  min_of(kPanelGroups, groups - first), scratch.panels + first * kGroupRows * k);
     }
+    // The columns from `col` on, expanded into the two blocks of scratch by turns.
+    const auto expansion = [&](int64_t col) {
+      const int64_t turn = col / kBlockCols % 2;
+      return Expansion{args.w + (tile.col_begin + col) * args.in_features + begin, args.in_features,
+                       count, min_of(kBlockCols, max_of(0, cols - col)),
+                       scratch.columns + turn * kBlockCols * kColumnStride};
+    };
+    for (int64_t i = 0; i < count; i += kStep) expansion(0).step(weights, i);
     for (int64_t col = 0; col < cols; col += kBlockCols) {
       const int64_t block_cols = min_of(kBlockCols, cols - col);
       float* const sums = scratch.sums + col * sums_stride;
-      const uint8_t* const codes = args.w + (tile.col_begin + col) * args.in_features + begin;
-      for (int64_t c = 0; c < block_cols; ++c) {
-        weights.expand_row(codes + c * args.in_features, count,
-                           scratch.columns + c * kColumnStride);
-      }
-      const uint8_t* const upcoming = codes + kBlockCols * args.in_features;
+      const uint16_t* const columns = expansion(col).out;
+      const Expansion upcoming = expansion(col + kBlockCols);
       for (int64_t group = 0; group < groups; group += kPanelGroups) {
         with_count<kPanelGroups>(min_of(kPanelGroups, groups - group), [&](auto of_panel) {
           constexpr int kGroups = decltype(of_panel)::value;
-          for (int64_t c = 0; c < block_cols; c += kBlockCols / kGroups) {
-            multiply<kGroups>(scratch.panels + group * kGroupRows * k,
-                              scratch.columns + c * kColumnStride, k, begin > 0,
-                              upcoming + c * args.in_features, args.in_features,
+          constexpr int kCols = kBlockCols / kGroups;
+          for (int64_t c = 0; c < block_cols; c += kCols) {
+            // The first panel's products expand for all.
+            multiply<kGroups>(scratch.panels + group * kGroupRows * k, columns + c * kColumnStride,
+                              k, begin > 0, weights, upcoming.part(c, group == 0 ? kCols : 0),
                               sums + c * sums_stride + group * kGroupRows, sums_stride);
           }
         });
