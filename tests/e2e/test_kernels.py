@@ -85,9 +85,8 @@ async def test_every_step_goes_through_them(engine: VllmEngine) -> None:
 async def test_fused_and_unfused_log_probabilities_match(engine: VllmEngine) -> None:
     """The same tokens, scored with the fused kernels and with vLLM's norm and activation before Octet's.
 
-    The fused norm rounds the residual's sum to bf16 before it is normalized, vLLM after: an activation here
-    and there is off by a bf16 rounding (2^-8), which can tip its FP8 code (2^-4). The bounds are those of the
-    comparison with vLLM's own path below.
+    Both round at the same points; one code in a thousand may differ, where the sums of a norm were added in
+    another order (2^-24) and that tips a code (2^-4). The trace shows that they were two paths indeed.
     """
     tokens, question = await _conversation(engine)
     fused = torch.tensor(await _logprobs(engine, tokens))
@@ -100,7 +99,6 @@ async def test_fused_and_unfused_log_probabilities_match(engine: VllmEngine) -> 
         await engine.llm.collective_rpc("octet_use_fused", args=(True,))
     assert not any("norm_quant" in name or "and_mul_quant" in name for name in counts)
     assert counts["octet::per_token_quant_fp8"] == counts["octet::fp8_linear"]
-    assert not torch.equal(fused, unfused), "the two paths round differently somewhere"
     _assert_close(fused, unfused, question)
 
 
