@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/lanes_avx512.h"
+#include "cpu/rows.h"
 #include "kernels.h"
 
 namespace octet {
@@ -41,8 +42,7 @@ struct Silu {
 template <class Activation, class Element>
 void activate_rows(const GatedQuant& args, int64_t begin, int64_t end, void* scratch) {
   using Storage = typename Element::Storage;
-  Storage* y = static_cast<Storage*>(scratch);
-  for (int64_t row = begin; row < end; ++row) {
+  quantize_made_rows<Element>(args, begin, end, scratch, [&](int64_t row, Storage* y) {
     const Storage* gate = static_cast<const Storage*>(args.x) + row * args.x_stride;
     const Storage* up = gate + args.hidden;
     for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int) {
@@ -51,21 +51,14 @@ void activate_rows(const GatedQuant& args, int64_t begin, int64_t end, void* scr
       store_lanes<Element>(y + i, _mm512_mul_ps(activated, load_lanes<Element>(up + i, lanes)),
                            lanes);
     });
-    args.scale[row] =
-        quantize_row<Element>(y, args.hidden, nullptr, args.format, args.q + row * args.q_stride);
-  }
+  });
 }
 
 template <class Activation>
 void activate_rows(const GatedQuant& args, int64_t begin, int64_t end, void* scratch) {
-  switch (args.x_dtype) {
-    case Dtype::kFloat32:
-      return activate_rows<Activation, Float32>(args, begin, end, scratch);
-    case Dtype::kFloat16:
-      return activate_rows<Activation, Float16>(args, begin, end, scratch);
-    case Dtype::kBFloat16:
-      return activate_rows<Activation, BFloat16>(args, begin, end, scratch);
-  }
+  with_element(args.x_dtype, [&]<class Element>() {
+    activate_rows<Activation, Element>(args, begin, end, scratch);
+  });
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 // leaves it in scratch for the two passes of its quantization.
 #include "cpu/kernel_list.h"
 #include "cpu/lanes_avx2.h"
+#include "cpu/rows.h"
 
 namespace octet {
 namespace {
@@ -51,38 +52,25 @@ void normalize_row(const typename Element::Storage* x, typename Element::Storage
 template <class Element, bool kHasResidual>
 void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
   using Storage = typename Element::Storage;
-  Storage* y = static_cast<Storage*>(scratch);
-  for (int64_t row = begin; row < end; ++row) {
+  quantize_made_rows<Element>(args, begin, end, scratch, [&](int64_t row, Storage* y) {
     const Storage* x = static_cast<const Storage*>(args.x) + row * args.x_stride;
     Storage* residual = nullptr;
     if constexpr (kHasResidual) {
       residual = static_cast<Storage*>(args.residual) + row * args.residual_stride;
     }
     normalize_row<Element, kHasResidual>(x, residual, args, y);
-    args.scale[row] =
-        quantize_row<Element>(y, args.hidden, nullptr, args.format, args.q + row * args.q_stride);
-  }
-}
-
-template <class Element>
-void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
-  if (args.residual == nullptr) {
-    normalize_rows<Element, false>(args, begin, end, scratch);
-  } else {
-    normalize_rows<Element, true>(args, begin, end, scratch);
-  }
+  });
 }
 
 inline void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
                            void* scratch) {
-  switch (args.x_dtype) {
-    case Dtype::kFloat32:
-      return normalize_rows<Float32>(args, begin, end, scratch);
-    case Dtype::kFloat16:
-      return normalize_rows<Float16>(args, begin, end, scratch);
-    case Dtype::kBFloat16:
-      return normalize_rows<BFloat16>(args, begin, end, scratch);
-  }
+  with_element(args.x_dtype, [&]<class Element>() {
+    if (args.residual == nullptr) {
+      normalize_rows<Element, false>(args, begin, end, scratch);
+    } else {
+      normalize_rows<Element, true>(args, begin, end, scratch);
+    }
+  });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include "cpu/kernel_list.h"
 #include "cpu/quantize_row_scalar.h"
+#include "cpu/rows.h"
 
 namespace octet {
 namespace {
@@ -40,8 +41,7 @@ template <class Element>
 void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
   using Storage = typename Element::Storage;
   const Storage* weight = static_cast<const Storage*>(args.weight);
-  Storage* y = static_cast<Storage*>(scratch);
-  for (int64_t row = begin; row < end; ++row) {
+  quantize_made_rows<Element>(args, begin, end, scratch, [&](int64_t row, Storage* y) {
     Storage* residual = args.residual == nullptr
                             ? nullptr
                             : static_cast<Storage*>(args.residual) + row * args.residual_stride;
@@ -52,23 +52,15 @@ void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, v
       if (residual != nullptr) residual[i] = Element::from_f32(value);
       y[i] = Element::from_f32(value * factor * (1.0f + Element::to_f32(weight[i])));
     }
-    args.scale[row] =
-        quantize_row<Element>(y, args.hidden, nullptr, args.format, args.q + row * args.q_stride);
-  }
+  });
 }
 
 }  // namespace
 
 void gemma_rms_norm_quant_scalar(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
                                  void* scratch) {
-  switch (args.x_dtype) {
-    case Dtype::kFloat32:
-      return normalize_rows<Float32>(args, begin, end, scratch);
-    case Dtype::kFloat16:
-      return normalize_rows<Float16>(args, begin, end, scratch);
-    case Dtype::kBFloat16:
-      return normalize_rows<BFloat16>(args, begin, end, scratch);
-  }
+  with_element(args.x_dtype,
+               [&]<class Element>() { normalize_rows<Element>(args, begin, end, scratch); });
 }
 
 }  // namespace octet

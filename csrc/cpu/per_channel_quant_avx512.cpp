@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "cpu/kernel_list.h"
+#include "cpu/rows.h"
 #include "float16.h"
 
 namespace octet {
@@ -144,35 +145,18 @@ void encode_row(const typename Element::Storage* w, int64_t in_features, uint8_t
 template <class Element>
 void quantize_rows(const PerChannelQuant& args, int64_t begin, int64_t end) {
   using Storage = typename Element::Storage;
-  for (int64_t row = begin; row < end; ++row) {
-    const Storage* w = static_cast<const Storage*>(args.w) + row * args.w_stride;
-    uint8_t* q = args.q + row * args.q_stride;
-    Storage& scale = static_cast<Storage*>(args.scale)[row];
-
-    const uint32_t max = max_magnitude<Element>(w, args.in_features);
-    if (max >= 0x7F800000u) {
-      scale = Element::from_f32(float_of(max));
-      memset(q, 0x7F, static_cast<size_t>(args.in_features));
-      continue;
-    }
-    scale = Element::from_f32(float_of(max) / spec_of(args.format).max);
-    if (Element::to_f32(scale) == 0.0f) scale = Element::from_f32(Element::kEpsilon);
-    encode_row<Element>(w, args.in_features, q,
-                        Encoder<Element>(args.format, Element::to_f32(scale)));
-  }
+  quantize_channels<Element>(
+      args, begin, end,
+      [&](const Storage* w) { return max_magnitude<Element>(w, args.in_features); },
+      [&](const Storage* w, uint8_t* q, float scale) {
+        encode_row<Element>(w, args.in_features, q, Encoder<Element>(args.format, scale));
+      });
 }
 
 }  // namespace
 
 void per_channel_quant_avx512(const PerChannelQuant& args, int64_t begin, int64_t end) {
-  switch (args.dtype) {
-    case Dtype::kFloat32:
-      return quantize_rows<Float32>(args, begin, end);
-    case Dtype::kFloat16:
-      return quantize_rows<Float16>(args, begin, end);
-    case Dtype::kBFloat16:
-      return quantize_rows<BFloat16>(args, begin, end);
-  }
+  with_element(args.dtype, [&]<class Element>() { quantize_rows<Element>(args, begin, end); });
 }
 
 }  // namespace octet

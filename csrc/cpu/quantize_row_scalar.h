@@ -12,16 +12,19 @@ namespace {
 
 struct Float32 {
   using Storage = float;
+  static constexpr float kEpsilon = 0x1p-23f;
   static float to_f32(float value) { return value; }
   static float from_f32(float value) { return value; }
 };
 struct Float16 {
   using Storage = uint16_t;
+  static constexpr float kEpsilon = 0x1p-10f;
   static float to_f32(uint16_t bits) { return f16_to_f32(bits); }
   static uint16_t from_f32(float value) { return f32_to_f16(value); }
 };
 struct BFloat16 {
   using Storage = uint16_t;
+  static constexpr float kEpsilon = 0x1p-7f;
   static float to_f32(uint16_t bits) { return bf16_to_f32(bits); }
   static uint16_t from_f32(float value) { return f32_to_bf16(value); }
 };
