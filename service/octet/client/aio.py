@@ -18,7 +18,7 @@ from octet.client.connection import (
     metadata,
 )
 from octet.client.errors import to_octet_error
-from octet.client.functions import MAX_ROUNDS, ArgumentsError, Function, ToolConversation, ToolRun
+from octet.client.functions import MAX_ROUNDS, Function, ToolConversation, ToolRun
 from octet.client.requests import ChatOptions, Conversation, chat_request
 from octet.translate.response import ChunkAccumulator
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
@@ -142,10 +142,7 @@ class AsyncClient:
             if not run.take(answer):
                 return ToolRun(answer, run.turns)
             for call in answer.tool_calls:
-                try:
-                    result = run.toolbox.call(call)
-                except ArgumentsError as error:
-                    result = f"error: {error}"
+                result = run.call(call)
                 run.note(call, await result if isawaitable(result) else result)
 
     async def cancel(self, *request_ids: str) -> list[str]:

@@ -109,6 +109,13 @@ class ToolConversation:
         self.options.pop("tool_choice", None)
         return True
 
+    def call(self, call: ToolCall) -> Any:
+        """Makes a call; what is wrong with its arguments is its result, for the model to read."""
+        try:
+            return self.toolbox.call(call)
+        except ArgumentsError as error:
+            return f"error: {error}"
+
     def note(self, call: ToolCall, result: Any) -> None:
         """Notes what a call gave."""
         self.turns.append(_to_result(call, result))

@@ -16,7 +16,7 @@ from octet.client.connection import (
     metadata,
 )
 from octet.client.errors import to_octet_error
-from octet.client.functions import MAX_ROUNDS, ArgumentsError, Function, ToolConversation, ToolRun
+from octet.client.functions import MAX_ROUNDS, Function, ToolConversation, ToolRun
 from octet.client.requests import ChatOptions, Conversation, chat_request
 from octet.translate.response import ChunkAccumulator
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
@@ -162,11 +162,7 @@ class Client:
             if not run.take(answer):
                 return ToolRun(answer, run.turns)
             for call in answer.tool_calls:
-                try:
-                    result = run.toolbox.call(call)
-                except ArgumentsError as error:
-                    result = f"error: {error}"
-                run.note(call, result)
+                run.note(call, run.call(call))
 
     def cancel(self, *request_ids: str) -> list[str]:
         """Stops requests by id, also those of other connections; returns the ids that were running.

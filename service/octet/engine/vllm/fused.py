@@ -22,14 +22,11 @@ from octet.engine.vllm import compat, linear
 _PER_TOKEN = [QuantKey(dtype, kDynamicTokenScale) for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)]
 
 
-class QuantizingGemmaRMSNorm(GemmaRMSNorm):  # type: ignore[misc]
-    """vLLM's GemmaRMSNorm, which quantizes too where the linear layer behind it takes codes."""
+class _Producer:
+    """A module whose output goes to one linear layer only."""
 
-    def __init__(self, norm: GemmaRMSNorm, owner: torch.nn.Module, consumer: str) -> None:
-        """Takes the place of `norm`, whose output goes to the layer `owner.consumer` only."""
-        super().__init__(norm.weight.numel(), norm.variance_epsilon)
-        # In a tuple, or the owner would become this module's child.
-        self._consumer = (owner, consumer)
+    # Owner and attribute. In a tuple, or the owner would become the module's child.
+    _consumer: tuple[torch.nn.Module, str]
 
     @property
     def consumer(self) -> torch.nn.Module:
@@ -37,6 +34,15 @@ class QuantizingGemmaRMSNorm(GemmaRMSNorm):  # type: ignore[misc]
         owner, name = self._consumer
         layer: torch.nn.Module = getattr(owner, name)
         return layer
+
+
+class QuantizingGemmaRMSNorm(_Producer, GemmaRMSNorm):  # type: ignore[misc]
+    """vLLM's GemmaRMSNorm, which quantizes too where the linear layer behind it takes codes."""
+
+    def __init__(self, norm: GemmaRMSNorm, owner: torch.nn.Module, consumer: str) -> None:
+        """Takes the place of `norm`, whose output goes to the layer `owner.consumer` only."""
+        super().__init__(norm.weight.numel(), norm.variance_epsilon)
+        self._consumer = (owner, consumer)
 
     @property
     def operator(self) -> str | None:
@@ -64,7 +70,7 @@ class QuantizingGemmaRMSNorm(GemmaRMSNorm):  # type: ignore[misc]
         return out if residual is None else (out, residual)
 
 
-class QuantizingActivation(torch.nn.Module):
+class QuantizingActivation(_Producer, torch.nn.Module):
     """An activation function that quantizes too where the linear layer behind it takes codes."""
 
     def __init__(self, act_fn: torch.nn.Module, owner: torch.nn.Module, consumer: str) -> None:
@@ -72,13 +78,6 @@ class QuantizingActivation(torch.nn.Module):
         super().__init__()
         self.act_fn = act_fn
         self._consumer = (owner, consumer)
-
-    @property
-    def consumer(self) -> torch.nn.Module:
-        """The linear layer that takes the output."""
-        owner, name = self._consumer
-        layer: torch.nn.Module = getattr(owner, name)
-        return layer
 
     @property
     def operator(self) -> str | None:
