@@ -3,20 +3,17 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.decorators import FC
 
+from octet.cli.serve_options import server_options
 from octet.config import ServerConfig
 from octet.errors import OctetError
 
 if TYPE_CHECKING:
     from octet.engine.protocol import Engine
     from octet.engine.vllm.args import EngineSettings
-
-_DEFAULTS = {field.name: field.default for field in fields(ServerConfig)}
 
 DEMO_NAME = "octet-demo"
 
@@ -34,42 +31,9 @@ The flags of vLLM's engine work as with `vllm serve`, for example:
 `octet serve --help-engine` lists them all."""
 
 
-def _option(name: str, help_text: str, **attributes: Any) -> Callable[[FC], FC]:
-    """An option whose default is ServerConfig's."""
-    default = _DEFAULTS[name.removeprefix("--").replace("-", "_")]
-    return click.option(name, help=help_text, default=default, show_default=True, **attributes)
-
-
 @click.command(epilog=_EPILOG, context_settings={"ignore_unknown_options": True})
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL] [ENGINE FLAGS]...")
-@_option("--host", "Address to listen on.")
-@_option("--port", "Port to listen on; 0 takes a free one.", type=int)
-@click.option(
-    "--api-key",
-    envvar="OCTET_API_KEY",
-    show_envvar=True,
-    help="Key that every call but health checks must carry, as `authorization: Bearer KEY`. The environment "
-    "keeps it out of the process list.",
-)
-@click.option(
-    "--allow-insecure", is_flag=True, help="Permit an address that other machines reach without --api-key."
-)
-@_option("--max-message-bytes", "Longest gRPC message taken.", type=int)
-@_option("--max-image-bytes", "Longest encoded picture taken.", type=int)
-@_option("--max-image-pixels", "Largest picture taken, width times height.", type=int)
-@_option("--image-threads", "Pictures decoded at the same time.", type=int)
-@click.option(
-    "--image-host",
-    "image_hosts",
-    multiple=True,
-    metavar="HOST",
-    help="Host that pictures named by https: URI are fetched from; repeatable. Default: none are fetched.",
-)
-@_option("--image-fetch-seconds", "How long fetching one picture may take.", type=float)
-@_option("--drain-seconds", "How long running calls may go on after SIGTERM.", type=float)
-@click.option(
-    "--no-reflection", "reflection", flag_value=False, default=True, help="Do not answer grpc.reflection."
-)
+@server_options
 @click.option("--help-engine", is_flag=True, help="List the flags of vLLM's engine and exit.")
 def serve(engine_args: tuple[str, ...], help_engine: bool, **settings: Any) -> None:
     """Serve MODEL, a hub id or a directory, over gRPC; without it, the checkpoint that ships with Octet."""

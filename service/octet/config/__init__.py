@@ -1,0 +1,28 @@
+"""The server's own settings, checked once, before anything is loaded. A file of this package is a subject."""
+
+from dataclasses import dataclass
+
+from octet.config.identity import IdentityConfig
+from octet.config.images import ImageConfig
+from octet.config.lifecycle import LifecycleConfig
+from octet.config.listener import ListenerConfig, is_loopback
+
+__all__ = ["ServerConfig", "is_loopback"]
+
+
+_SUBJECTS = (ListenerConfig, IdentityConfig, ImageConfig, LifecycleConfig)
+
+
+@dataclass(frozen=True)
+class ServerConfig(ListenerConfig, IdentityConfig, ImageConfig, LifecycleConfig):
+    """All settings of `octet serve`; each is a flag. What the model needs is in the engine's arguments."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError with the flag's name when a setting makes no sense."""
+        for subject in _SUBJECTS:
+            subject.check(self)
+        if self.api_key is None and not self.allow_insecure and not is_loopback(self.host):
+            raise ValueError(
+                f"--host: {self.host} can be reached from other machines, and there is no --api-key; "
+                "give a key, or --allow-insecure when the network itself keeps strangers out"
+            )
