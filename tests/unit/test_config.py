@@ -18,7 +18,7 @@ def test_a_config_cannot_change() -> None:
 
 
 def test_the_key_is_not_printed() -> None:
-    assert "secret" not in repr(ServerConfig(api_key="secret"))
+    assert "secret" not in repr(ServerConfig(api_key="secret", api_keys="name secret"))
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ def test_the_key_is_not_printed() -> None:
         ({"port": 65536}, "--port", "65536 is not between 0 and 65535"),
         ({"api_key": ""}, "--api-key", "the key is empty"),
         ({"api_key": "  "}, "--api-key", "the key is empty"),
+        ({"api_key": "clé"}, "--api-key", "only ASCII characters"),
         ({"max_message_bytes": 0}, "--max-message-bytes", "0 is not at least 1"),
         ({"max_image_bytes": 0}, "--max-image-bytes", "0 is not at least 1"),
         ({"max_image_pixels": -5}, "--max-image-pixels", "-5 is not at least 1"),
@@ -71,6 +72,8 @@ def test_settings_that_make_no_sense_name_their_flag(
             )
         },
         {"host": "0.0.0.0", "api_key": "k"},
+        {"host": "0.0.0.0", "api_keys": "name k"},
+        {"host": "0.0.0.0", "api_keys_file": "keys"},
         {"host": "0.0.0.0", "allow_insecure": True},
         {"host": "::1"},
     ],

@@ -40,9 +40,22 @@ IDENTITY = (
         "environment keeps it out of the process list.",
     ),
     click.option(
+        "--api-keys-file",
+        metavar="FILE",
+        help="Keys with names and limits, a line each: NAME KEY [max_concurrent_requests=N]. KEY may be "
+        "sha256: and the key's hash. Read again when it changes.",
+    ),
+    click.option(
+        "--api-keys",
+        envvar="OCTET_API_KEYS",
+        show_envvar=True,
+        metavar="LINES",
+        help="Such lines themselves, meant for the environment.",
+    ),
+    click.option(
         "--allow-insecure",
         is_flag=True,
-        help="Permit an address that other machines reach without --api-key.",
+        help="Permit an address that other machines reach without any API key.",
     ),
 )
 

@@ -21,8 +21,8 @@ class ServerConfig(ListenerConfig, IdentityConfig, ImageConfig, LifecycleConfig)
         """Raises ValueError with the flag's name when a setting makes no sense."""
         for subject in _SUBJECTS:
             subject.check(self)
-        if self.api_key is None and not self.allow_insecure and not is_loopback(self.host):
+        if not (self.has_keys or self.allow_insecure or is_loopback(self.host)):
             raise ValueError(
                 f"--host: {self.host} can be reached from other machines, and there is no --api-key; "
-                "give a key, or --allow-insecure when the network itself keeps strangers out"
+                "give one, or --api-keys-file, or --allow-insecure when the network keeps strangers out"
             )

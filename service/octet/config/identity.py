@@ -8,14 +8,25 @@ class IdentityConfig:
     """Keys.
 
     Attributes:
-        api_key: the key that every call but health must carry; None leaves the server open.
+        api_key: a key that calls may carry; without any key every call is let in.
+        api_keys: keys with names and limits, a line each; see `octet.server.keys`.
+        api_keys_file: file of such lines; read again when it changes.
         allow_insecure: permits plain text without a key on an address that other machines can reach.
     """
 
     api_key: str | None = field(default=None, repr=False)
+    api_keys: str | None = field(default=None, repr=False)
+    api_keys_file: str | None = None
     allow_insecure: bool = False
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether calls have to carry a key."""
+        return any(source is not None for source in (self.api_key, self.api_keys, self.api_keys_file))
 
     def check(self) -> None:
         """Raises ValueError with the flag's name when a setting makes no sense."""
         if self.api_key is not None and not self.api_key.strip():
             raise ValueError("--api-key: the key is empty; leave the flag out to serve without a key")
+        if self.api_key is not None and not self.api_key.isascii():
+            raise ValueError("--api-key: only ASCII characters can be sent as a key")

@@ -4,9 +4,25 @@ The interceptors set these; every task that answers a call has its own copy.
 """
 
 from contextvars import ContextVar
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class CallerLimits:
+    """What a caller may do; None leaves it to the server's own limits.
+
+    Attributes:
+        max_concurrent_requests: chats that may run or wait at the same time, over all of the caller's keys.
+    """
+
+    max_concurrent_requests: int | None = None
+
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The call's request id; empty outside of a call."""
 
 caller: ContextVar[str] = ContextVar("caller", default="")
 """Whose call it is: the name of the key that it carried; empty on a server without keys."""
+
+caller_limits: ContextVar[CallerLimits] = ContextVar("caller_limits", default=CallerLimits())  # noqa: B039
+"""The limits of the caller, as the keys' file says; none on a server without keys."""

@@ -2,21 +2,21 @@
 
 import errno
 import socket
+from collections.abc import Sequence
 
 import grpc
 
 from octet.config import ServerConfig
 from octet.errors import StartupError
-from octet.server.interceptors import interceptors
 
 MIN_PING_INTERVAL_MS = 10_000
 """How often clients may ping."""
 
 
-def make_server(config: ServerConfig) -> grpc.aio.Server:
+def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
     """A server without services or port."""
     return grpc.aio.server(
-        interceptors=interceptors(config),
+        interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", config.max_message_bytes),
             ("grpc.max_send_message_length", config.max_message_bytes),

@@ -15,8 +15,11 @@ from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
+from octet.server.interceptors import interceptors
+from octet.server.keys import KeyRing
 from octet.server.listener import listen, make_server
 from octet.server.reflection import add_reflection
+from octet.server.reload import Reloader
 from octet.server.warmup import warm_up
 from octet.translate.media import ImageLimits
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
@@ -43,7 +46,11 @@ class Server:
     """
 
     def __init__(self, config: ServerConfig, *, fetcher: "ImageFetcher | None" = None) -> None:
-        """`fetcher` takes the place of the one that the config describes."""
+        """`fetcher` takes the place of the one that the config describes.
+
+        Raises:
+            StartupError: when the keys cannot be read.
+        """
         limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
         self._config = config
         self._gate = EngineGate()
@@ -52,7 +59,9 @@ class Server:
         self._fetcher = fetcher or _make_fetcher(config)
         translator = Translator(limits, self._translators, self._fetcher)
         self._health = health.aio.HealthServicer()
-        self._server = make_server(config)
+        self._reloader = Reloader()
+        self._reloading: asyncio.Task[None] | None = None
+        self._server = make_server(config, interceptors(self._load_keys()))
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
             ChatService(self._gate, self._running, translator), self._server
         )
@@ -74,6 +83,7 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.port = listen(self._server, self._config)
         await self._server.start()
+        self._reloading = asyncio.ensure_future(self._reloader.run())
 
     async def attach(self, engine: Engine) -> None:
         """Warms the engine up, then opens for calls; health says SERVING.
@@ -110,10 +120,21 @@ class Server:
         error = UnavailableError("the server is shutting down")
         self._gate.close(error)
         self._running.stop_all(error)
+        if self._reloading is not None:
+            self._reloading.cancel()
         await self._server.stop(STOP_GRACE_SECONDS)
         self._translators.shutdown(wait=False, cancel_futures=True)
         if self._fetcher is not None:
             await self._fetcher.close()
+
+    def _load_keys(self) -> KeyRing | None:
+        """The API keys, which follow their file; None where every call is let in."""
+        if not self._config.has_keys:
+            return None
+        keys = KeyRing(self._config)
+        file = self._config.api_keys_file
+        self._reloader.load("API keys", [] if file is None else [file], keys.load)
+        return keys
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICE_NAMES):

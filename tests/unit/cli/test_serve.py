@@ -23,7 +23,9 @@ def started(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def run(*arguments: str, **environment: str) -> Any:
-    return CliRunner().invoke(serve, arguments, env={"OCTET_API_KEY": None, **environment})
+    return CliRunner().invoke(
+        serve, arguments, env={"OCTET_API_KEY": None, "OCTET_API_KEYS": None, **environment}
+    )
 
 
 MODEL_CARD = (
@@ -49,12 +51,13 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
     flags = (
         "--host 0.0.0.0 --port 1 --allow-insecure --max-message-bytes 2 --max-image-bytes 3 "
         "--max-image-pixels 4 --image-threads 5 --image-host a.test --image-host b.test:8443 "
-        "--image-fetch-seconds 7 --drain-seconds 6 --no-reflection"
+        "--image-fetch-seconds 7 --drain-seconds 6 --no-reflection --api-keys-file keys"
     )
     assert run(*flags.split()).exit_code == 0
     assert started["config"] == ServerConfig(
         host="0.0.0.0",
         port=1,
+        api_keys_file="keys",
         allow_insecure=True,
         max_message_bytes=2,
         max_image_bytes=3,
@@ -74,8 +77,8 @@ def test_defaults_are_the_configs(started: dict[str, Any]) -> None:
 
 
 def test_key_from_the_environment(started: dict[str, Any]) -> None:
-    assert run(OCTET_API_KEY="s3cret").exit_code == 0
-    assert started["config"].api_key == "s3cret"
+    assert run(OCTET_API_KEY="s3cret", OCTET_API_KEYS="a one\nb two").exit_code == 0
+    assert started["config"] == ServerConfig(api_key="s3cret", api_keys="a one\nb two")
 
 
 @pytest.mark.parametrize(

@@ -4,19 +4,22 @@ from collections.abc import Sequence
 
 import grpc
 
-from octet.config import ServerConfig
 from octet.server.interceptors.auth import AuthInterceptor
 from octet.server.interceptors.errors import ErrorInterceptor
 from octet.server.interceptors.request_id import RequestIdInterceptor
+from octet.server.keys import KeyRing
 
 
-def interceptors(config: ServerConfig) -> Sequence[grpc.aio.ServerInterceptor]:
+def interceptors(keys: KeyRing | None) -> Sequence[grpc.aio.ServerInterceptor]:
     """The interceptors in the order in which a call passes them.
 
     Whatever comes after `ErrorInterceptor` raises domain errors; whatever comes after `RequestIdInterceptor`
     logs with the call's id.
+
+    Args:
+        keys: the valid API keys; None lets every call in.
     """
     chain: list[grpc.aio.ServerInterceptor] = [RequestIdInterceptor(), ErrorInterceptor()]
-    if config.api_key is not None:
-        chain.append(AuthInterceptor(config.api_key))
+    if keys is not None:
+        chain.append(AuthInterceptor(keys))
     return chain

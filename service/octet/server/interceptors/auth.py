@@ -1,6 +1,5 @@
-"""The API key: every call but health checks must carry it."""
+"""The API key: where there are keys, every call but health checks must carry one."""
 
-import hmac
 from typing import Any, NoReturn
 
 import grpc
@@ -9,21 +8,20 @@ from grpc_health.v1 import health
 from octet.errors import UnauthenticatedError
 from octet.rpc import call
 from octet.server.interceptors.handlers import Context, Continuation, Handler, MaybeHandler
-
-CALLER = "default"
-"""Name of the one key's holder."""
+from octet.server.keys import KeyRing
 
 _OPEN_PREFIX = f"/{health.SERVICE_NAME}/"
+_SCHEME = b"bearer "
 
 
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without `authorization: Bearer KEY`, before anything of the request is read.
 
-    Health checks stay open, because probes carry no keys. Reflection needs the key.
+    Health checks stay open, because probes carry no keys. Reflection and channelz need a key.
     """
 
-    def __init__(self, api_key: str) -> None:
-        self._expected = f"Bearer {api_key}".encode()
+    def __init__(self, keys: KeyRing) -> None:
+        self._keys = keys
 
     async def intercept_service(
         self,
@@ -37,14 +35,18 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         given = dict(handler_call_details.invocation_metadata).get("authorization")
         if given is None:
             return _refuse("the call carries no API key; send metadata 'authorization: Bearer KEY'")
-        if not hmac.compare_digest(_as_bytes(given), self._expected):
+        key = self._keys.find(_key_in(given))
+        if key is None:
             return _refuse("the API key is wrong")
-        call.caller.set(CALLER)
+        call.caller.set(key.caller)
+        call.caller_limits.set(key.limits)
         return handler
 
 
-def _as_bytes(value: str | bytes) -> bytes:
-    return value if isinstance(value, bytes) else value.encode()
+def _key_in(authorization: str | bytes) -> bytes:
+    """The key in the metadata's value; empty, which no key is, where the scheme is not Bearer."""
+    value = authorization if isinstance(authorization, bytes) else authorization.encode()
+    return value[len(_SCHEME) :] if value[: len(_SCHEME)].lower() == _SCHEME else b""
 
 
 def _refuse(message: str) -> Handler:
