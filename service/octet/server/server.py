@@ -21,6 +21,7 @@ from octet.server.listener import listen, make_server
 from octet.server.reflection import add_reflection
 from octet.server.reload import Reloader
 from octet.server.warmup import warm_up
+from octet.telemetry.metrics import Metrics
 from octet.translate.media import ImageLimits
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 
@@ -53,6 +54,8 @@ class Server:
         """
         limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
         self._config = config
+        self.metrics = Metrics()
+        """What is counted and measured."""
         self._gate = EngineGate()
         self._running = RunningRequests()
         self._translators = ThreadPoolExecutor(config.image_threads, thread_name_prefix="translate")
@@ -91,6 +94,7 @@ class Server:
         Raises:
             StartupError: when the model cannot answer the warm-up request.
         """
+        self.metrics.describe_model(engine.model)
         await warm_up(engine)
         self._gate.open(engine)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -101,7 +105,7 @@ class Server:
             try:
                 await engine.check_health()
             except EngineDeadError as error:
-                await self._health.enter_graceful_shutdown()
+                await self._not_serving()
                 self._gate.close(error)
                 self._running.stop_all(error)
                 return error
@@ -109,14 +113,14 @@ class Server:
 
     async def drain(self) -> None:
         """Refuses new calls, says NOT_SERVING, and waits for the running ones, up to the configured time."""
-        await self._health.enter_graceful_shutdown()
+        await self._not_serving()
         self._gate.close(UnavailableError("the server is shutting down"))
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._running.wait_idle(), self._config.drain_seconds)
 
     async def stop(self) -> None:
         """Ends what is still running with UNAVAILABLE and closes the port. Idempotent."""
-        await self._health.enter_graceful_shutdown()
+        await self._not_serving()
         error = UnavailableError("the server is shutting down")
         self._gate.close(error)
         self._running.stop_all(error)
@@ -136,9 +140,15 @@ class Server:
         self._reloader.load("API keys", [] if file is None else [file], keys.load)
         return keys
 
+    async def _not_serving(self) -> None:
+        """Says NOT_SERVING from now on, whatever else is set."""
+        await self._health.enter_graceful_shutdown()
+        self.metrics.serving.set(0)
+
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for name in ("", *SERVICE_NAMES):
             await self._health.set(name, status)
+        self.metrics.serving.set(status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _make_fetcher(config: ServerConfig) -> "ImageFetcher | None":
