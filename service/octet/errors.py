@@ -78,6 +78,12 @@ class DeadlineExceededError(OctetError):
     reason = "DEADLINE_EXCEEDED"
 
 
+class SlowReaderError(OctetError):
+    """The client has left a part of its streamed answer untaken for too long."""
+
+    reason = "CLIENT_TOO_SLOW"
+
+
 class UnavailableError(OctetError):
     """The server is draining or its engine is gone; another replica can answer."""
 

@@ -14,7 +14,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 from octet.config import ServerConfig
 from octet.engine.types import Event, GenerationRequest
 from octet.errors import EngineDeadError, InvalidRequestError, StartupError
-from octet.server import listener
 from octet.server.reflection import V1_NAME, V1ALPHA_NAME
 from octet.server.server import SERVICE_NAMES, Server
 from octet.v1 import chat_service_pb2_grpc, model_service_pb2
@@ -199,12 +198,9 @@ async def test_engine_that_cannot_answer_never_serves(start: Start) -> None:
     assert (await health.Check(health_pb2.HealthCheckRequest())).status == NOT_SERVING
 
 
-async def test_pings_on_a_long_silent_call_are_tolerated(
-    start: Start, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listener, "MIN_PING_INTERVAL_MS", 50)
+async def test_pings_on_a_long_silent_call_are_tolerated(start: Start) -> None:
     script = Endless()
-    running = await start(script)
+    running = await start(script, config=ServerConfig(port=0, min_ping_interval_seconds=0.05))
     options = [("grpc.keepalive_time_ms", 1000), ("grpc.http2.max_pings_without_data", 0)]
     async with grpc.aio.insecure_channel(running.target, options=options) as channel:
         stream = chat_service_pb2_grpc.ChatServiceStub(channel).StreamChat(ask())

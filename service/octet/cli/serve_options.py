@@ -18,10 +18,60 @@ def _option(name: str, help_text: str, **attributes: Any) -> Callable[[FC], FC]:
     return click.option(name, help=help_text, default=default, show_default=True, **attributes)
 
 
+class _Octal(click.ParamType[int]):
+    """Permissions as `chmod` takes them."""
+
+    name = "mode"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number that the digits mean."""
+        try:
+            return int(value, 8)
+        except ValueError:
+            self.fail(f"{value!r} is not a number in octal, such as 660", param, ctx)
+
+
 LISTENER = (
     _option("--host", "Address to listen on."),
     _option("--port", "Port to listen on; 0 takes a free one.", type=int),
+    click.option("--uds", metavar="PATH", help="Unix socket to listen on as well, always in plain text."),
+    click.option(
+        "--uds-mode",
+        type=_Octal(),
+        default=f"{_DEFAULTS['uds_mode']:o}",
+        show_default=True,
+        metavar="MODE",
+        help="Permissions of the Unix socket, in octal.",
+    ),
+    click.option(
+        "--no-tcp",
+        "tcp",
+        flag_value=False,
+        default=True,
+        help="Listen on the Unix socket only.",
+    ),
     _option("--max-message-bytes", "Longest gRPC message taken.", type=int),
+    _option("--max-metadata-bytes", "Longest metadata taken with a call.", type=int),
+    _option("--max-concurrent-streams", "Calls at the same time over one connection.", type=int),
+    _option("--window-bytes", "HTTP/2 window of a call at first; it grows where that pays.", type=int),
+    _option("--keepalive-seconds", "Silence after which a client is pinged.", type=float),
+    _option("--keepalive-timeout-seconds", "How long the answer to a ping may take.", type=float),
+    _option("--min-ping-interval-seconds", "How often clients may ping.", type=float),
+    _option(
+        "--max-connection-age-seconds",
+        "Age, 10 % more or less, at which clients are asked to connect anew; 0: never.",
+        type=float,
+    ),
+    _option(
+        "--max-connection-age-grace-seconds",
+        "How long calls on the old connection may go on after that.",
+        type=float,
+    ),
+    _option(
+        "--write-timeout-seconds",
+        "How long a client may leave a part of a streamed answer untaken.",
+        type=float,
+    ),
     click.option(
         "--no-reflection",
         "reflection",
@@ -29,6 +79,7 @@ LISTENER = (
         default=True,
         help="Do not answer grpc.reflection.",
     ),
+    click.option("--channelz", is_flag=True, help="Answer grpc.channelz."),
 )
 
 IDENTITY = (
@@ -53,9 +104,21 @@ IDENTITY = (
         help="Such lines themselves, meant for the environment.",
     ),
     click.option(
+        "--tls-certificate",
+        metavar="FILE",
+        help="Serve with TLS, with this PEM file's certificate chain. This and the next two files are read "
+        "again when they change.",
+    ),
+    click.option("--tls-key", metavar="FILE", help="PEM file of the certificate's private key."),
+    click.option(
+        "--tls-client-ca",
+        metavar="FILE",
+        help="Ask every client for a certificate, issued by one of this PEM file's authorities.",
+    ),
+    click.option(
         "--allow-insecure",
         is_flag=True,
-        help="Permit an address that other machines reach without any API key.",
+        help="Permit an address that other machines reach without asking callers for a key or a certificate.",
     ),
 )
 

@@ -21,8 +21,10 @@ class ServerConfig(ListenerConfig, IdentityConfig, ImageConfig, LifecycleConfig)
         """Raises ValueError with the flag's name when a setting makes no sense."""
         for subject in _SUBJECTS:
             subject.check(self)
-        if not (self.has_keys or self.allow_insecure or is_loopback(self.host)):
+        identified = self.has_keys or self.tls_client_ca is not None
+        if self.tcp and not (identified or self.allow_insecure or is_loopback(self.host)):
             raise ValueError(
                 f"--host: {self.host} can be reached from other machines, and there is no --api-key; "
-                "give one, or --api-keys-file, or --allow-insecure when the network keeps strangers out"
+                "give one, --api-keys-file or --tls-client-ca, or --allow-insecure when the network itself "
+                "keeps strangers out"
             )

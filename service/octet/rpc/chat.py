@@ -1,5 +1,6 @@
 """ChatService: chats, whole or streamed, and their cancellation."""
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ import grpc
 
 from octet.engine.protocol import Engine
 from octet.engine.types import Event, PromptAccepted
+from octet.errors import SlowReaderError
 from octet.rpc import call
 from octet.rpc.gate import EngineGate
 from octet.rpc.progress import Progress
@@ -35,12 +37,20 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         gate: gives the engine.
         running: the requests that are being answered.
         translator: translates requests.
+        write_timeout_seconds: how long a client may leave a part of a streamed answer untaken.
     """
 
-    def __init__(self, gate: EngineGate, running: RunningRequests, translator: Translator) -> None:
+    def __init__(
+        self,
+        gate: EngineGate,
+        running: RunningRequests,
+        translator: Translator,
+        write_timeout_seconds: float,
+    ) -> None:
         self._gate = gate
         self._running = running
         self._translator = translator
+        self._write_timeout_seconds = write_timeout_seconds
 
     async def Chat(self, request: Request, context: ChatContext) -> chat_service_pb2.ChatResponse:
         """Answers with the whole message at once."""
@@ -87,7 +97,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                     if progress.complete:
                         add_usage(chunk, event.usage)
                 if chunk.deltas or chunk.prompt_logprobs or chunk.HasField("usage"):
-                    await context.write(chunk)
+                    await self._write(context, chunk)
 
     async def CancelChat(
         self, request: chat_service_pb2.CancelChatRequest, context: CancelContext
@@ -95,6 +105,20 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         """Stops the caller's requests by id."""
         cancelled = self._running.cancel(call.caller.get(), to_cancelled_ids(request))
         return chat_service_pb2.CancelChatResponse(cancelled_ids=cancelled)
+
+    async def _write(self, context: StreamContext, chunk: chat_service_pb2.ChatChunk) -> None:
+        """Returns when the transport has room again.
+
+        Raises:
+            SlowReaderError: when that takes too long; all that the answer holds is to be let go then.
+        """
+        try:
+            async with asyncio.timeout(self._write_timeout_seconds):
+                await context.write(chunk)
+        except TimeoutError:
+            raise SlowReaderError(
+                f"nothing of the answer was taken for {self._write_timeout_seconds:g} seconds"
+            ) from None
 
     async def _events(
         self, engine: Engine, request: Request, time_left: float | None, progress: Progress

@@ -61,7 +61,7 @@ async def run(config: ServerConfig, start_engine: Callable[[], Awaitable[Engine]
             if engine is None:
                 _end_children()
             else:
-                await _serve(server, engine, signals, config.host)
+                await _serve(server, engine, signals)
         finally:
             await server.stop()
             if engine is not None:
@@ -69,10 +69,10 @@ async def run(config: ServerConfig, start_engine: Callable[[], Awaitable[Engine]
     logger.info("stopped")
 
 
-async def _serve(server: Server, engine: Engine, signals: Signals, host: str) -> None:
+async def _serve(server: Server, engine: Engine, signals: Signals) -> None:
     await _unless(signals.first, server.attach(engine))
     if not signals.first.is_set():
-        logger.info("serving %s on %s:%d", engine.model.names[0], host, server.port)
+        logger.info("serving %s on %s", engine.model.names[0], server.addresses)
     death = await _unless(signals.first, server.watch(engine))
     if death is not None:
         raise death

@@ -17,9 +17,10 @@ from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
 from octet.server.interceptors import interceptors
 from octet.server.keys import KeyRing
-from octet.server.listener import listen, make_server
+from octet.server.listener import addresses, listen, make_server
 from octet.server.reflection import add_reflection
 from octet.server.reload import Reloader
+from octet.server.tls import ServerTls
 from octet.server.warmup import warm_up
 from octet.telemetry.metrics import Metrics
 from octet.translate.media import ImageLimits
@@ -50,7 +51,7 @@ class Server:
         """`fetcher` takes the place of the one that the config describes.
 
         Raises:
-            StartupError: when the keys cannot be read.
+            StartupError: when the keys or the certificates cannot be read.
         """
         limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
         self._config = config
@@ -64,9 +65,12 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._reloader = Reloader()
         self._reloading: asyncio.Task[None] | None = None
-        self._server = make_server(config, interceptors(self._load_keys()))
+        self._tls = self._load_tls()
+        self._server = make_server(
+            config, interceptors(self._load_keys(), name_peers=config.tls_client_ca is not None)
+        )
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(self._gate, self._running, translator), self._server
+            ChatService(self._gate, self._running, translator, config.write_timeout_seconds), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(self._gate, self._running, limits, translator), self._server
@@ -74,17 +78,27 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
             add_reflection(self._server, (*SERVICE_NAMES, health.SERVICE_NAME))
+        if config.channelz:
+            from grpc_channelz.v1.channelz import add_channelz_servicer
+
+            add_channelz_servicer(self._server)
         self.port = 0
-        """The port, once `start` has returned."""
+        """The TCP port, once `start` has returned; 0 where there is none."""
+
+    @property
+    def addresses(self) -> str:
+        """Where clients reach the server, for the log."""
+        return addresses(self._config, self.port)
 
     async def start(self) -> None:
         """Listens; health says NOT_SERVING.
 
         Raises:
-            StartupError: when the port cannot be had.
+            StartupError: when the port or the Unix socket cannot be had.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        self.port = listen(self._server, self._config)
+        credentials = None if self._tls is None else self._tls.credentials()
+        self.port = listen(self._server, self._config, credentials)
         await self._server.start()
         self._reloading = asyncio.ensure_future(self._reloader.run())
 
@@ -130,6 +144,15 @@ class Server:
         self._translators.shutdown(wait=False, cancel_futures=True)
         if self._fetcher is not None:
             await self._fetcher.close()
+
+    def _load_tls(self) -> ServerTls | None:
+        """The certificates, which follow their files; None for plain text."""
+        config = self._config
+        if config.tls_certificate is None or config.tls_key is None:
+            return None
+        tls = ServerTls(config.tls_certificate, config.tls_key, config.tls_client_ca)
+        self._reloader.load("TLS certificates", tls.paths, tls.load)
+        return tls
 
     def _load_keys(self) -> KeyRing | None:
         """The API keys, which follow their file; None where every call is let in."""

@@ -51,7 +51,11 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
     flags = (
         "--host 0.0.0.0 --port 1 --allow-insecure --max-message-bytes 2 --max-image-bytes 3 "
         "--max-image-pixels 4 --image-threads 5 --image-host a.test --image-host b.test:8443 "
-        "--image-fetch-seconds 7 --drain-seconds 6 --no-reflection --api-keys-file keys"
+        "--image-fetch-seconds 7 --drain-seconds 6 --no-reflection --api-keys-file keys "
+        "--tls-certificate c --tls-key k --tls-client-ca ca --uds socket --uds-mode 600 "
+        "--max-metadata-bytes 1025 --max-concurrent-streams 8 --window-bytes 1026 --keepalive-seconds 9 "
+        "--keepalive-timeout-seconds 10 --min-ping-interval-seconds 11 --max-connection-age-seconds 12 "
+        "--max-connection-age-grace-seconds 13 --write-timeout-seconds 14 --channelz"
     )
     assert run(*flags.split()).exit_code == 0
     assert started["config"] == ServerConfig(
@@ -67,6 +71,21 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
         image_fetch_seconds=7.0,
         drain_seconds=6.0,
         reflection=False,
+        tls_certificate="c",
+        tls_key="k",
+        tls_client_ca="ca",
+        uds="socket",
+        uds_mode=0o600,
+        max_metadata_bytes=1025,
+        max_concurrent_streams=8,
+        window_bytes=1026,
+        keepalive_seconds=9.0,
+        keepalive_timeout_seconds=10.0,
+        min_ping_interval_seconds=11.0,
+        max_connection_age_seconds=12.0,
+        max_connection_age_grace_seconds=13.0,
+        write_timeout_seconds=14.0,
+        channelz=True,
     )
     assert started["engine_args"] == []
 
@@ -87,6 +106,8 @@ def test_key_from_the_environment(started: dict[str, Any]) -> None:
         (("--host", "0.0.0.0"), "--host: 0.0.0.0 can be reached from other machines"),
         (("--api-key", ""), "--api-key: the key is empty"),
         (("--port", "70000"), "--port: 70000 is not between"),
+        (("--uds-mode", "888"), "'888' is not a number in octal"),
+        (("--no-tcp",), "--no-tcp: leaves nothing to listen on"),
         (("--port", "many"), "'many' is not a valid integer"),
     ],
 )

@@ -18,6 +18,7 @@ CODES = {
     errors.DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     errors.UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     errors.DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    errors.SlowReaderError: code_pb2.ABORTED,
     errors.UnavailableError: code_pb2.UNAVAILABLE,
     errors.EngineDeadError: code_pb2.UNAVAILABLE,
     errors.StartupError: code_pb2.INTERNAL,

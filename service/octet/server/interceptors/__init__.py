@@ -6,11 +6,12 @@ import grpc
 
 from octet.server.interceptors.auth import AuthInterceptor
 from octet.server.interceptors.errors import ErrorInterceptor
+from octet.server.interceptors.peer import PeerInterceptor
 from octet.server.interceptors.request_id import RequestIdInterceptor
 from octet.server.keys import KeyRing
 
 
-def interceptors(keys: KeyRing | None) -> Sequence[grpc.aio.ServerInterceptor]:
+def interceptors(keys: KeyRing | None, *, name_peers: bool) -> Sequence[grpc.aio.ServerInterceptor]:
     """The interceptors in the order in which a call passes them.
 
     Whatever comes after `ErrorInterceptor` raises domain errors; whatever comes after `RequestIdInterceptor`
@@ -18,8 +19,11 @@ def interceptors(keys: KeyRing | None) -> Sequence[grpc.aio.ServerInterceptor]:
 
     Args:
         keys: the valid API keys; None lets every call in.
+        name_peers: whether callers without a key are named by their certificates.
     """
     chain: list[grpc.aio.ServerInterceptor] = [RequestIdInterceptor(), ErrorInterceptor()]
     if keys is not None:
         chain.append(AuthInterceptor(keys))
+    elif name_peers:
+        chain.append(PeerInterceptor())
     return chain

@@ -15,6 +15,7 @@ from octet.errors import (
     InvalidRequestError,
     ModelNotFoundError,
     OctetError,
+    SlowReaderError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -35,6 +36,7 @@ _CODES: dict[type[OctetError], int] = {
     AdapterNotFoundError: code_pb2.NOT_FOUND,
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
+    SlowReaderError: code_pb2.ABORTED,
     UnavailableError: code_pb2.UNAVAILABLE,
     OctetError: code_pb2.INTERNAL,
 }
