@@ -3,6 +3,8 @@
 The one place that turns them into gRPC statuses is `octet.server.interceptors.errors`.
 """
 
+from dataclasses import dataclass
+
 
 class OctetError(Exception):
     """Base of all errors that Octet raises on purpose.
@@ -70,6 +72,45 @@ class UnauthenticatedError(OctetError):
     """The call carries no key, or a wrong one."""
 
     reason = "API_KEY_INVALID"
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """A limit of somebody's own that is reached.
+
+    Attributes:
+        subject: whose it is, such as "key:team-a".
+        description: what it is.
+    """
+
+    subject: str
+    description: str
+
+
+class OverloadedError(OctetError):
+    """There is no room for the call now; nothing has been done for it.
+
+    Attributes:
+        reason: which limit was reached.
+        retry_seconds: when it pays to try again.
+        retryable: whether a client's gRPC should try again by itself.
+        quota: the caller's own limit, when it was that.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        retry_seconds: float,
+        retryable: bool = True,
+        quota: Quota | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.retry_seconds = retry_seconds
+        self.retryable = retryable
+        self.quota = quota
 
 
 class DeadlineExceededError(OctetError):

@@ -80,7 +80,7 @@ async def test_refusal_has_details_and_request_id(guarded: Running) -> None:
         await call
     info = details_of(raised.value).info
     assert (info.reason, info.domain) == ("API_KEY_INVALID", "octet.v1")
-    assert (await call.initial_metadata())["x-request-id"] == "r7"
+    assert (await call.trailing_metadata())["x-request-id"] == "r7"
 
 
 async def test_key_stays_out_of_the_log(guarded: Running, caplog: pytest.LogCaptureFixture) -> None:

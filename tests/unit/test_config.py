@@ -64,6 +64,11 @@ def test_the_key_is_not_printed() -> None:
         ({"image_hosts": ("a.test:70000",)}, "--image-host", "'a.test:70000' is not a host's"),
         ({"image_fetch_seconds": 0}, "--image-fetch-seconds", "0 is not above 0"),
         ({"image_fetch_seconds": float("nan")}, "--image-fetch-seconds", "nan is not above 0"),
+        ({"max_running_requests": 0}, "--max-running-requests", "0 is not at least 1"),
+        ({"max_waiting_requests": -1}, "--max-waiting-requests", "-1 is not at least 0"),
+        ({"max_waiting_tokens": 0}, "--max-waiting-tokens", "0 is not at least 1"),
+        ({"max_waiting_images": 0}, "--max-waiting-images", "0 is not at least 1"),
+        ({"max_token_calls": 0}, "--max-token-calls", "0 is not at least 1"),
         ({"drain_seconds": -0.1}, "--drain-seconds", "-0.1 is negative"),
         (
             {"host": "0.0.0.0"},

@@ -122,6 +122,27 @@ IDENTITY = (
     ),
 )
 
+ADMISSION = (
+    _option(
+        "--max-running-requests",
+        "Requests that the engine is given at the same time; a request for n candidates counts n. Default: "
+        "vLLM's --max-num-seqs and an eighth more.",
+        type=int,
+    ),
+    _option(
+        "--max-waiting-requests",
+        "Requests that wait for their turn; more are refused. Default: half of what may run.",
+        type=int,
+    ),
+    _option(
+        "--max-waiting-tokens",
+        "Tokens of the prompts that wait, estimated at 4 bytes each. Default: 8 context windows.",
+        type=int,
+    ),
+    _option("--max-waiting-images", "Pictures not decoded yet, of all requests together.", type=int),
+    _option("--max-token-calls", "CountTokens, Tokenize and Detokenize calls at the same time.", type=int),
+)
+
 IMAGES = (
     _option("--max-image-bytes", "Longest encoded picture taken.", type=int),
     _option("--max-image-pixels", "Largest picture taken, width times height.", type=int),
@@ -141,6 +162,6 @@ LIFECYCLE = (_option("--drain-seconds", "How long running calls may go on after 
 
 def server_options(command: FC) -> FC:
     """Adds the flags of all subjects to a command."""
-    for option in reversed((*LISTENER, *IDENTITY, *IMAGES, *LIFECYCLE)):
+    for option in reversed((*LISTENER, *IDENTITY, *ADMISSION, *IMAGES, *LIFECYCLE)):
         command = option(command)
     return command

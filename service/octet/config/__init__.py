@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from octet.config.admission import AdmissionConfig
 from octet.config.identity import IdentityConfig
 from octet.config.images import ImageConfig
 from octet.config.lifecycle import LifecycleConfig
@@ -10,11 +11,11 @@ from octet.config.listener import ListenerConfig, is_loopback
 __all__ = ["ServerConfig", "is_loopback"]
 
 
-_SUBJECTS = (ListenerConfig, IdentityConfig, ImageConfig, LifecycleConfig)
+_SUBJECTS = (ListenerConfig, IdentityConfig, AdmissionConfig, ImageConfig, LifecycleConfig)
 
 
 @dataclass(frozen=True)
-class ServerConfig(ListenerConfig, IdentityConfig, ImageConfig, LifecycleConfig):
+class ServerConfig(ListenerConfig, IdentityConfig, AdmissionConfig, ImageConfig, LifecycleConfig):
     """All settings of `octet serve`; each is a flag. What the model needs is in the engine's arguments."""
 
     def __post_init__(self) -> None:

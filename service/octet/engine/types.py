@@ -324,6 +324,7 @@ class ModelInfo:
         pans_and_scans: whether pictures can be shown in crops as well.
         adapters: names of the LoRA adapters that requests may use.
         takes_priorities: whether waiting requests are ordered by priority.
+        max_sequences: most candidates that are computed at the same time.
     """
 
     names: tuple[str, ...]
@@ -339,3 +340,4 @@ class ModelInfo:
     pans_and_scans: bool = False
     adapters: tuple[str, ...] = ()
     takes_priorities: bool = False
+    max_sequences: int = 256

@@ -5,6 +5,7 @@ The interceptors set these; every task that answers a call has its own copy.
 
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +19,17 @@ class CallerLimits:
     max_concurrent_requests: int | None = None
 
 
+class InitialMetadata(Protocol):
+    """The call's initial metadata."""
+
+    async def send(self) -> None:
+        """Sends it unless that is done."""
+        ...
+
+
+initial_metadata: ContextVar[InitialMetadata] = ContextVar("initial_metadata")
+"""What `accept` sends; set in every call."""
+
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The call's request id; empty outside of a call."""
 
@@ -26,3 +38,11 @@ caller: ContextVar[str] = ContextVar("caller", default="")
 
 caller_limits: ContextVar[CallerLimits] = ContextVar("caller_limits", default=CallerLimits())  # noqa: B039
 """The limits of the caller, as the keys' file says; none on a server without keys."""
+
+
+async def accept() -> None:
+    """Tells the client that its call has been let in, and the call's id. Idempotent.
+
+    What is refused before can be tried again by the client's own gRPC, or by a proxy.
+    """
+    await initial_metadata.get().send()

@@ -10,9 +10,11 @@ from typing import TypeAlias
 import grpc
 
 from octet.engine.protocol import Engine
-from octet.engine.types import Event, PromptAccepted
+from octet.engine.types import Deltas, Event, PromptAccepted
 from octet.errors import SlowReaderError
 from octet.rpc import call
+from octet.rpc.admission.admission import Admission
+from octet.rpc.admission.cost import estimate
 from octet.rpc.gate import EngineGate
 from octet.rpc.progress import Progress
 from octet.rpc.running import CancelledByCallerError, RunningRequests
@@ -36,6 +38,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     Args:
         gate: gives the engine.
         running: the requests that are being answered.
+        admission: lets requests in.
         translator: translates requests.
         write_timeout_seconds: how long a client may leave a part of a streamed answer untaken.
     """
@@ -44,11 +47,13 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         self,
         gate: EngineGate,
         running: RunningRequests,
+        admission: Admission,
         translator: Translator,
         write_timeout_seconds: float,
     ) -> None:
         self._gate = gate
         self._running = running
+        self._admission = admission
         self._translator = translator
         self._write_timeout_seconds = write_timeout_seconds
 
@@ -124,18 +129,31 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         self, engine: Engine, request: Request, time_left: float | None, progress: Progress
     ) -> AsyncGenerator[Event, None]:
         """The engine's events for a request, made complete here if CancelChat ends it early."""
-        request_id = call.request_id.get()
-        with self._running.register(call.caller.get(), request_id, time_left) as running:
+        request_id, caller = call.request_id.get(), call.caller.get()
+        cost = estimate(request, engine.model)
+        progress.expect(cost.sequences)
+        with self._running.register(caller, request_id, time_left) as running:
             try:
-                generation = await running.wait_for(
-                    self._translator.to_generation_request, request, engine.model, request_id
-                )
-                progress.expect(generation.sampling.n)
-                async with aclosing(engine.generate(generation)) as events:
-                    while (event := await running.wait_for(_next_event, events)) is not None:
-                        progress.note(event)
-                        yield event
+                with self._admission.enter(
+                    caller,
+                    cost,
+                    time_left=time_left,
+                    caller_limit=call.caller_limits.get().max_concurrent_requests,
+                ) as ticket:
+                    await running.wait_for(ticket.turn)
+                    await call.accept()
+                    generation = await running.wait_for(
+                        self._translator.to_generation_request, request, engine.model, request_id
+                    )
+                    self._admission.images_decoded(ticket)
+                    async with aclosing(engine.generate(generation)) as events:
+                        while (event := await running.wait_for(_next_event, events)) is not None:
+                            if isinstance(event, Deltas):
+                                self._admission.first_token(ticket)
+                            progress.note(event)
+                            yield event
             except CancelledByCallerError:
+                await call.accept()
                 for event in progress.cancel():
                     yield event
 

@@ -10,10 +10,12 @@ from octet.engine.protocol import Engine
 from octet.engine.types import PromptAccepted, Tokens
 from octet.errors import InvalidRequestError
 from octet.rpc import call
+from octet.rpc.admission.admission import Admission
 from octet.rpc.gate import EngineGate
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
 from octet.translate.media import ImageLimits
+from octet.translate.messages import image_fields
 from octet.translate.model import to_count, to_model, to_models, to_text, to_token_ids, to_tokens
 from octet.translate.request import resolve_model
 from octet.v1 import model_service_pb2, model_service_pb2_grpc
@@ -44,15 +46,22 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     Args:
         gate: gives the engine.
         running: the requests that are being answered.
+        admission: lets calls in that ask about tokens.
         limits: limits on pictures.
         translator: translates requests.
     """
 
     def __init__(
-        self, gate: EngineGate, running: RunningRequests, limits: ImageLimits, translator: Translator
+        self,
+        gate: EngineGate,
+        running: RunningRequests,
+        admission: Admission,
+        limits: ImageLimits,
+        translator: Translator,
     ) -> None:
         self._gate = gate
         self._running = running
+        self._admission = admission
         self._limits = limits
         self._translator = translator
 
@@ -80,7 +89,8 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         if not request.HasField("request"):
             raise InvalidRequestError("request", "is missing; set the request as it would be sent to Chat")
         try:
-            counted = await self._until_deadline(context, self._count, self._gate.engine(), request)
+            images = len(image_fields(request.request.messages))
+            counted = await self._until_deadline(context, images, self._count, self._gate.engine(), request)
         except InvalidRequestError as error:
             raise type(error)(f"request.{error.field}", error.message) from error
         return to_count(counted)
@@ -93,7 +103,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         text = to_text(request, engine.model)
         add_special_tokens = request.add_special_tokens if request.HasField("add_special_tokens") else True
         tokens: Tokens = await self._until_deadline(
-            context, engine.tokenize, text, add_special_tokens=add_special_tokens
+            context, 0, engine.tokenize, text, add_special_tokens=add_special_tokens
         )
         return await self._translator.in_thread(to_tokens, tokens)
 
@@ -104,7 +114,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         engine = self._gate.engine()
         ids = await self._translator.in_thread(to_token_ids, request, engine.model)
         text = await self._until_deadline(
-            context, engine.detokenize, ids, skip_special_tokens=request.skip_special_tokens
+            context, 0, engine.detokenize, ids, skip_special_tokens=request.skip_special_tokens
         )
         return model_service_pb2.DetokenizeResponse(text=text)
 
@@ -117,11 +127,19 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def _until_deadline(
         self,
         context: "grpc.aio.ServicerContext[Any, Any]",
+        images: int,
         start: Callable[P, Awaitable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Awaits what the engine does for a call, at most until the call's deadline; a drain waits for it."""
+        """Awaits what the engine does for a call with so many pictures, if there is room for it.
+
+        It ends at the call's deadline; a drain waits for it.
+        """
+        caller = call.caller.get()
         # An id of its own: one can count the tokens of a request that is being answered.
-        with self._running.register(call.caller.get(), uuid.uuid4().hex, context.time_remaining()) as running:
+        with (
+            self._running.register(caller, uuid.uuid4().hex, context.time_remaining()) as running,
+            self._admission.enter_token_call(caller, images),
+        ):
             return await running.wait_for(start, *args, **kwargs)

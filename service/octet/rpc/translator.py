@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from octet.engine.types import GenerationRequest, ModelInfo
 from octet.translate.media import ImageLimits
-from octet.translate.messages import uris_to_fetch
+from octet.translate.messages import image_fields, uris_to_fetch
 from octet.translate.request import is_costly, to_generation_request
 from octet.v1 import chat_service_pb2
 
@@ -25,12 +25,16 @@ class Translator:
 
     Args:
         limits: limits on pictures.
-        threads: where costly requests, such as those with pictures, are translated.
+        image_threads: where requests with pictures are translated; as many as are decoded at the same time.
+        threads: where everything else is done that is costly, so that pictures do not hold it up.
         fetcher: fetches pictures that are elsewhere; None leaves that to nobody.
     """
 
-    def __init__(self, limits: ImageLimits, threads: Executor, fetcher: "ImageFetcher | None") -> None:
+    def __init__(
+        self, limits: ImageLimits, image_threads: Executor, threads: Executor, fetcher: "ImageFetcher | None"
+    ) -> None:
         self._limits = limits
+        self._image_threads = image_threads
         self._threads = threads
         self._fetcher = fetcher
 
@@ -49,9 +53,15 @@ class Translator:
             request_id=request_id,
             fetched=fetched,
         )
+        if image_fields(request.messages):
+            return await _in(self._image_threads, translate)
         return await self.in_thread(translate) if is_costly(request) else translate()
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls a function in one of the threads, in the context of this call."""
-        call = partial(contextvars.copy_context().run, function, *args, **kwargs)
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call)
+        return await _in(self._threads, partial(function, *args, **kwargs))
+
+
+async def _in(threads: Executor, function: Callable[[], T]) -> T:
+    call = partial(contextvars.copy_context().run, function)
+    return await asyncio.get_running_loop().run_in_executor(threads, call)

@@ -10,6 +10,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.errors import EngineDeadError, UnavailableError
+from octet.rpc.admission.admission import Admission
+from octet.rpc.admission.limits import limits_of
 from octet.rpc.chat import ChatService
 from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
@@ -35,6 +37,9 @@ HEALTH_POLL_SECONDS = 0.5
 STOP_GRACE_SECONDS = 0.5
 """What remains for responses on their way, and for health watchers, when the server stops."""
 
+_THREADS = 2
+"""For what is costly beside pictures: large schemas, many log probabilities."""
+
 SERVICE_NAMES: tuple[str, ...] = (
     chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
@@ -59,9 +64,12 @@ class Server:
         """What is counted and measured."""
         self._gate = EngineGate()
         self._running = RunningRequests()
-        self._translators = ThreadPoolExecutor(config.image_threads, thread_name_prefix="translate")
+        self.admission = Admission()
+        """Lets calls in; tells its listeners."""
+        self._image_threads = ThreadPoolExecutor(config.image_threads, thread_name_prefix="images")
+        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="translate")
         self._fetcher = fetcher or _make_fetcher(config)
-        translator = Translator(limits, self._translators, self._fetcher)
+        translator = Translator(limits, self._image_threads, self._threads, self._fetcher)
         self._health = health.aio.HealthServicer()
         self._reloader = Reloader()
         self._reloading: asyncio.Task[None] | None = None
@@ -70,10 +78,11 @@ class Server:
             config, interceptors(self._load_keys(), name_peers=config.tls_client_ca is not None)
         )
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(self._gate, self._running, translator, config.write_timeout_seconds), self._server
+            ChatService(self._gate, self._running, self.admission, translator, config.write_timeout_seconds),
+            self._server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
-            ModelService(self._gate, self._running, limits, translator), self._server
+            ModelService(self._gate, self._running, self.admission, limits, translator), self._server
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
@@ -110,6 +119,7 @@ class Server:
         """
         self.metrics.describe_model(engine.model)
         await warm_up(engine)
+        self.admission.open(limits_of(self._config, engine.model))
         self._gate.open(engine)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
@@ -141,7 +151,8 @@ class Server:
         if self._reloading is not None:
             self._reloading.cancel()
         await self._server.stop(STOP_GRACE_SECONDS)
-        self._translators.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._image_threads, self._threads):
+            threads.shutdown(wait=False, cancel_futures=True)
         if self._fetcher is not None:
             await self._fetcher.close()
 

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from octet.engine.types import GenerationRequest, ModelInfo, ToolChoiceMode
 from octet.errors import InvalidRequestError, ModelNotFoundError
 from octet.translate.media import ImageLimits
-from octet.translate.messages import image_fields, to_messages
+from octet.translate.messages import to_messages
 from octet.translate.output_format import to_output_format
 from octet.translate.prompt_options import (
     to_adapter,
@@ -88,9 +88,7 @@ def to_generation_request(
 
 
 def is_costly(request: chat_service_pb2.ChatRequest) -> bool:
-    """Whether `to_generation_request` takes so long that an event loop should leave it to a thread."""
-    if image_fields(request.messages):
-        return True
+    """Whether `to_generation_request` takes long even without pictures, so that a thread should do it."""
     schemas = sum(tool.ByteSize() for tool in request.tools) + request.output_format.ByteSize()
     return schemas > _COSTLY_BYTES
 

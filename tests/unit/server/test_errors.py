@@ -17,6 +17,7 @@ CODES = {
     errors.AdapterNotFoundError: code_pb2.NOT_FOUND,
     errors.DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     errors.UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    errors.OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
     errors.DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
     errors.SlowReaderError: code_pb2.ABORTED,
     errors.UnavailableError: code_pb2.UNAVAILABLE,
@@ -35,7 +36,12 @@ def test_every_error_is_listed_here() -> None:
 
 @pytest.mark.parametrize("kind", CODES)
 def test_codes_and_reasons(kind: type[OctetError]) -> None:
-    error = kind("model", "is wrong") if issubclass(kind, errors.InvalidRequestError) else kind("is wrong")
+    if issubclass(kind, errors.InvalidRequestError):
+        error: OctetError = kind("model", "is wrong")
+    elif kind is errors.OverloadedError:
+        error = errors.OverloadedError(kind.reason, "is wrong", retry_seconds=1)
+    else:
+        error = kind("is wrong")
     status = to_status(error)
     assert status.code == CODES[kind]
     info = error_details_pb2.ErrorInfo()
@@ -50,6 +56,26 @@ def test_the_field_is_named() -> None:
     [violation] = bad_request.field_violations
     assert (violation.field, violation.description) == ("messages[1].role", "is unknown")
     assert status.message == "messages[1].role: is unknown"
+
+
+def test_no_room_says_when_to_come_again_and_whose_limit_it_is() -> None:
+    error = errors.OverloadedError(
+        "KEY_LIMIT_REACHED",
+        "too many",
+        retry_seconds=1.25,
+        quota=errors.Quota("key:team-a", "4 requests at the same time"),
+    )
+    info, retry, quota = (
+        error_details_pb2.ErrorInfo(),
+        error_details_pb2.RetryInfo(),
+        error_details_pb2.QuotaFailure(),
+    )
+    for packed, detail in zip(to_status(error).details, (info, retry, quota), strict=True):
+        assert packed.Unpack(detail)
+    assert info.reason == "KEY_LIMIT_REACHED"
+    assert retry.retry_delay.ToMilliseconds() == 1250
+    [violation] = quota.violations
+    assert (violation.subject, violation.description) == ("key:team-a", "4 requests at the same time")
 
 
 @pytest.mark.parametrize("character", ["x", "ä", "漢", "🙂"])

@@ -185,10 +185,6 @@ def test_malformed_ids(request_id: str) -> None:
 def test_is_costly(request_: ChatRequest) -> None:
     request_.tools.add(name="f", parameters=dict_to_struct({"type": "object"}))
     assert not is_costly(request_)
-    with_picture = ChatRequest()
-    with_picture.CopyFrom(request_)
-    with_picture.messages[0].parts.add().image.data = b"x"
-    assert is_costly(with_picture)
     request_.tools[0].parameters.update({"properties": {str(i): {} for i in range(1000)}})
     assert is_costly(request_)
     large_format = ChatRequest(output_format={"json_schema": request_.tools[0].parameters})

@@ -41,6 +41,7 @@ def describe_model(
         pans_and_scans=max_images > 0 and model.hf_config.model_type == "gemma3",
         adapters=tuple(settings.adapters),
         takes_priorities=config.scheduler_config.policy == "priority",
+        max_sequences=config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size,
     )
 
 

@@ -11,21 +11,22 @@ from grpc_health.v1 import health
 
 from octet.errors import InvalidRequestError
 from octet.rpc import call
+from octet.server.interceptors.errors import REQUEST_ID_HEADER
 from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
 from octet.translate.request import check_request_id
 
 logger = logging.getLogger("octet")
 
-HEADER = "x-request-id"
-
 _UNLOGGED_PREFIX = f"/{health.SERVICE_NAME}/"
+_OWN_PREFIX = "/octet.v1."
 
 
 class RequestIdInterceptor(grpc.aio.ServerInterceptor):
     """Gives each call an id: the request's own, that of its `x-request-id` metadata, or a new one.
 
     The id goes back in the initial metadata `x-request-id` and into the log, which gets one line for each
-    call that is no health check.
+    call that is no health check. Calls of Octet's own services get their initial metadata when they are let
+    in (`octet.rpc.call.accept`), for what is refused before must not have any.
     """
 
     async def intercept_service(
@@ -37,19 +38,24 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        from_metadata = dict(handler_call_details.invocation_metadata).get(HEADER)
+        from_metadata = dict(handler_call_details.invocation_metadata).get(REQUEST_ID_HEADER)
         method = handler_call_details.method
 
         async def answer(request: Any, context: Context, proceed: Proceed) -> Any:
             request_id = _choose(getattr(request, "request_id", ""), from_metadata)
             call.request_id.set(request_id)
-            await context.send_initial_metadata([(HEADER, request_id)])
+            headers = InitialMetadata(context, request_id)
+            call.initial_metadata.set(headers)
+            if not method.startswith(_OWN_PREFIX):
+                await headers.send()
             if method.startswith(_UNLOGGED_PREFIX):
                 return await proceed()
             started = time.monotonic()
             outcome = "OK"
             try:
-                return await proceed()
+                answered = await proceed()
+                await headers.send()
+                return answered
             except grpc.aio.AbortError:
                 outcome = context.code().name
                 raise
@@ -60,6 +66,21 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
                 logger.info("%s %s %.0f ms", method, outcome, 1e3 * (time.monotonic() - started))
 
         return wrap(handler, answer)
+
+
+class InitialMetadata:
+    """A call's initial metadata, which is sent once."""
+
+    def __init__(self, context: Context, request_id: str) -> None:
+        self._context = context
+        self._request_id = request_id
+        self._sent = False
+
+    async def send(self) -> None:
+        """Sends it unless that is done."""
+        if not self._sent:
+            self._sent = True
+            await self._context.send_initial_metadata([(REQUEST_ID_HEADER, self._request_id)])
 
 
 def _choose(*candidates: str | bytes | None) -> str:

@@ -1,0 +1,35 @@
+"""The limits of a server: what its settings say, and what follows from the model where they say nothing."""
+
+from dataclasses import dataclass
+
+from octet.config import ServerConfig
+from octet.engine.types import ModelInfo
+
+_CONTEXTS_WAITING = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What `octet.config.admission.AdmissionConfig` describes, with every number known."""
+
+    running: int
+    waiting: int
+    waiting_tokens: int
+    waiting_images: int
+    token_calls: int
+
+
+def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
+    """The limits of a server with `config` in front of `model`."""
+    # The engine's own queue has to hold something for the step in which a request ends, or it would compute
+    # with an empty place until the next request has been decoded and rendered. What is more than that is
+    # better off in Octet's queue, where it is ordered fairly, can be refused, and is cheap to take out.
+    running = config.max_running_requests or model.max_sequences + max(1, model.max_sequences // 8)
+    waiting = config.max_waiting_requests
+    return Limits(
+        running=running,
+        waiting=max(1, running // 2) if waiting is None else waiting,
+        waiting_tokens=config.max_waiting_tokens or _CONTEXTS_WAITING * model.context_window,
+        waiting_images=config.max_waiting_images,
+        token_calls=config.max_token_calls,
+    )

@@ -1,0 +1,51 @@
+"""What requests take, before anything of them is checked."""
+
+from dataclasses import replace
+
+import pytest
+
+from octet.engine.types import ModelInfo
+from octet.rpc.admission.cost import Cost, estimate
+from octet.v1 import chat_service_pb2, content_pb2
+
+MODEL = ModelInfo(("m",), "m", True, 8192, 2048, None, (), 4, 256, 1000, takes_priorities=True)
+
+
+def request(text: str = "", images: int = 0) -> chat_service_pb2.ChatRequest:
+    parts = [content_pb2.Part(text=text)] * bool(text)
+    parts += [content_pb2.Part(image=content_pb2.Image(data=b"x" * 100_000))] * images
+    return chat_service_pb2.ChatRequest(messages=[content_pb2.Message(parts=parts)])
+
+
+def test_text_counts_by_its_bytes_and_pictures_by_the_models_tokens() -> None:
+    assert estimate(request(), MODEL) == Cost(sequences=1, tokens=0, images=0)
+    assert estimate(request("word" * 1000), MODEL).tokens == pytest.approx(1000, rel=0.01)
+    assert estimate(request("漢字" * 500), MODEL).tokens == pytest.approx(750, rel=0.01)
+    assert estimate(request(images=3), MODEL) == Cost(sequences=1, tokens=768, images=3)
+
+
+def test_crops_count() -> None:
+    panned = request(images=2)
+    panned.image_options.pan_and_scan = True
+    assert estimate(panned, MODEL) == Cost(sequences=1, tokens=2 * 5 * 256, images=2)
+
+
+def test_tools_count() -> None:
+    with_tools = request()
+    with_tools.tools.add(name="f", description="d" * 4000)
+    assert estimate(with_tools, MODEL).tokens == pytest.approx(1000, rel=0.01)
+
+
+@pytest.mark.parametrize(("asked", "counted"), [(None, 1), (-3, 1), (0, 1), (5, 5), (2_000_000_000, 16)])
+def test_candidates_count_within_what_can_be_asked_for(asked: int | None, counted: int) -> None:
+    with_candidates = request("hi")
+    if asked is not None:
+        with_candidates.sampling.n = asked
+    assert estimate(with_candidates, MODEL).sequences == counted
+
+
+def test_priority_counts_only_where_requests_have_one() -> None:
+    urgent = request("hi")
+    urgent.priority = -7
+    assert estimate(urgent, MODEL).priority == -7
+    assert estimate(urgent, replace(MODEL, takes_priorities=False)).priority == 0
