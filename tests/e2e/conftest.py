@@ -1,7 +1,13 @@
 """One real vLLM engine, on a CPU, for all tests that need one: its start takes longer than they do."""
 
 import os
-from collections.abc import AsyncIterator
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -13,6 +19,8 @@ from octet.server.server import Server
 
 # Another checkpoint may be put to the test; what the demo checkpoint says is not asked of it.
 MODEL = os.environ.get("OCTET_TEST_MODEL", str(demo.PATH))
+MODEL_NAME = "octet-demo"
+START_SECONDS = 280
 ENGINE_FLAGS = ("--enforce-eager", "--kv-cache-memory-bytes", "256M", "--max-num-seqs", "8")
 
 
@@ -28,7 +36,7 @@ async def engine() -> AsyncIterator[VllmEngine]:
     from octet.engine.vllm.args import parse_engine_args
     from octet.engine.vllm.engine import create_engine
 
-    engine = await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS]))
+    engine = await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS, "--served-model-name", MODEL_NAME]))
     yield engine
     engine.close()
 
@@ -41,3 +49,29 @@ async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
     await server.attach(engine)
     yield f"127.0.0.1:{server.port}"
     await server.stop()
+
+
+@pytest.fixture(scope="session")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server started by `octet serve`, on the checkpoint that ships unless another is put to the test."""
+    model = [os.environ["OCTET_TEST_MODEL"]] if "OCTET_TEST_MODEL" in os.environ else []
+    command = [sys.executable, "-m", "octet", "serve", *model, "--served-model-name", MODEL_NAME]
+    log = tmp_path_factory.mktemp("serve") / "server.log"
+    with log.open("w") as file:
+        server = subprocess.Popen([*command, "--port", "0", "--smg"], stderr=file)
+    try:
+        yield _wait_until_serving(server, log)
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0, log.read_text()
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_until_serving(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    give_up = time.monotonic() + START_SECONDS
+    while (match := re.search(r"octet: serving \S+ on (\S+)", log.read_text())) is None:
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < give_up, log.read_text()
+        time.sleep(0.2)
+    return match[1]

@@ -4,11 +4,8 @@ import asyncio
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -20,7 +17,6 @@ from octet.client import AsyncClient, Client, OctetRpcError, tool_result, user
 from octet.engine.vllm.engine import VllmEngine
 
 OCTET = [sys.executable, "-m", "octet"]
-START_SECONDS = 280
 IDLE_SECONDS = 1.0
 """By then the engine must have stopped working for somebody who has given up."""
 
@@ -36,31 +32,6 @@ from octet.client import Client
 for text in Client(sys.argv[1]).stream("Tell me a story.", ignore_eos=True, max_tokens=int(sys.argv[2])):
     print(text, flush=True)
 """
-
-
-@pytest.fixture(scope="session")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server started by `octet serve`, on the checkpoint that ships unless another is put to the test."""
-    model = [os.environ["OCTET_TEST_MODEL"]] if "OCTET_TEST_MODEL" in os.environ else []
-    log = tmp_path_factory.mktemp("serve") / "server.log"
-    with log.open("w") as file:
-        server = subprocess.Popen([*OCTET, "serve", *model, "--port", "0"], stderr=file)
-    try:
-        yield _wait_until_serving(server, log)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=60) == 0, log.read_text()
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_until_serving(server: "subprocess.Popen[bytes]", log: Path) -> str:
-    give_up = time.monotonic() + START_SECONDS
-    while (match := re.search(r"octet: serving \S+ on (\S+)", log.read_text())) is None:
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < give_up, log.read_text()
-        time.sleep(0.2)
-    return match[1]
 
 
 def chat(target: str, *arguments: str) -> str:

@@ -14,6 +14,7 @@ from octet.errors import OctetError
 if TYPE_CHECKING:
     from octet.engine.protocol import Engine
     from octet.engine.vllm.args import EngineSettings
+    from octet.rpc.vllm_engine import CreateServicer
 
 DEMO_NAME = "octet-demo"
 
@@ -55,17 +56,34 @@ def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
 
         return await create_engine(await asyncio.to_thread(_parse, engine_args))
 
-    serve_engine(config, start_engine)
+    async def create_servicer(engine: Any) -> Any:
+        from octet.engine.vllm import smg
+
+        return await smg.create_servicer(
+            engine, max_image_bytes=config.max_image_bytes, image_threads=config.image_threads
+        )
+
+    serve_engine(config, start_engine, create_servicer)
 
 
-def serve_engine(config: ServerConfig, start_engine: Callable[[], Awaitable["Engine"]]) -> None:
-    """Serves until a signal; what prevents or ends that is one line on standard error and exit status 1."""
+def serve_engine(
+    config: ServerConfig,
+    start_engine: Callable[[], Awaitable["Engine"]],
+    create_servicer: "CreateServicer | None" = None,
+) -> None:
+    """Serves until a signal; what prevents or ends that is one line on standard error and exit status 1.
+
+    Args:
+        config: the server's settings.
+        start_engine: loads the model.
+        create_servicer: makes what answers SMG gateways over the engine, with config.smg.
+    """
     from octet.server.lifecycle import run
     from octet.server.logs import configure_logging
 
     configure_logging()
     try:
-        asyncio.run(run(config, start_engine))
+        asyncio.run(run(config, start_engine, create_servicer))
     except OctetError as error:
         click.echo(f"octet: error: {error}", err=True)
         sys.exit(1)

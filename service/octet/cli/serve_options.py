@@ -80,6 +80,11 @@ LISTENER = (
         help="Do not answer grpc.reflection.",
     ),
     click.option("--channelz", is_flag=True, help="Answer grpc.channelz."),
+    click.option(
+        "--smg",
+        is_flag=True,
+        help="Be a worker of SMG gateways, too: answer vllm.grpc.engine.VllmEngine. Needs octet-serve[smg].",
+    ),
 )
 
 IDENTITY = (

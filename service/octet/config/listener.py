@@ -33,6 +33,7 @@ class ListenerConfig:
         write_timeout_seconds: how long a client may leave a part of a streamed answer untaken.
         reflection: whether grpc.reflection answers.
         channelz: whether grpc.channelz answers.
+        smg: whether vllm.grpc.engine.VllmEngine, which SMG gateways ask, answers, too.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +53,7 @@ class ListenerConfig:
     write_timeout_seconds: float = 60.0
     reflection: bool = True
     channelz: bool = False
+    smg: bool = False
 
     def check(self) -> None:
         """Raises ValueError with the flag's name when a setting makes no sense."""

@@ -1,6 +1,5 @@
 """ChatService: chats, whole or streamed, and their cancellation."""
 
-import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -11,7 +10,6 @@ import grpc
 
 from octet.engine.protocol import Engine
 from octet.engine.types import Deltas, Event, PromptAccepted
-from octet.errors import SlowReaderError
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import estimate
@@ -19,6 +17,7 @@ from octet.rpc.gate import EngineGate
 from octet.rpc.progress import Progress
 from octet.rpc.running import CancelledByCallerError, RunningRequests
 from octet.rpc.translator import Translator
+from octet.rpc.writing import write_within
 from octet.translate.request import resolve_model, to_cancelled_ids
 from octet.translate.response import add_usage, delta_chunk, first_chunk, to_chat_response
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc
@@ -102,7 +101,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                     if progress.complete:
                         add_usage(chunk, event.usage)
                 if chunk.deltas or chunk.prompt_logprobs or chunk.HasField("usage"):
-                    await self._write(context, chunk)
+                    await write_within(self._write_timeout_seconds, context, chunk)
 
     async def CancelChat(
         self, request: chat_service_pb2.CancelChatRequest, context: CancelContext
@@ -110,20 +109,6 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         """Stops the caller's requests by id."""
         cancelled = self._running.cancel(call.caller.get(), to_cancelled_ids(request))
         return chat_service_pb2.CancelChatResponse(cancelled_ids=cancelled)
-
-    async def _write(self, context: StreamContext, chunk: chat_service_pb2.ChatChunk) -> None:
-        """Returns when the transport has room again.
-
-        Raises:
-            SlowReaderError: when that takes too long; all that the answer holds is to be let go then.
-        """
-        try:
-            async with asyncio.timeout(self._write_timeout_seconds):
-                await context.write(chunk)
-        except TimeoutError:
-            raise SlowReaderError(
-                f"nothing of the answer was taken for {self._write_timeout_seconds:g} seconds"
-            ) from None
 
     async def _events(
         self, engine: Engine, request: Request, time_left: float | None, progress: Progress

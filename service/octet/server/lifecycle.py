@@ -7,13 +7,16 @@ import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.server.server import Server
+
+if TYPE_CHECKING:
+    from octet.rpc.vllm_engine import CreateServicer
 
 T = TypeVar("T")
 
@@ -40,19 +43,24 @@ class Signals:
         (self.second if self.first.is_set() else self.first).set()
 
 
-async def run(config: ServerConfig, start_engine: Callable[[], Awaitable[Engine]]) -> None:
+async def run(
+    config: ServerConfig,
+    start_engine: Callable[[], Awaitable[Engine]],
+    create_servicer: "CreateServicer | None" = None,
+) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
         config: the server's settings.
         start_engine: loads the model; awaited while the port is already open and health says NOT_SERVING.
+        create_servicer: makes what answers SMG gateways over the engine, with config.smg.
 
     Raises:
         StartupError: when the port cannot be had, or out of `start_engine`.
         EngineDeadError: when the engine dies.
     """
     _leave_sigint_to_the_main_thread()
-    server = Server(config)
+    server = Server(config, create_servicer=create_servicer)
     await server.start()
     engine = None
     with Signals() as signals:

@@ -9,7 +9,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
-from octet.errors import EngineDeadError, UnavailableError
+from octet.errors import EngineDeadError, StartupError, UnavailableError
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import limits_of
 from octet.rpc.chat import ChatService
@@ -30,6 +30,7 @@ from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2,
 
 if TYPE_CHECKING:
     from octet.fetch import ImageFetcher
+    from octet.rpc.vllm_engine import CreateServicer, VllmEngineService
 
 HEALTH_POLL_SECONDS = 0.5
 """How often the engine is asked whether it lives."""
@@ -52,11 +53,22 @@ class Server:
     Until `attach` has returned and from `drain` on, health says NOT_SERVING and calls end UNAVAILABLE.
     """
 
-    def __init__(self, config: ServerConfig, *, fetcher: "ImageFetcher | None" = None) -> None:
-        """`fetcher` takes the place of the one that the config describes.
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        fetcher: "ImageFetcher | None" = None,
+        create_servicer: "CreateServicer | None" = None,
+    ) -> None:
+        """Listens to nobody yet.
+
+        Args:
+            config: the server's settings.
+            fetcher: takes the place of the one that the config describes.
+            create_servicer: makes what answers SMG gateways over the engine, with config.smg.
 
         Raises:
-            StartupError: when the keys or the certificates cannot be read.
+            StartupError: when the keys or the certificates cannot be read, or a package is missing.
         """
         limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
         self._config = config
@@ -84,9 +96,12 @@ class Server:
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(self._gate, self._running, self.admission, limits, translator), self._server
         )
+        self._service_names = SERVICE_NAMES
+        self._create_servicer = create_servicer
+        self._vllm_engine = self._add_vllm_engine(limits, translator) if config.smg else None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         if config.reflection:
-            add_reflection(self._server, (*SERVICE_NAMES, health.SERVICE_NAME))
+            add_reflection(self._server, (*self._service_names, health.SERVICE_NAME))
         if config.channelz:
             from grpc_channelz.v1.channelz import add_channelz_servicer
 
@@ -119,6 +134,9 @@ class Server:
         """
         self.metrics.describe_model(engine.model)
         await warm_up(engine)
+        if self._vllm_engine is not None:
+            assert self._create_servicer is not None, "config.smg needs create_servicer"
+            self._vllm_engine.attach(await self._create_servicer(engine))
         self.admission.open(limits_of(self._config, engine.model))
         self._gate.open(engine)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -176,11 +194,34 @@ class Server:
 
     async def _not_serving(self) -> None:
         """Says NOT_SERVING from now on, whatever else is set."""
+        if self._vllm_engine is not None:
+            self._vllm_engine.leave()
         await self._health.enter_graceful_shutdown()
         self.metrics.serving.set(0)
 
+    def _add_vllm_engine(self, limits: ImageLimits, translator: Translator) -> "VllmEngineService":
+        """Adds the service that SMG gateways ask."""
+        try:
+            from smg_grpc_proto import vllm_engine_pb2_grpc
+
+            from octet.rpc.vllm_engine import SERVICE_NAME, VllmEngineService
+        except ImportError as error:
+            raise StartupError(f"--smg: {error}; install octet-serve[smg]") from error
+        service = VllmEngineService(
+            self._gate,
+            self._running,
+            self.admission,
+            limits,
+            translator,
+            self._fetcher,
+            self._config.write_timeout_seconds,
+        )
+        vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
+        self._service_names += (SERVICE_NAME,)
+        return service
+
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
-        for name in ("", *SERVICE_NAMES):
+        for name in ("", *self._service_names):
             await self._health.set(name, status)
         self.metrics.serving.set(status == health_pb2.HealthCheckResponse.SERVING)
 

@@ -78,19 +78,10 @@ def decode_image(
         InvalidRequestError: at that field or at `field`.mime_type.
     """
     where = f"{field}.{source}"
-    if not data:
-        raise InvalidRequestError(where, "is empty; put the bytes of the picture file here")
-    if len(data) > limits.max_bytes:
-        raise InvalidRequestError(where, f"has {len(data)} bytes, more than the limit of {limits.max_bytes}")
-    with _open(data, limits, where) as image:
+    with _open_checked(data, limits, where) as image:
         actual = _MEDIA_TYPES[image.format or ""]
         _check_media_type(mime_type, actual, f"{field}.mime_type")
         _check_media_type(source_type, actual, where)
-        _check_size(image, limits, where)
-        if actual == "image/jpeg" and _has_too_many_scans(data):
-            raise InvalidRequestError(
-                where, f"is a JPEG file of more than {_MAX_JPEG_SCANS} scans; encode it again"
-            )
         try:
             image.load()
             _set_upright(image)
@@ -100,6 +91,43 @@ def decode_image(
             raise InvalidRequestError(
                 where, f"cannot be decoded, the file is damaged or cut short ({error})"
             ) from error
+
+
+def check_image(data: bytes, *, limits: ImageLimits, where: str) -> str:
+    """Checks what can be known about a picture without decoding it.
+
+    Args:
+        data: the encoded file.
+        limits: how large it may be.
+        where: path of the field that it came from, for errors.
+
+    Returns:
+        The media type that it is of, by its content.
+
+    Raises:
+        InvalidRequestError: at `where`.
+    """
+    with _open_checked(data, limits, where) as image:
+        return _MEDIA_TYPES[image.format or ""]
+
+
+def _open_checked(data: bytes, limits: ImageLimits, where: str) -> Image.Image:
+    """The picture, not decoded yet."""
+    if not data:
+        raise InvalidRequestError(where, "is empty; put the bytes of the picture file here")
+    if len(data) > limits.max_bytes:
+        raise InvalidRequestError(where, f"has {len(data)} bytes, more than the limit of {limits.max_bytes}")
+    image = _open(data, limits, where)
+    try:
+        _check_size(image, limits, where)
+        if image.format in ("JPEG", "MPO") and _has_too_many_scans(data):
+            raise InvalidRequestError(
+                where, f"is a JPEG file of more than {_MAX_JPEG_SCANS} scans; encode it again"
+            )
+    except InvalidRequestError:
+        image.close()
+        raise
+    return image
 
 
 def _open(data: bytes, limits: ImageLimits, where: str) -> Image.Image:

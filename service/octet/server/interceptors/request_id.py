@@ -18,15 +18,15 @@ from octet.translate.request import check_request_id
 logger = logging.getLogger("octet")
 
 _UNLOGGED_PREFIX = f"/{health.SERVICE_NAME}/"
-_OWN_PREFIX = "/octet.v1."
+_OWN_PREFIXES = ("/octet.v1.", "/vllm.grpc.engine.")
 
 
 class RequestIdInterceptor(grpc.aio.ServerInterceptor):
     """Gives each call an id: the request's own, that of its `x-request-id` metadata, or a new one.
 
     The id goes back in the initial metadata `x-request-id` and into the log, which gets one line for each
-    call that is no health check. Calls of Octet's own services get their initial metadata when they are let
-    in (`octet.rpc.call.accept`), for what is refused before must not have any.
+    call that is no health check. Calls of the services in `octet.rpc` get their initial metadata when they are
+    let in (`octet.rpc.call.accept`), for what is refused before must not have any.
     """
 
     async def intercept_service(
@@ -46,7 +46,7 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
             call.request_id.set(request_id)
             headers = InitialMetadata(context, request_id)
             call.initial_metadata.set(headers)
-            if not method.startswith(_OWN_PREFIX):
+            if not method.startswith(_OWN_PREFIXES):
                 await headers.send()
             if method.startswith(_UNLOGGED_PREFIX):
                 return await proceed()

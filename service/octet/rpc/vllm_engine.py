@@ -1,0 +1,220 @@
+"""VllmEngine: what an SMG gateway asks of a replica, under the rules that hold for every other call."""
+
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from smg_grpc_proto import vllm_engine_pb2, vllm_engine_pb2_grpc
+from smg_grpc_proto.generated import common_pb2
+
+from octet.engine.protocol import Engine
+from octet.engine.types import ModelInfo
+from octet.errors import InvalidRequestError, UnavailableError
+from octet.rpc import call
+from octet.rpc.admission.admission import Admission
+from octet.rpc.admission.cost import BYTES_PER_TOKEN, Cost
+from octet.rpc.gate import EngineGate
+from octet.rpc.running import RunningRequests
+from octet.rpc.translator import Translator
+from octet.rpc.writing import Context, write_within
+from octet.translate.media import ImageLimits
+from octet.translate.media_refs import inline_pictures, refs_to_fetch
+from octet.translate.request import check_request_id
+from octet.translate.sampling import MAX_CANDIDATES
+
+if TYPE_CHECKING:
+    from octet.fetch import ImageFetcher
+
+SERVICE_NAME: str = vllm_engine_pb2.DESCRIPTOR.services_by_name["VllmEngine"].full_name
+
+Servicer: TypeAlias = "vllm_engine_pb2_grpc.VllmEngineServicer"
+CreateServicer = Callable[[Engine], Awaitable[Servicer]]
+"""Makes what answers over a started engine.
+
+Raises:
+    StartupError: when that is not possible.
+"""
+
+# Fields that would have this process map shared memory, connect to hosts that the caller names, or hand
+# tensors to the model that nothing has checked.
+_REFUSED_FIELDS: Mapping[str, str] = {
+    "mm_inputs": "holds a preprocessed picture; send it as it is, in media_refs",
+    "kv_transfer_params": "prompts are not taken over from other replicas",
+    "kv_transfer_params_json": "prompts are not taken over from other replicas",
+}
+
+
+class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
+    """Lets a gateway's calls through to another servicer, and keeps them to what every caller may do.
+
+    Methods that no gateway needs to route are unimplemented: embeddings, profiles, and emptying the cache.
+
+    Args:
+        gate: closed while the engine takes no calls.
+        running: the requests that are being answered.
+        admission: lets requests in.
+        limits: limits on pictures.
+        translator: runs what takes long in threads.
+        fetcher: fetches pictures that are elsewhere; None leaves that to nobody.
+        write_timeout_seconds: how long a gateway may leave a part of an answer untaken.
+    """
+
+    def __init__(
+        self,
+        gate: EngineGate,
+        running: RunningRequests,
+        admission: Admission,
+        limits: ImageLimits,
+        translator: Translator,
+        fetcher: "ImageFetcher | None",
+        write_timeout_seconds: float,
+    ) -> None:
+        self._gate = gate
+        self._running = running
+        self._admission = admission
+        self._limits = limits
+        self._translator = translator
+        self._fetcher = fetcher
+        self._write_timeout_seconds = write_timeout_seconds
+        self._answering: Servicer | None = None
+        self._leaving = False
+
+    def attach(self, servicer: Servicer) -> None:
+        """Sets what answers; to be called before the gate opens."""
+        self._answering = servicer
+
+    def leave(self) -> None:
+        """Sends gateways elsewhere from now on, whether or not the gate is open."""
+        self._leaving = True
+
+    async def Generate(self, request: vllm_engine_pb2.GenerateRequest, context: Context) -> None:
+        """Continues a prompt of tokens."""
+        servicer = self._servicer()
+        _check(request)
+        caller, time_left = call.caller.get(), context.time_remaining()
+        with (
+            self._running.register(caller, request.request_id, time_left) as running,
+            self._admission.enter(
+                caller,
+                _estimate(request, self._gate.engine().model),
+                time_left=time_left,
+                caller_limit=call.caller_limits.get().max_concurrent_requests,
+            ) as ticket,
+        ):
+            await running.wait_for(ticket.turn)
+            await call.accept()
+            if request.HasField("media_refs"):
+                await running.wait_for(self._inline_pictures, request)
+            self._admission.images_decoded(ticket)
+            async with aclosing(servicer.Generate(request, context)) as responses:
+                while (response := await running.wait_for(_next, responses)) is not None:
+                    self._admission.first_token(ticket)
+                    await write_within(self._write_timeout_seconds, context, response)
+
+    async def Abort(
+        self, request: vllm_engine_pb2.AbortRequest, context: Context
+    ) -> vllm_engine_pb2.AbortResponse:
+        """Stops the caller's requests by id; nobody else's."""
+        self._running.cancel(call.caller.get(), request.request_ids)
+        return vllm_engine_pb2.AbortResponse()
+
+    async def HealthCheck(
+        self, request: vllm_engine_pb2.HealthCheckRequest, context: Context
+    ) -> vllm_engine_pb2.HealthCheckResponse:
+        """Says whether requests are taken."""
+        try:
+            self._gate.engine()
+        except UnavailableError as error:
+            return vllm_engine_pb2.HealthCheckResponse(healthy=False, message=str(error))
+        if self._leaving:
+            return vllm_engine_pb2.HealthCheckResponse(healthy=False, message="the server is shutting down")
+        return vllm_engine_pb2.HealthCheckResponse(healthy=True)
+
+    async def GetModelInfo(
+        self, request: vllm_engine_pb2.GetModelInfoRequest, context: Context
+    ) -> vllm_engine_pb2.GetModelInfoResponse:
+        """Describes the model."""
+        return await self._servicer().GetModelInfo(request, context)
+
+    async def GetServerInfo(
+        self, request: vllm_engine_pb2.GetServerInfoRequest, context: Context
+    ) -> vllm_engine_pb2.GetServerInfoResponse:
+        """Describes the replica, and which pictures it takes."""
+        info = await self._servicer().GetServerInfo(request, context)
+        if info.mm_processor:
+            info.mm_media_ref_schemes = "data" if self._fetcher is None else "data,https"
+        return info
+
+    async def GetLoads(
+        self, request: vllm_engine_pb2.GetLoadsRequest, context: Context
+    ) -> vllm_engine_pb2.GetLoadsResponse:
+        """Says how much the engine has to do."""
+        return await self._servicer().GetLoads(request, context)
+
+    async def GetTokenizer(
+        self, request: common_pb2.GetTokenizerRequest, context: Context
+    ) -> AsyncGenerator[common_pb2.GetTokenizerChunk, None]:
+        """Gives the files that make the tokenizer."""
+        servicer = self._servicer()
+        await call.accept()
+        async with aclosing(servicer.GetTokenizer(request, context)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def SubscribeKvEvents(
+        self, request: common_pb2.SubscribeKvEventsRequest, context: Context
+    ) -> AsyncGenerator[common_pb2.KvEventBatch, None]:
+        """Reports what enters and leaves the prefix cache; needs the engine's --kv-events-config."""
+        servicer = self._servicer()
+        await call.accept()
+        async with aclosing(servicer.SubscribeKvEvents(request, context)) as batches:
+            async for batch in batches:
+                yield batch
+
+    def _servicer(self) -> Servicer:
+        """What answers.
+
+        Raises:
+            UnavailableError: while the engine takes no calls.
+        """
+        self._gate.engine()
+        assert self._answering is not None, "attached before the gate opens"
+        return self._answering
+
+    async def _inline_pictures(self, request: vllm_engine_pb2.GenerateRequest) -> None:
+        fetched: Mapping[str, bytes] = {}
+        if self._fetcher is not None and (uris := refs_to_fetch(request)):
+            fetched = await self._fetcher.fetch_all(uris)
+        await self._translator.in_thread(inline_pictures, request, self._limits, fetched)
+
+
+def _check(request: vllm_engine_pb2.GenerateRequest) -> None:
+    """Refuses what no caller may ask for; gives a request without an id one."""
+    if request.request_id:
+        check_request_id(request.request_id)
+    else:
+        request.request_id = call.request_id.get()
+    for field, message in _REFUSED_FIELDS.items():
+        if request.HasField(field):
+            raise InvalidRequestError(field, message)
+    if request.extra_mm_inputs:
+        raise InvalidRequestError("extra_mm_inputs", _REFUSED_FIELDS["mm_inputs"])
+    if request.sampling_params.n > MAX_CANDIDATES:
+        raise InvalidRequestError(
+            "sampling_params.n", f"is {request.sampling_params.n}, more than the limit of {MAX_CANDIDATES}"
+        )
+
+
+def _estimate(request: vllm_engine_pb2.GenerateRequest, model: ModelInfo) -> Cost:
+    """What answering a request takes."""
+    images = len(request.media_refs.items)
+    text = len(request.tokenized.input_ids) or len(request.text) // BYTES_PER_TOKEN
+    return Cost(
+        sequences=max(request.sampling_params.n, 1),
+        tokens=text + images * model.tokens_per_image,
+        images=images,
+    )
+
+
+async def _next(responses: AsyncGenerator[Any, None]) -> Any:
+    return await anext(responses, None)
