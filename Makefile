@@ -79,7 +79,7 @@ $(VENV)/.engine: $(BIN)/python pyproject.toml constraints/$(ENGINE).txt tools/re
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.engine
-	$(BIN)/python tools/requirements.py dev bench | $(PIP) install --quiet --disable-pip-version-check --constraint constraints/$(ENGINE).txt --requirement /dev/stdin
+	$(BIN)/python tools/requirements.py dev bench smg | $(PIP) install --quiet --disable-pip-version-check --constraint constraints/$(ENGINE).txt --requirement /dev/stdin
 	@touch $@
 
 $(VENV)/.octet: $(VENV)/.engine $(SOURCES)

@@ -15,5 +15,5 @@ lock() {
         --custom-compile-command "make lock" --no-annotate --no-emit-package torch \
         --extra "$engine" "$@" pyproject.toml "$build" --output-file "constraints/$engine.txt"
 }
-lock cpu --extra dev --extra bench
-lock cuda --extra bench
+lock cpu --extra dev --extra bench --extra smg
+lock cuda --extra bench --extra smg

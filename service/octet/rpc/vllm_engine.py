@@ -2,8 +2,9 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
+import grpc
 from smg_grpc_proto import vllm_engine_pb2, vllm_engine_pb2_grpc
 from smg_grpc_proto.generated import common_pb2
 
@@ -14,7 +15,7 @@ from octet.rpc import call
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import BYTES_PER_TOKEN, Cost
 from octet.rpc.gate import EngineGate
-from octet.rpc.running import RunningRequests
+from octet.rpc.running import CancelledByCallerError, RunningRequests
 from octet.rpc.translator import Translator
 from octet.rpc.writing import Context, write_within
 from octet.translate.media import ImageLimits
@@ -34,6 +35,8 @@ CreateServicer = Callable[[Engine], Awaitable[Servicer]]
 Raises:
     StartupError: when that is not possible.
 """
+
+_ABORTED = vllm_engine_pb2.GenerateResponse(complete=vllm_engine_pb2.GenerateComplete(finish_reason="abort"))
 
 # Fields that would have this process map shared memory, connect to hosts that the caller names, or hand
 # tensors to the model that nothing has checked.
@@ -91,25 +94,13 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         """Continues a prompt of tokens."""
         servicer = self._servicer()
         _check(request)
-        caller, time_left = call.caller.get(), context.time_remaining()
-        with (
-            self._running.register(caller, request.request_id, time_left) as running,
-            self._admission.enter(
-                caller,
-                _estimate(request, self._gate.engine().model),
-                time_left=time_left,
-                caller_limit=call.caller_limits.get().max_concurrent_requests,
-            ) as ticket,
-        ):
-            await running.wait_for(ticket.turn)
-            await call.accept()
-            if request.HasField("media_refs"):
-                await running.wait_for(self._inline_pictures, request)
-            self._admission.images_decoded(ticket)
-            async with aclosing(servicer.Generate(request, context)) as responses:
-                while (response := await running.wait_for(_next, responses)) is not None:
-                    self._admission.first_token(ticket)
+        responses = self._responses(servicer, request, context)
+        try:
+            async with aclosing(responses):
+                async for response in responses:
                     await write_within(self._write_timeout_seconds, context, response)
+        except CancelledByCallerError:
+            await context.write(_ABORTED)
 
     async def Abort(
         self, request: vllm_engine_pb2.AbortRequest, context: Context
@@ -170,6 +161,35 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         async with aclosing(servicer.SubscribeKvEvents(request, context)) as batches:
             async for batch in batches:
                 yield batch
+
+    async def _unimplemented(self, request: object, context: Context) -> NoReturn:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server offers what routing needs")
+
+    Embed = FlushCache = StartProfile = StopProfile = _unimplemented
+
+    async def _responses(
+        self, servicer: Servicer, request: vllm_engine_pb2.GenerateRequest, context: Context
+    ) -> AsyncGenerator[vllm_engine_pb2.GenerateResponse, None]:
+        """What `servicer` answers to the request, once it is its turn."""
+        caller, time_left = call.caller.get(), context.time_remaining()
+        with (
+            self._running.register(caller, request.request_id, time_left) as running,
+            self._admission.enter(
+                caller,
+                _estimate(request, self._gate.engine().model),
+                time_left=time_left,
+                caller_limit=call.caller_limits.get().max_concurrent_requests,
+            ) as ticket,
+        ):
+            await running.wait_for(ticket.turn)
+            await call.accept()
+            if request.HasField("media_refs"):
+                await running.wait_for(self._inline_pictures, request)
+            self._admission.images_decoded(ticket)
+            async with aclosing(servicer.Generate(request, context)) as responses:
+                while (response := await running.wait_for(_next, responses)) is not None:
+                    self._admission.first_token(ticket)
+                    yield response
 
     def _servicer(self) -> Servicer:
         """What answers.

@@ -25,8 +25,8 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
     """Gives each call an id: the request's own, that of its `x-request-id` metadata, or a new one.
 
     The id goes back in the initial metadata `x-request-id` and into the log, which gets one line for each
-    call that is no health check. Calls of the services in `octet.rpc` get their initial metadata when they are
-    let in (`octet.rpc.call.accept`), for what is refused before must not have any.
+    call that is no health check. The services in `octet.rpc` send their calls' initial metadata when they let
+    them in (`octet.rpc.call.accept`), for what is refused before must not have any.
     """
 
     async def intercept_service(
