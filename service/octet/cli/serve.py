@@ -29,7 +29,10 @@ The flags of vLLM's engine work as with `vllm serve`, for example:
   octet serve BCCard/gemma-3-12b-it-FP8-Dynamic --tensor-parallel-size 4 \\
     --gpu-memory-utilization 0.9 --max-model-len 8192 --enforce-eager \\
     --api-key KEY --served-model-name gemma-3-12b-it
-`octet serve --help-engine` lists them all."""
+`octet serve --help-engine` lists them all.
+
+On a CPU with up to 4 cores the model computes on all of them, where vLLM by itself would keep one free;
+VLLM_CPU_OMP_THREADS_BIND=0,1 chooses cores, VLLM_CPU_OMP_THREADS_BIND=auto is vLLM's own choice."""
 
 
 @click.command(epilog=_EPILOG, context_settings={"ignore_unknown_options": True})

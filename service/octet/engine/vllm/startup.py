@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from octet.engine.vllm import kernels
+from octet.engine.vllm import kernels, threads
 from octet.engine.vllm.args import EngineSettings, one_line
 from octet.errors import StartupError
 
@@ -45,7 +45,7 @@ def start(settings: EngineSettings) -> "AsyncLLM":
     _require_kernels()
     output = _EngineOutput()
     try:
-        with output:
+        with output, threads.bound(settings.engine):
             llm = AsyncLLM.from_vllm_config(
                 config,
                 usage_context=UsageContext.API_SERVER,
