@@ -1,4 +1,6 @@
-"""`octet serve` around a scripted engine, as a process: python -m tests.integration.serve_fake SCRIPT [KEY]
+"""`octet serve` around a scripted engine, as a process:
+
+    python -m tests.integration.serve_fake SCRIPT [KEY [GRACE_SECONDS]]
 
 SIGUSR1 kills the engine; SIGUSR2 lets the "endless" script end its answers.
 """
@@ -40,5 +42,6 @@ async def start() -> Engine:
 
 
 if __name__ == "__main__":
-    key = sys.argv[2] if len(sys.argv) > 2 else None
-    serve_engine(ServerConfig(port=0, api_key=key), start)
+    key = sys.argv[2] if len(sys.argv) > 2 else ""
+    grace = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    serve_engine(ServerConfig(port=0, api_key=key or None, grace_seconds=grace), start)

@@ -6,6 +6,7 @@ import time
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from octet.client import Client, OctetRpcError
 from tests.integration.processes import server_process
@@ -32,6 +33,53 @@ def test_sigterm_drains() -> None:
         server.signal(signal.SIGUSR2)
         assert stream.answer().text == "first last"
         assert server.wait() == 0
+
+
+def test_sigterm_leaves_balancers_time_to_notice() -> None:
+    with server_process("echo", "", "30") as server, Client(server.target) as client:
+        with grpc.insecure_channel(server.target) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            watch = health.Watch(health_pb2.HealthCheckRequest(service="octet.v1.ChatService"))
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            server.signal(signal.SIGTERM)
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert client.chat("not too late").text == "not too late "
+            watch.cancel()
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "draining" not in "".join(server.log)
+
+
+def test_draining_follows_the_grace() -> None:
+    with server_process("endless", "", "0.2") as server, Client(server.target) as client:
+        stream = client.stream("hello")
+        assert next(iter(stream)) == "first "
+        server.signal(signal.SIGTERM)
+        server.read_log_until("NOT_SERVING, still taking calls")
+        server.read_log_until("draining")
+        server.signal(signal.SIGUSR2)
+        assert stream.answer().text == "first last"
+        assert server.wait() == 0
+
+
+def test_ctrl_c_has_no_grace() -> None:
+    with server_process("echo", "", "30") as server:
+        server.signal(signal.SIGINT)
+        assert server.wait() == 0
+
+
+def test_engine_death_ends_a_server_that_drains() -> None:
+    with server_process("endless") as server, Client(server.target) as client:
+        stream = client.stream("hello")
+        assert next(iter(stream)) == "first "
+        server.signal(signal.SIGTERM)
+        server.read_log_until("draining")
+        server.signal(signal.SIGUSR1)
+        with pytest.raises(OctetRpcError) as raised:
+            stream.answer()
+        assert raised.value.reason == "ENGINE_DEAD"
+        assert server.wait() == 1
+    assert server.log[-1] == "octet: error: the engine has died\n"
 
 
 def test_second_signal_stops_at_once() -> None:

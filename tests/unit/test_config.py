@@ -69,7 +69,9 @@ def test_the_key_is_not_printed() -> None:
         ({"max_waiting_tokens": 0}, "--max-waiting-tokens", "0 is not at least 1"),
         ({"max_waiting_images": 0}, "--max-waiting-images", "0 is not at least 1"),
         ({"max_token_calls": 0}, "--max-token-calls", "0 is not at least 1"),
-        ({"drain_seconds": -0.1}, "--drain-seconds", "-0.1 is negative"),
+        ({"drain_seconds": -0.1}, "--drain-seconds", "-0.1 is not at least 0"),
+        ({"grace_seconds": -1}, "--grace-seconds", "-1 is not at least 0"),
+        ({"grace_seconds": float("nan")}, "--grace-seconds", "nan is not at least 0"),
         (
             {"host": "0.0.0.0"},
             "--host",

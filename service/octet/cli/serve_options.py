@@ -162,7 +162,14 @@ IMAGES = (
     _option("--image-fetch-seconds", "How long fetching one picture may take.", type=float),
 )
 
-LIFECYCLE = (_option("--drain-seconds", "How long running calls may go on after SIGTERM.", type=float),)
+LIFECYCLE = (
+    _option(
+        "--grace-seconds",
+        "How long calls are still taken after SIGTERM, while health says NOT_SERVING already.",
+        type=float,
+    ),
+    _option("--drain-seconds", "How long running calls may go on after that.", type=float),
+)
 
 
 def server_options(command: FC) -> FC:

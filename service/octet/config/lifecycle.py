@@ -8,12 +8,19 @@ class LifecycleConfig:
     """Shutdown.
 
     Attributes:
-        drain_seconds: how long running calls may go on after SIGTERM.
+        grace_seconds: how long calls are still taken after SIGTERM, while health says NOT_SERVING and
+            balancers turn to other servers. SIGINT has none.
+        drain_seconds: how long running calls may go on after that.
     """
 
+    grace_seconds: float = 3.0
     drain_seconds: float = 30.0
 
     def check(self) -> None:
         """Raises ValueError with the flag's name when a setting makes no sense."""
-        if self.drain_seconds < 0:
-            raise ValueError(f"--drain-seconds: {self.drain_seconds} is negative")
+        for flag, seconds in (
+            ("--grace-seconds", self.grace_seconds),
+            ("--drain-seconds", self.drain_seconds),
+        ):
+            if not seconds >= 0:
+                raise ValueError(f"{flag}: {seconds} is not at least 0")

@@ -24,22 +24,31 @@ logger = logging.getLogger("octet")
 
 
 class Signals:
-    """SIGTERM and SIGINT as events: the first asks to stop gracefully, the second to stop at once."""
+    """SIGTERM and SIGINT as events: the first asks to stop gracefully, the second to stop at once.
+
+    Attributes:
+        first: the first one has come.
+        second: so has the second.
+        terminated: whether the first was SIGTERM, which is what supervisors send, and not Ctrl-C.
+    """
 
     def __init__(self) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
+        self.terminated = False
 
     def __enter__(self) -> "Signals":
         for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, self._received)
+            asyncio.get_running_loop().add_signal_handler(number, self._received, number)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().remove_signal_handler(number)
 
-    def _received(self) -> None:
+    def _received(self, number: int) -> None:
+        if not self.first.is_set():
+            self.terminated = number == signal.SIGTERM
         (self.second if self.first.is_set() else self.first).set()
 
 
@@ -79,13 +88,24 @@ async def run(
 
 async def _serve(server: Server, engine: Engine, signals: Signals) -> None:
     await _unless(signals.first, server.attach(engine))
-    if not signals.first.is_set():
+    served = not signals.first.is_set()
+    if served:
         logger.info("serving %s on %s", engine.model.names[0], server.addresses)
     death = await _unless(signals.first, server.watch(engine))
+    if death is None:
+        leaving = _leave(server, grace=served and signals.terminated)
+        death = await _unless(signals.second, _first(server.watch(engine), leaving))
     if death is not None:
         raise death
+
+
+async def _leave(server: Server, *, grace: bool) -> None:
+    """Takes leave of the balancers, where there is a grace, and of those who are being answered."""
+    if grace:
+        logger.info("saying NOT_SERVING, still taking calls; a second signal stops at once")
+        await server.retire()
     logger.info("draining; a second signal stops at once")
-    await _unless(signals.second, server.drain())
+    await server.drain()
 
 
 async def _unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:
@@ -98,6 +118,17 @@ async def _unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:
     finally:
         task.cancel()
         interrupted.cancel()
+
+
+async def _first(*works: Awaitable[T]) -> T:
+    """The result of whichever ends first; the others are cancelled."""
+    tasks = [asyncio.ensure_future(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return next(task for task in tasks if task in done).result()
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _end_children() -> None:

@@ -48,9 +48,10 @@ SERVICE_NAMES: tuple[str, ...] = (
 
 
 class Server:
-    """Serves an engine over gRPC: `start`, `attach`, then `drain` and `stop`.
+    """Serves an engine over gRPC: `start`, `attach`, then `retire`, `drain` and `stop`.
 
-    Until `attach` has returned and from `drain` on, health says NOT_SERVING and calls end UNAVAILABLE.
+    Until `attach` has returned and from `drain` on, calls end UNAVAILABLE. Health says SERVING between
+    `attach` and `retire`, else NOT_SERVING.
     """
 
     def __init__(
@@ -152,6 +153,11 @@ class Server:
                 self._running.stop_all(error)
                 return error
             await asyncio.sleep(HEALTH_POLL_SECONDS)
+
+    async def retire(self) -> None:
+        """Says NOT_SERVING, and takes calls all the same for the configured time: balancers notice."""
+        await self._health.enter_graceful_shutdown()
+        await asyncio.sleep(self._config.grace_seconds)
 
     async def drain(self) -> None:
         """Refuses new calls, says NOT_SERVING, and waits for the running ones, up to the configured time."""

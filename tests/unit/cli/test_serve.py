@@ -51,11 +51,13 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
     flags = (
         "--host 0.0.0.0 --port 1 --allow-insecure --max-message-bytes 2 --max-image-bytes 3 "
         "--max-image-pixels 4 --image-threads 5 --image-host a.test --image-host b.test:8443 "
-        "--image-fetch-seconds 7 --drain-seconds 6 --no-reflection --api-keys-file keys "
+        "--image-fetch-seconds 7 --grace-seconds 5 --drain-seconds 6 --no-reflection --api-keys-file keys "
         "--tls-certificate c --tls-key k --tls-client-ca ca --uds socket --uds-mode 600 "
         "--max-metadata-bytes 1025 --max-concurrent-streams 8 --window-bytes 1026 --keepalive-seconds 9 "
         "--keepalive-timeout-seconds 10 --min-ping-interval-seconds 11 --max-connection-age-seconds 12 "
-        "--max-connection-age-grace-seconds 13 --write-timeout-seconds 14 --channelz"
+        "--max-connection-age-grace-seconds 13 --write-timeout-seconds 14 --channelz "
+        "--max-running-requests 15 --max-waiting-requests 0 --max-waiting-tokens 17 --max-waiting-images 18 "
+        "--max-token-calls 19"
     )
     assert run(*flags.split()).exit_code == 0
     assert started["config"] == ServerConfig(
@@ -69,7 +71,13 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
         image_threads=5,
         image_hosts=("a.test", "b.test:8443"),
         image_fetch_seconds=7.0,
+        grace_seconds=5.0,
         drain_seconds=6.0,
+        max_running_requests=15,
+        max_waiting_requests=0,
+        max_waiting_tokens=17,
+        max_waiting_images=18,
+        max_token_calls=19,
         reflection=False,
         tls_certificate="c",
         tls_key="k",
