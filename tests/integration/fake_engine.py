@@ -138,6 +138,19 @@ async def echo(request: GenerationRequest) -> AsyncGenerator[Event, None]:
         yield finished(tokens, index=index)
 
 
+async def flood(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+    """Says more than a gigabyte when asked for a "flood", and otherwise gives the last message back."""
+    if request.messages[-1].parts != (TextPart("flood"),):
+        async for event in echo(request):
+            yield event
+        return
+    yield accepted()
+    for tokens in range(1, 20_000):
+        yield text("x" * 2**16, tokens)
+        await asyncio.sleep(0)
+    yield finished(20_000)
+
+
 async def call_tool(request: GenerationRequest) -> AsyncGenerator[Event, None]:
     """Calls the request's first tool, with the arguments in two pieces."""
     yield accepted()

@@ -1,6 +1,7 @@
 """Servers as processes of their own."""
 
 import re
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,10 +44,18 @@ class Process:
 
 
 @contextmanager
-def server_process(*arguments: str, serving: bool = True) -> Iterator[Process]:
-    """A server around a scripted engine, killed at the end if it still runs."""
+def server_process(*arguments: str, serving: bool = True, open_files: int | None = None) -> Iterator[Process]:
+    """A server around a scripted engine, killed at the end if it still runs.
+
+    Args:
+        arguments: those of `tests.integration.serve_fake`.
+        serving: whether to wait until it serves.
+        open_files: how many files and connections it may have open; None: as many as this process may.
+    """
     command = [sys.executable, "-m", "tests.integration.serve_fake", *arguments]
     popen = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    if open_files is not None:
+        resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, (open_files, open_files))
     process = Process(popen)
     try:
         if serving:

@@ -1,19 +1,21 @@
-"""`octet serve` around a scripted engine, as a process:
+"""`octet serve` around a scripted engine, as a process.
 
-    python -m tests.integration.serve_fake SCRIPT [KEY [GRACE_SECONDS]]
+    python -m tests.integration.serve_fake SCRIPT [KEY] [SETTING=JSON]...
 
 SIGUSR1 kills the engine; SIGUSR2 lets the "endless" script end its answers.
 """
 
 import asyncio
+import json
 import signal
 import sys
+from typing import Any
 
 from octet.cli.serve import serve_engine
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.errors import EngineDeadError, StartupError
-from tests.integration.fake_engine import Endless, FakeEngine, Script, call_tool, echo, use_tool
+from tests.integration.fake_engine import Endless, FakeEngine, Script, call_tool, echo, flood, use_tool
 
 
 async def start() -> Engine:
@@ -27,6 +29,7 @@ async def start() -> Engine:
     scripts: dict[str, Script] = {
         "endless": endless,
         "echo": echo,
+        "flood": flood,
         "call_tool": call_tool,
         "use_tool": use_tool,
     }
@@ -42,6 +45,8 @@ async def start() -> Engine:
 
 
 if __name__ == "__main__":
-    key = sys.argv[2] if len(sys.argv) > 2 else ""
-    grace = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
-    serve_engine(ServerConfig(port=0, api_key=key or None, grace_seconds=grace), start)
+    settings: dict[str, Any] = {"port": 0, "grace_seconds": 0}
+    for argument in sys.argv[2:]:
+        name, given, value = argument.partition("=")
+        settings |= {name: json.loads(value)} if given else {"api_key": argument}
+    serve_engine(ServerConfig(**settings), start)

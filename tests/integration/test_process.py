@@ -36,7 +36,7 @@ def test_sigterm_drains() -> None:
 
 
 def test_sigterm_leaves_balancers_time_to_notice() -> None:
-    with server_process("echo", "", "30") as server, Client(server.target) as client:
+    with server_process("echo", "grace_seconds=30") as server, Client(server.target) as client:
         with grpc.insecure_channel(server.target) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             watch = health.Watch(health_pb2.HealthCheckRequest(service="octet.v1.ChatService"))
@@ -51,7 +51,7 @@ def test_sigterm_leaves_balancers_time_to_notice() -> None:
 
 
 def test_draining_follows_the_grace() -> None:
-    with server_process("endless", "", "0.2") as server, Client(server.target) as client:
+    with server_process("endless", "grace_seconds=0.2") as server, Client(server.target) as client:
         stream = client.stream("hello")
         assert next(iter(stream)) == "first "
         server.signal(signal.SIGTERM)
@@ -63,7 +63,7 @@ def test_draining_follows_the_grace() -> None:
 
 
 def test_ctrl_c_has_no_grace() -> None:
-    with server_process("echo", "", "30") as server:
+    with server_process("echo", "grace_seconds=30") as server:
         server.signal(signal.SIGINT)
         assert server.wait() == 0
 

@@ -47,6 +47,7 @@ CHANNEL_OPTIONS = (
     # A server that vanished in the middle of a long silent answer is noticed within a minute.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
 )

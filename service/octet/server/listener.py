@@ -38,6 +38,8 @@ def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInte
             # A client that vanished without closing its connection is noticed within a minute.
             ("grpc.keepalive_time_ms", _ms(config.keepalive_seconds)),
             ("grpc.keepalive_timeout_ms", _ms(config.keepalive_timeout_seconds)),
+            # Without this one, gRPC 1.85 closes the connection a minute after the unanswered ping.
+            ("grpc.http2.ping_timeout_ms", _ms(config.keepalive_timeout_seconds)),
             ("grpc.http2.max_pings_without_data", 0),
             ("grpc.max_connection_age_ms", _ms(config.max_connection_age_seconds) or NEVER_MS),
             ("grpc.max_connection_age_grace_ms", _ms(config.max_connection_age_grace_seconds)),
