@@ -55,7 +55,7 @@ def server_process(*arguments: str, serving: bool = True, open_files: int | None
     command = [sys.executable, "-m", "tests.integration.serve_fake", *arguments]
     popen = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     if open_files is not None:
-        resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, (open_files, open_files))
+        resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, (min(64, open_files), open_files))
     process = Process(popen)
     try:
         if serving:

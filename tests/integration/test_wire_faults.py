@@ -177,6 +177,7 @@ def test_ten_thousand_idle_connections(victim: Process) -> None:
 def test_more_connections_than_files_may_be_open() -> None:
     """Clients that are connected are served; others once there is room again."""
     with server_process("flood", open_files=128) as process:
+        assert resource.prlimit(process.popen.pid, resource.RLIMIT_NOFILE) == (128, 128)
         drain(process)
         with unharmed(process) as client, ExitStack() as stack:
             for _ in range(200):

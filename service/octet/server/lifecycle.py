@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -69,6 +70,7 @@ async def run(
         EngineDeadError: when the engine dies.
     """
     _leave_sigint_to_the_main_thread()
+    _allow_open_files()
     server = Server(config, create_servicer=create_servicer)
     await server.start()
     engine = None
@@ -139,6 +141,12 @@ def _end_children() -> None:
     for child in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess):
             child.kill()
+
+
+def _allow_open_files() -> None:
+    """Lets the process hold as many connections as the system permits; the usual soft limit is 1024."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _leave_sigint_to_the_main_thread() -> None:
