@@ -139,8 +139,8 @@ inline void linear_direct(const Fp8Linear& args, const Fp8LinearTile& tile, uint
   }
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < cols; c += 16) {
-      store_outputs(args, tile.row_begin + r, tile.col_begin + c, min_of(16, cols - c),
-                    _mm512_load_ps(sums + r * sums_stride + c));
+      OutputColumns(args, tile.col_begin + c, min_of(16, cols - c))
+          .store(tile.row_begin + r, _mm512_load_ps(sums + r * sums_stride + c));
     }
   }
 }

@@ -76,7 +76,7 @@ class Bf16Expander {
     }
   }
 
- private:
+  // 64 codes in a register: the lower halves of its 128-bit lanes, and the upper halves.
   OCTET_INLINE void look_up(__m512i codes, __m512i* out) const {
     // The permutation ignores bit 7, the sign, which the high byte takes from the code.
     constexpr int kAOrBAndC = 0xF8;
@@ -88,6 +88,7 @@ class Bf16Expander {
     out[1] = _mm512_unpackhi_epi8(low, high);
   }
 
+ private:
   __m512i low_[2];
   __m512i high_[2];
 };

@@ -21,30 +21,41 @@ OCTET_INLINE __m256i to_bf16(__m512 value) {
   return _mm512_cvtepi32_epi16(_mm512_mask_or_epi32(rounded, nan, high, _mm512_set1_epi32(0x0040)));
 }
 
-// Writes out[row, col + i] for i < count <= 16.
-OCTET_INLINE void store_outputs(const Fp8Linear& args, int64_t row, int64_t col, int64_t count,
-                                __m512 sums) {
-  const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1u);
-  const __m512 x_scale = _mm512_set1_ps(args.x_scale[row]);
-  const __m512 w_scale = _mm512_maskz_loadu_ps(mask, args.w_scale + col);
-  __m512 value = _mm512_mul_ps(_mm512_mul_ps(sums, x_scale), w_scale);
-  if (args.bias != nullptr) {
-    value = _mm512_add_ps(value, _mm512_maskz_loadu_ps(mask, args.bias + col));
+// Up to 16 adjacent columns of the outputs, and what their sums are scaled by.
+class OutputColumns {
+ public:
+  OCTET_INLINE OutputColumns(const Fp8Linear& args, int64_t col, int64_t count)
+      : args_(args), col_(col), mask_(static_cast<__mmask16>((1u << count) - 1u)) {
+    w_scale_ = _mm512_maskz_loadu_ps(mask_, args.w_scale + col);
+    if (args.bias != nullptr) bias_ = _mm512_maskz_loadu_ps(mask_, args.bias + col);
   }
-  const int64_t at = row * args.out_features + col;
-  switch (args.out_dtype) {
-    case Dtype::kFloat32:
-      _mm512_mask_storeu_ps(static_cast<float*>(args.out) + at, mask, value);
-      return;
-    case Dtype::kFloat16:
-      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(args.out) + at, mask,
-                               _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
-      return;
-    case Dtype::kBFloat16:
-      _mm256_mask_storeu_epi16(static_cast<uint16_t*>(args.out) + at, mask, to_bf16(value));
-      return;
+
+  OCTET_INLINE void store(int64_t row, __m512 sums) const {
+    const __m512 x_scale = _mm512_set1_ps(args_.x_scale[row]);
+    __m512 value = _mm512_mul_ps(_mm512_mul_ps(sums, x_scale), w_scale_);
+    if (args_.bias != nullptr) value = _mm512_add_ps(value, bias_);
+    const int64_t at = row * args_.out_features + col_;
+    switch (args_.out_dtype) {
+      case Dtype::kFloat32:
+        _mm512_mask_storeu_ps(static_cast<float*>(args_.out) + at, mask_, value);
+        return;
+      case Dtype::kFloat16:
+        _mm256_mask_storeu_epi16(static_cast<uint16_t*>(args_.out) + at, mask_,
+                                 _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+        return;
+      case Dtype::kBFloat16:
+        _mm256_mask_storeu_epi16(static_cast<uint16_t*>(args_.out) + at, mask_, to_bf16(value));
+        return;
+    }
   }
-}
+
+ private:
+  const Fp8Linear& args_;
+  int64_t col_;
+  __mmask16 mask_;
+  __m512 w_scale_;
+  __m512 bias_ = _mm512_setzero_ps();
+};
 
 // Transposes a 16 x 16 block of 32-bit elements: pairs, then quads within 128-bit lanes, then
 // lanes.

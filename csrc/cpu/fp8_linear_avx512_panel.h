@@ -5,6 +5,9 @@
 // time, with k adjacent as they are stored, while the columns before them are multiplied; one
 // vdpbf16ps multiplies a register of the panel with a pair of one column, broadcast. Partial sums
 // stay in scratch from one block of k to the next.
+//
+// The products alone fill two of the processor's vector ports, so that everything else has to be
+// done beside them, a little at a time.
 // (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008.)
 #pragma once
 
@@ -30,32 +33,52 @@ constexpr int64_t kPanelElements = 256
 // Elements from column to column of expanded weights; the odd line keeps columns in different sets.
 constexpr int64_t kColumnStride = kMaxBlockK + 32;
 
+// Sixteen codes of each of the rows 0, 4, 8 and 12, one row a lane: those of `mask`, and of the
+// rows below `rows`.
+OCTET_INLINE __m512i load_lanes(const uint8_t* codes, int64_t stride, int64_t rows,
+                                __mmask16 mask) {
+  __m512i lanes = _mm512_setzero_si512();
+#pragma GCC unroll 4
+  for (int64_t lane = 0; lane < 4; ++lane) {
+    if (4 * lane >= rows) break;
+    const __m128i row = _mm_maskz_loadu_epi8(mask, codes + 4 * lane * stride);
+    lanes = _mm512_mask_broadcast_i32x4(lanes, static_cast<__mmask16>(0xF << 4 * lane), row);
+  }
+  return lanes;
+}
+
 // Packs `count` codes of up to 16 rows, which become register `group` of `groups` of each pair.
+//
+// Pairs of codes are transposed before they are expanded, when they are half as large. Within a
+// step the pairs take the order in which look_up() leaves those of 64 adjacent codes: the first
+// four of every eight, then the others.
 inline void pack_group(const Bf16Expander& activations, const uint8_t* codes, int64_t stride,
                        int64_t rows, int64_t count, int64_t group, int64_t groups,
                        uint16_t* panel) {
-  for (int64_t i = 0; i < count; i += kStep) {
-    __m512i halves[2][16];
-    for (int64_t r = 0; r < 16; ++r) {
-      __m512i vecs[2] = {_mm512_setzero_si512(), _mm512_setzero_si512()};
-      if (r < rows) {
-        const uint8_t* const at = codes + r * stride + i;
-        if (count - i >= kStep) {
-          activations.expand(at, vecs);
-        } else {
-          activations.expand_tail(at, count - i, vecs);
-        }
-      }
-      halves[0][r] = vecs[0];
-      halves[1][r] = vecs[1];
+  constexpr int64_t kPiece = 16;
+  const int64_t pair_stride = groups * 2 * kGroupRows;
+  for (int64_t i = 0; i < round_up(count, kStep); i += kPiece) {
+    const __mmask16 mask =
+        static_cast<__mmask16>((1u << min_of(kPiece, max_of(0, count - i))) - 1u);
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int64_t r = 0; r < 4; ++r) {
+      v[r] = load_lanes(codes + r * stride + i, stride, rows - r, mask);
     }
-    uint16_t* out = panel + (i * groups + 2 * group) * kGroupRows;
-    for (auto& half : halves) {
-      transpose(half);
-      for (const __m512i& pair : half) {
-        _mm512_store_si512(out, pair);
-        out += 2 * groups * kGroupRows;
-      }
+    const __m512i low[2] = {_mm512_unpacklo_epi16(v[0], v[1]), _mm512_unpacklo_epi16(v[2], v[3])};
+    const __m512i high[2] = {_mm512_unpackhi_epi16(v[0], v[1]), _mm512_unpackhi_epi16(v[2], v[3])};
+    const __m512i two_pairs[4] = {
+        _mm512_unpacklo_epi32(low[0], low[1]), _mm512_unpackhi_epi32(low[0], low[1]),
+        _mm512_unpacklo_epi32(high[0], high[1]), _mm512_unpackhi_epi32(high[0], high[1])};
+    const int64_t first_pair = i / kStep * (kStep / 2) + i % kStep / 4;
+#pragma GCC unroll 4
+    for (int64_t j = 0; j < 4; ++j) {
+      const int64_t pair = first_pair + j / 2 * (kStep / 4) + j % 2 * 2;
+      uint16_t* const out = panel + pair * pair_stride + group * 2 * kGroupRows;
+      __m512i expanded[2];
+      activations.look_up(two_pairs[j], expanded);
+      _mm512_store_si512(out, expanded[0]);
+      _mm512_store_si512(out + pair_stride, expanded[1]);
     }
   }
 }
@@ -66,32 +89,44 @@ struct Expansion {
   int64_t codes_stride;
   int64_t count;
   int64_t cols;
+  const uint8_t* later;  // what is expanded after them; to be fetched
   uint16_t* out;
 
   // The columns from `col` on, of which there may be none.
   Expansion part(int64_t col, int64_t most) const {
-    return Expansion{codes + col * codes_stride, codes_stride, count,
-                     max_of(0, min_of(most, cols - col)), out + col * kColumnStride};
+    return Expansion{codes + col * codes_stride,
+                     codes_stride,
+                     count,
+                     max_of(0, min_of(most, cols - col)),
+                     later + col * codes_stride,
+                     out + col * kColumnStride};
   }
 
-  // Expands the i-th code and those of its step, and fetches those of the next block of columns.
-  OCTET_INLINE void step(const Bf16Expander& weights, int64_t i) const {
-    for (int64_t c = 0; c < cols; ++c) {
-      const uint8_t* const at = codes + c * codes_stride + i;
-      _mm_prefetch(at + kBlockCols * codes_stride, _MM_HINT_T1);
-      weights.expand_row(at, min_of(kStep, count - i), out + c * kColumnStride + i);
+  // Expands the i-th code of a column and those of its step, if there are any.
+  OCTET_INLINE void step(const Bf16Expander& weights, int64_t col, int64_t i) const {
+    if (col >= cols || i >= count) return;
+    const int64_t at = col * codes_stride + i;
+    _mm_prefetch(later + at, _MM_HINT_T1);
+    weights.expand_row(codes + at, min_of(kStep, count - i), out + col * kColumnStride + i);
+  }
+
+  void all(const Bf16Expander& weights) const {
+    for (int64_t col = 0; col < cols; ++col) {
+      for (int64_t i = 0; i < count; i += kStep) step(weights, col, i);
     }
   }
 };
 
 // Adds the products of a panel of `Groups` registers a pair and of 24 / Groups columns, over
 // `k` expanded codes, to sums, [column][sums_stride]; or sets them. Expands `upcoming` meanwhile,
-// which other ports of the processor do than those that multiply.
+// which other ports of the processor do than those that multiply: a column every few pairs, for a
+// burst of loads that miss the cache would fill the schedulers and leave the multipliers idle.
 template <int Groups>
 inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, bool accumulate,
                      const Bf16Expander& weights, const Expansion& upcoming, float* sums,
                      int64_t sums_stride) {
   constexpr int kCols = kBlockCols / Groups;
+  constexpr int64_t kPairs = kStep / 2;
   __m512 acc[kCols][Groups];
 #pragma GCC unroll 24
   for (int c = 0; c < kCols; ++c) {
@@ -102,20 +137,23 @@ inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, 
     }
   }
   for (int64_t i = 0; i < k; i += kStep) {
-    upcoming.step(weights, i);
-    for (int64_t pair = 0; pair < kStep / 2; ++pair) {
-      __m512i x[Groups];
+    int64_t pair = 0;
+    for (int64_t part = 0; part < kCols; ++part) {
+      upcoming.step(weights, part, i);
+      for (; pair < (part + 1) * kPairs / kCols; ++pair) {
+        __m512i x[Groups];
 #pragma GCC unroll 4
-      for (int g = 0; g < Groups; ++g) x[g] = _mm512_load_si512(panel + g * 2 * kGroupRows);
+        for (int g = 0; g < Groups; ++g) x[g] = _mm512_load_si512(panel + g * 2 * kGroupRows);
 #pragma GCC unroll 24
-      for (int c = 0; c < kCols; ++c) {
-        int32_t w;
-        memcpy(&w, columns + c * kColumnStride, sizeof w);
+        for (int c = 0; c < kCols; ++c) {
+          int32_t w;
+          memcpy(&w, columns + c * kColumnStride, sizeof w);
 #pragma GCC unroll 4
-        for (int g = 0; g < Groups; ++g) acc[c][g] = dot(acc[c][g], x[g], _mm512_set1_epi32(w));
+          for (int g = 0; g < Groups; ++g) acc[c][g] = dot(acc[c][g], x[g], _mm512_set1_epi32(w));
+        }
+        panel += Groups * 2 * kGroupRows;
+        columns += 2;
       }
-      panel += Groups * 2 * kGroupRows;
-      columns += 2;
     }
   }
 #pragma GCC unroll 24
@@ -130,17 +168,16 @@ inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, 
 // Sums of [column][row] to the columns [begin, end) of a tile's outputs, [row][column].
 inline void store_columns(const Fp8Linear& args, const Fp8LinearTile& tile, int64_t begin,
                           int64_t end, const float* sums, int64_t sums_stride) {
-  for (int64_t col = begin; col < end; col += 16) {
-    for (int64_t row = tile.row_begin; row < tile.row_end; row += kGroupRows) {
+  for (int64_t row = tile.row_begin; row < tile.row_end; row += kGroupRows) {
+    const int64_t rows = min_of(kGroupRows, tile.row_end - row);
+    for (int64_t col = begin; col < end; col += 16) {
       const float* const at = sums + (col - begin) * sums_stride + row - tile.row_begin;
       __m512i block[16];
+#pragma GCC unroll 16
       for (int c = 0; c < 16; ++c) block[c] = _mm512_load_si512(at + c * sums_stride);
       transpose(block);
-      const int64_t rows = min_of(kGroupRows, tile.row_end - row);
-      for (int64_t r = 0; r < rows; ++r) {
-        store_outputs(args, row + r, tile.col_begin + col, min_of(16, end - col),
-                      _mm512_castsi512_ps(block[r]));
-      }
+      const OutputColumns outputs(args, tile.col_begin + col, min_of(16, end - col));
+      for (int64_t r = 0; r < rows; ++r) outputs.store(row + r, _mm512_castsi512_ps(block[r]));
     }
   }
 }
@@ -162,59 +199,79 @@ struct PanelScratch {
   float* sums;        // [columns][rows], both rounded up
 };
 
+// A block of k of the activations of a tile, as panels.
+inline void pack_panels(const Fp8Linear& args, const Fp8LinearTile& tile, int64_t begin,
+                        int64_t count, uint16_t* panels) {
+  const Bf16Expander activations(args.x_format);
+  const int64_t rows = tile.row_end - tile.row_begin;
+  const int64_t groups = ceil_div(rows, kGroupRows);
+  for (int64_t group = 0; group < groups; ++group) {
+    const int64_t first = group / kPanelGroups * kPanelGroups;  // of the panel
+    const int64_t row = group * kGroupRows;
+    pack_group(activations, args.x + (tile.row_begin + row) * args.x_stride + begin, args.x_stride,
+               min_of(kGroupRows, rows - row), count, group - first,
+               min_of(kPanelGroups, groups - first),
+               panels + first * kGroupRows * round_up(count, kStep));
+  }
+}
+
 inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
                           const PanelScratch& scratch) {
-  const int64_t rows = tile.row_end - tile.row_begin;
   const int64_t cols = tile.col_end - tile.col_begin;
-  const int64_t groups = round_up(rows, kGroupRows) / kGroupRows;
+  const int64_t groups = ceil_div(tile.row_end - tile.row_begin, kGroupRows);
   const int64_t sums_stride = groups * kGroupRows;
-  const Bf16Expander activations(args.x_format);
   const Bf16Expander weights(args.w_format);
 
-  // With no k at all, one empty block sets the sums to zero.
+  // Blocks of weights, one after another: all columns of a block of k, then of the next. They are
+  // expanded into the two halves of scratch by turns. With no k at all, one empty block of k sets
+  // the sums to zero.
   const int64_t block_k = panel_block_k(args);
-  for (int64_t begin = 0; begin == 0 || begin < args.in_features; begin += block_k) {
-    const int64_t count = min_of(block_k, args.in_features - begin);
-    const int64_t k = round_up(count, kStep);
-    const bool last = begin + count == args.in_features;
-    int64_t stored = 0;  // columns of outputs
-    for (int64_t group = 0; group < groups; ++group) {
-      const int64_t first = group / kPanelGroups * kPanelGroups;  // of the panel
-      const int64_t row = group * kGroupRows;
-      pack_group(activations, args.x + (tile.row_begin + row) * args.x_stride + begin,
-                 args.x_stride, min_of(kGroupRows, rows - row), count, group - first,
-                 min_of(kPanelGroups, groups - first), scratch.panels + first * kGroupRows * k);
+  const int64_t blocks_across = ceil_div(cols, kBlockCols);
+  const int64_t blocks = blocks_across * max_of(1, ceil_div(args.in_features, block_k));
+  const auto codes_of = [&](int64_t block) {
+    return args.w + (tile.col_begin + block % blocks_across * kBlockCols) * args.in_features +
+           block / blocks_across * block_k;
+  };
+  const auto expansion = [&](int64_t block) {
+    const int64_t count = min_of(block_k, args.in_features - block / blocks_across * block_k);
+    const int64_t col = block % blocks_across * kBlockCols;
+    return Expansion{codes_of(block),
+                     args.in_features,
+                     count,
+                     block < blocks ? min_of(kBlockCols, cols - col) : 0,
+                     codes_of(min_of(block + 1, blocks - 1)),
+                     scratch.columns + block % 2 * kBlockCols * kColumnStride};
+  };
+  expansion(0).all(weights);
+
+  int64_t stored = 0;  // columns of outputs
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t col = block % blocks_across * kBlockCols;
+    const int64_t begin = block / blocks_across * block_k;
+    const Expansion current = expansion(block);
+    const Expansion upcoming = expansion(block + 1);
+    const int64_t k = round_up(current.count, kStep);
+    const bool last = begin + current.count == args.in_features;
+    if (col == 0) pack_panels(args, tile, begin, current.count, scratch.panels);
+    int64_t expanded = 0;  // upcoming columns
+    for (int64_t group = 0; group < groups; group += kPanelGroups) {
+      with_count<kPanelGroups>(min_of(kPanelGroups, groups - group), [&](auto of_panel) {
+        constexpr int kGroups = decltype(of_panel)::value;
+        constexpr int kCols = kBlockCols / kGroups;
+        for (int64_t c = 0; c < current.cols; c += kCols) {
+          float* const sums = scratch.sums + (col + c) * sums_stride + group * kGroupRows;
+          multiply<kGroups>(scratch.panels + group * kGroupRows * k,
+                            current.out + c * kColumnStride, k, begin > 0, weights,
+                            upcoming.part(expanded, kCols), sums, sums_stride);
+          expanded += kCols;
+        }
+      });
     }
-    // The columns from `col` on, expanded into the two blocks of scratch by turns.
-    const auto expansion = [&](int64_t col) {
-      const int64_t turn = col / kBlockCols % 2;
-      return Expansion{args.w + (tile.col_begin + col) * args.in_features + begin, args.in_features,
-                       count, min_of(kBlockCols, max_of(0, cols - col)),
-                       scratch.columns + turn * kBlockCols * kColumnStride};
-    };
-    for (int64_t i = 0; i < count; i += kStep) expansion(0).step(weights, i);
-    for (int64_t col = 0; col < cols; col += kBlockCols) {
-      const int64_t block_cols = min_of(kBlockCols, cols - col);
-      float* const sums = scratch.sums + col * sums_stride;
-      const uint16_t* const columns = expansion(col).out;
-      const Expansion upcoming = expansion(col + kBlockCols);
-      for (int64_t group = 0; group < groups; group += kPanelGroups) {
-        with_count<kPanelGroups>(min_of(kPanelGroups, groups - group), [&](auto of_panel) {
-          constexpr int kGroups = decltype(of_panel)::value;
-          constexpr int kCols = kBlockCols / kGroups;
-          for (int64_t c = 0; c < block_cols; c += kCols) {
-            // The first panel's products expand for all.
-            multiply<kGroups>(scratch.panels + group * kGroupRows * k, columns + c * kColumnStride,
-                              k, begin > 0, weights, upcoming.part(c, group == 0 ? kCols : 0),
-                              sums + c * sums_stride + group * kGroupRows, sums_stride);
-          }
-        });
-      }
-      const int64_t done = col + block_cols;
-      if (last && (done % 16 == 0 || done == cols)) {
-        store_columns(args, tile, stored, done, scratch.sums + stored * sums_stride, sums_stride);
-        stored = done;
-      }
+    upcoming.part(expanded, kBlockCols).all(weights);
+    const int64_t done = col + current.cols;
+    if (last && (done % 16 == 0 || done == cols)) {
+      store_columns(args, tile, stored, done, scratch.sums + stored * sums_stride, sums_stride);
+      stored = done;
     }
   }
 }
