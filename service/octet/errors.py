@@ -62,6 +62,12 @@ class AdapterNotFoundError(OctetError):
     reason = "ADAPTER_NOT_FOUND"
 
 
+class MethodNotFoundError(OctetError):
+    """The call is of a method that the server does not have."""
+
+    reason = "METHOD_NOT_FOUND"
+
+
 class DuplicateRequestError(OctetError):
     """The request's id belongs to a request that is still running."""
 

@@ -1,5 +1,6 @@
 """A real server on a real port, with a scripted engine behind it."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -110,3 +111,10 @@ def ask(said: str = "one two three", **fields: object) -> chat_service_pb2.ChatR
     """A request of one user turn."""
     turn = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[content_pb2.Part(text=said)])
     return chat_service_pb2.ChatRequest(messages=[turn], **fields)  # type: ignore[arg-type]
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Waits for what nobody tells about."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

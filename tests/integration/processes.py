@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,16 +45,21 @@ class Process:
 
 
 @contextmanager
-def server_process(*arguments: str, serving: bool = True, open_files: int | None = None) -> Iterator[Process]:
+def server_process(
+    *arguments: str, serving: bool = True, open_files: int | None = None, log: IO[str] | None = None
+) -> Iterator[Process]:
     """A server around a scripted engine, killed at the end if it still runs.
 
     Args:
         arguments: those of `tests.integration.serve_fake`.
         serving: whether to wait until it serves.
         open_files: how many files and connections it may have open; None: as many as this process may.
+        log: where its log goes, which is not read then.
     """
     command = [sys.executable, "-m", "tests.integration.serve_fake", *arguments]
-    popen = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    popen = subprocess.Popen(
+        command, cwd=ROOT, stderr=log or subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
     if open_files is not None:
         resource.prlimit(popen.pid, resource.RLIMIT_NOFILE, (min(64, open_files), open_files))
     process = Process(popen)
@@ -64,5 +70,5 @@ def server_process(*arguments: str, serving: bool = True, open_files: int | None
     finally:
         popen.kill()
         popen.wait()
-        assert popen.stderr is not None
-        popen.stderr.close()
+        if popen.stderr is not None:
+            popen.stderr.close()

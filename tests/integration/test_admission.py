@@ -4,7 +4,7 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -22,7 +22,7 @@ from octet.rpc import translator as translator_module
 from octet.server.server import Server
 from octet.server.warmup import REQUEST_ID as WARM_UP_ID
 from octet.v1 import chat_service_pb2, content_pb2, model_service_pb2
-from tests.integration.conftest import Running, Start, ask, code_of, details_of
+from tests.integration.conftest import Running, Start, ask, code_of, details_of, until
 from tests.integration.fake_engine import Endless, accepted, finished, text
 
 NARROW = ServerConfig(port=0, max_running_requests=1, max_waiting_requests=1)
@@ -63,12 +63,6 @@ def call(running: Running, name: str, **fields: Any) -> "asyncio.Future[Any]":
     metadata = fields.pop("metadata", None)
     unary = running.chat.Chat(ask(request_id=name, **fields), timeout=timeout, metadata=metadata)
     return asyncio.ensure_future(unary)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def waiting(running: Running, requests: int) -> None:

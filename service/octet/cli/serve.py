@@ -1,6 +1,7 @@
 """`octet serve`: serve a model over gRPC."""
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,7 @@ def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
     async def start_engine() -> "Engine":
         from octet.engine.vllm.engine import create_engine
 
-        return await create_engine(await asyncio.to_thread(_parse, engine_args))
+        return await create_engine(await asyncio.to_thread(_parse, config, engine_args))
 
     async def create_servicer(engine: Any) -> Any:
         from octet.engine.vllm import smg
@@ -82,23 +83,28 @@ def serve_engine(
         create_servicer: makes what answers SMG gateways over the engine, with config.smg.
     """
     from octet.server.lifecycle import run
-    from octet.server.logs import configure_logging
+    from octet.server.logs import logging_to_stderr
 
-    configure_logging()
     try:
-        asyncio.run(run(config, start_engine, create_servicer))
+        with logging_to_stderr(config):
+            asyncio.run(run(config, start_engine, create_servicer))
     except OctetError as error:
         click.echo(f"octet: error: {error}", err=True)
         sys.exit(1)
 
 
-def _parse(engine_args: list[str]) -> "EngineSettings":
+def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
     """The engine's settings, those of the demo checkpoint where no model is named. Imports vLLM."""
     from octet import demo
     from octet.engine.vllm.args import names_model, parse_engine_args
+    from octet.engine.vllm.logs import configure_logging
+    from octet.telemetry.tracing import find_collector
 
+    configure_logging(config.log_format, config.log_level)
     if not names_model(engine_args):
         engine_args = [str(demo.PATH), *_DEMO_FLAGS, *engine_args]
+    if (collector := find_collector(config.otlp_traces_endpoint, os.environ)) is not None:
+        engine_args = [*engine_args, "--otlp-traces-endpoint", collector.endpoint]
     return parse_engine_args(engine_args)
 
 

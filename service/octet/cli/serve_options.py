@@ -8,6 +8,7 @@ import click
 from click.decorators import FC
 
 from octet.config import ServerConfig
+from octet.config.telemetry import LOG_FORMATS, LOG_LEVELS
 
 _DEFAULTS = {field.name: field.default for field in fields(ServerConfig)}
 
@@ -171,9 +172,34 @@ LIFECYCLE = (
     _option("--drain-seconds", "How long running calls may go on after that.", type=float),
 )
 
+TELEMETRY = (
+    click.option(
+        "--metrics-port",
+        type=int,
+        default=None,
+        help="Port that Prometheus scrapes; 0 takes a free one. Default: none is opened.",
+    ),
+    _option("--metrics-host", "Address of the port that Prometheus scrapes."),
+    click.option(
+        "--otlp-traces-endpoint",
+        default=None,
+        metavar="URL",
+        help="Where traces are sent by OTLP, such as http://collector:4317; the engine's go there, too. "
+        "Default: what OpenTelemetry's OTEL_EXPORTER_OTLP_* variables say.",
+    ),
+    _option("--log-format", "How the log's lines are written.", type=click.Choice(LOG_FORMATS)),
+    _option("--log-level", "The least severe level that is logged.", type=click.Choice(LOG_LEVELS)),
+    _option(
+        "--log-prompts",
+        "Log so many characters of each prompt and of each answer; 0 logs neither.",
+        type=int,
+        metavar="CHARACTERS",
+    ),
+)
+
 
 def server_options(command: FC) -> FC:
     """Adds the flags of all subjects to a command."""
-    for option in reversed((*LISTENER, *IDENTITY, *ADMISSION, *IMAGES, *LIFECYCLE)):
+    for option in reversed((*LISTENER, *IDENTITY, *ADMISSION, *IMAGES, *LIFECYCLE, *TELEMETRY)):
         command = option(command)
     return command

@@ -7,15 +7,18 @@ from octet.config.identity import IdentityConfig
 from octet.config.images import ImageConfig
 from octet.config.lifecycle import LifecycleConfig
 from octet.config.listener import ListenerConfig, is_loopback
+from octet.config.telemetry import TelemetryConfig
 
 __all__ = ["ServerConfig", "is_loopback"]
 
 
-_SUBJECTS = (ListenerConfig, IdentityConfig, AdmissionConfig, ImageConfig, LifecycleConfig)
+_SUBJECTS = (ListenerConfig, IdentityConfig, AdmissionConfig, ImageConfig, LifecycleConfig, TelemetryConfig)
 
 
 @dataclass(frozen=True)
-class ServerConfig(ListenerConfig, IdentityConfig, AdmissionConfig, ImageConfig, LifecycleConfig):
+class ServerConfig(
+    ListenerConfig, IdentityConfig, AdmissionConfig, ImageConfig, LifecycleConfig, TelemetryConfig
+):
     """All settings of `octet serve`; each is a flag. What the model needs is in the engine's arguments."""
 
     def __post_init__(self) -> None:

@@ -153,6 +153,8 @@ class GenerationRequest:
         adapter: one of the model's `adapters`; empty for the model alone.
         cache_salt: only requests with the same one share cached prefixes of prompts.
         chat_template_args: JSON values, variables for the chat template.
+        trace_headers: W3C trace context, `traceparent` and `tracestate`, of the span that the engine's own
+            belong under; empty when the request is not traced.
         pan_and_scan: whether large pictures are shown in crops, too; None leaves it to the model's processor,
             and so it is unless the model `pans_and_scans`.
     """
@@ -168,6 +170,7 @@ class GenerationRequest:
     cache_salt: str = ""
     chat_template_args: Mapping[str, Any] = field(default_factory=dict)
     pan_and_scan: bool | None = None
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class FinishReason(Enum):

@@ -5,7 +5,10 @@ The interceptors set these; every task that answers a call has its own copy.
 
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from octet.telemetry.answers import AnswerSummary
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,15 @@ caller: ContextVar[str] = ContextVar("caller", default="")
 
 caller_limits: ContextVar[CallerLimits] = ContextVar("caller_limits", default=CallerLimits())  # noqa: B039
 """The limits of the caller, as the keys' file says; none on a server without keys."""
+
+served: ContextVar[bool] = ContextVar("served", default=True)
+"""Whether the method that was called is one that the server has."""
+
+arrived: ContextVar[float] = ContextVar("arrived", default=0.0)
+"""When the call arrived, by `time.monotonic`."""
+
+answer: ContextVar["AnswerSummary | None"] = ContextVar("answer", default=None)
+"""What the chat that the call asks for has come to; set by the servicer, None in other calls."""
 
 
 async def accept() -> None:

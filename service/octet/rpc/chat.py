@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
@@ -9,7 +10,7 @@ from typing import TypeAlias
 import grpc
 
 from octet.engine.protocol import Engine
-from octet.engine.types import Deltas, Event, PromptAccepted
+from octet.engine.types import Deltas, Event, GenerationRequest, PromptAccepted
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import estimate
@@ -18,6 +19,10 @@ from octet.rpc.progress import Progress
 from octet.rpc.running import CancelledByCallerError, RunningRequests
 from octet.rpc.translator import Translator
 from octet.rpc.writing import write_within
+from octet.telemetry.answers import AnswerMeter
+from octet.telemetry.metrics import Metrics
+from octet.telemetry.tracing import Tracing
+from octet.telemetry.transcript import Transcript
 from octet.translate.request import resolve_model, to_cancelled_ids
 from octet.translate.response import add_usage, delta_chunk, first_chunk, to_chat_response
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc
@@ -40,6 +45,9 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         admission: lets requests in.
         translator: translates requests.
         write_timeout_seconds: how long a client may leave a part of a streamed answer untaken.
+        metrics: count what the answers take.
+        tracing: makes spans of an answer's parts.
+        log_prompts: how many characters of each prompt and answer are logged.
     """
 
     def __init__(
@@ -49,12 +57,18 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         admission: Admission,
         translator: Translator,
         write_timeout_seconds: float,
+        metrics: Metrics,
+        tracing: Tracing,
+        log_prompts: int,
     ) -> None:
         self._gate = gate
         self._running = running
         self._admission = admission
         self._translator = translator
         self._write_timeout_seconds = write_timeout_seconds
+        self._metrics = metrics
+        self._tracing = tracing
+        self._log_prompts = log_prompts
 
     async def Chat(self, request: Request, context: ChatContext) -> chat_service_pb2.ChatResponse:
         """Answers with the whole message at once."""
@@ -125,13 +139,15 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                     time_left=time_left,
                     caller_limit=call.caller_limits.get().max_concurrent_requests,
                 ) as ticket:
-                    await running.wait_for(ticket.turn)
+                    with self._tracing.part("queue"):
+                        await running.wait_for(ticket.turn)
                     await call.accept()
-                    generation = await running.wait_for(
-                        self._translator.to_generation_request, request, engine.model, request_id
-                    )
+                    with self._tracing.part("translate"):
+                        generation = await running.wait_for(
+                            self._translator.to_generation_request, request, engine.model, request_id
+                        )
                     self._admission.images_decoded(ticket)
-                    async with aclosing(engine.generate(generation)) as events:
+                    async with aclosing(self._generate(engine, generation)) as events:
                         while (event := await running.wait_for(_next_event, events)) is not None:
                             if isinstance(event, Deltas):
                                 self._admission.first_token(ticket)
@@ -141,6 +157,27 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                 await call.accept()
                 for event in progress.cancel():
                     yield event
+
+    async def _generate(self, engine: Engine, generation: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """The engine's events, measured."""
+        meter = AnswerMeter(
+            self._metrics, call.caller.get(), call.arrived.get(), candidates=generation.sampling.n
+        )
+        call.answer.set(meter.summary)
+        transcript = Transcript(generation, self._log_prompts) if self._log_prompts else None
+        try:
+            with self._tracing.part("generate") as span:
+                generation = replace(generation, trace_headers=self._tracing.headers(span))
+                async with aclosing(engine.generate(generation)) as events:
+                    async for event in events:
+                        meter.note(event)
+                        if transcript is not None:
+                            transcript.note(event)
+                        yield event
+        finally:
+            meter.report()
+            if transcript is not None:
+                transcript.log()
 
 
 async def _next_event(events: AsyncGenerator[Event, None]) -> Event | None:

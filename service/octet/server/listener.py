@@ -139,19 +139,21 @@ def _check_bindable(host: str, port: int) -> None:
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
-    except socket.gaierror as error:
-        raise StartupError(f"--host: {host} cannot be resolved ({error.strerror})") from None
     except OSError as error:
-        raise StartupError(_explain(error, host, port)) from None
+        raise StartupError(explain_bind_error(error, host, port)) from None
 
 
-def _explain(error: OSError, host: str, port: int) -> str:
+def explain_bind_error(error: OSError, host: str, port: int, *, flags: str = "") -> str:
+    """One line that says why the port cannot be had, for --host and --port or, say, --metrics-port."""
+    option = f"--{flags}port"
+    if isinstance(error, socket.gaierror):
+        return f"--{flags}host: {host} cannot be resolved ({error.strerror})"
     if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is in use; stop what listens there or choose another --port (0: any)"
+        return f"port {port} on {host} is in use; stop what listens there or choose another {option} (0: any)"
     if error.errno == errno.EACCES:
-        return f"--port: {port} needs privileges that this process lacks; choose one above 1023"
+        return f"{option}: {port} needs privileges that this process lacks; choose one above 1023"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"--host: {host} is no address of this machine"
+        return f"--{flags}host: {host} is no address of this machine"
     return f"cannot listen on {host} port {port}: {error.strerror}"
 
 

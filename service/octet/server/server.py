@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -19,18 +21,23 @@ from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
 from octet.server.interceptors import interceptors
 from octet.server.keys import KeyRing
-from octet.server.listener import addresses, listen, make_server
+from octet.server.listener import addresses, explain_bind_error, listen, make_server
 from octet.server.reflection import add_reflection
 from octet.server.reload import Reloader
 from octet.server.tls import ServerTls
 from octet.server.warmup import warm_up
+from octet.telemetry.admission import AdmissionMetrics
+from octet.telemetry.endpoint import MetricsEndpoint
 from octet.telemetry.metrics import Metrics
+from octet.telemetry.tracing import Tracing, find_collector
 from octet.translate.media import ImageLimits
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 
 if TYPE_CHECKING:
     from octet.fetch import ImageFetcher
     from octet.rpc.vllm_engine import CreateServicer, VllmEngineService
+
+logger = logging.getLogger("octet")
 
 HEALTH_POLL_SECONDS = 0.5
 """How often the engine is asked whether it lives."""
@@ -87,11 +94,28 @@ class Server:
         self._reloader = Reloader()
         self._reloading: asyncio.Task[None] | None = None
         self._tls = self._load_tls()
+        self._tracing = Tracing(find_collector(config.otlp_traces_endpoint, os.environ))
         self._server = make_server(
-            config, interceptors(self._load_keys(), name_peers=config.tls_client_ca is not None)
+            config,
+            interceptors(
+                self._load_keys(),
+                self.metrics,
+                self._tracing,
+                name_peers=config.tls_client_ca is not None,
+            ),
         )
+        AdmissionMetrics(self.metrics, self.admission)
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(self._gate, self._running, self.admission, translator, config.write_timeout_seconds),
+            ChatService(
+                self._gate,
+                self._running,
+                self.admission,
+                translator,
+                config.write_timeout_seconds,
+                self.metrics,
+                self._tracing,
+                config.log_prompts,
+            ),
             self._server,
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
@@ -109,6 +133,9 @@ class Server:
             add_channelz_servicer(self._server)
         self.port = 0
         """The TCP port, once `start` has returned; 0 where there is none."""
+        self.metrics_port = 0
+        """The port for Prometheus, once `start` has returned; 0 where none is open."""
+        self._endpoint: MetricsEndpoint | None = None
 
     @property
     def addresses(self) -> str:
@@ -119,11 +146,12 @@ class Server:
         """Listens; health says NOT_SERVING.
 
         Raises:
-            StartupError: when the port or the Unix socket cannot be had.
+            StartupError: when a port or the Unix socket cannot be had.
         """
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         credentials = None if self._tls is None else self._tls.credentials()
         self.port = listen(self._server, self._config, credentials)
+        self._start_endpoint()
         await self._server.start()
         self._reloading = asyncio.ensure_future(self._reloader.run())
 
@@ -179,6 +207,21 @@ class Server:
             threads.shutdown(wait=False, cancel_futures=True)
         if self._fetcher is not None:
             await self._fetcher.close()
+        await asyncio.to_thread(self._tracing.close)
+        endpoint, self._endpoint = self._endpoint, None
+        if endpoint is not None:
+            await asyncio.to_thread(endpoint.close)
+
+    def _start_endpoint(self) -> None:
+        host, port = self._config.metrics_host.strip("[]"), self._config.metrics_port
+        if port is None:
+            return
+        try:
+            self._endpoint = MetricsEndpoint(self.metrics.registry, host, port)
+        except OSError as error:
+            raise StartupError(explain_bind_error(error, host, port, flags="metrics-")) from None
+        self.metrics_port = self._endpoint.port
+        logger.info("metrics on http://%s:%d/metrics", self._config.metrics_host, self.metrics_port)
 
     def _load_tls(self) -> ServerTls | None:
         """The certificates, which follow their files; None for plain text."""

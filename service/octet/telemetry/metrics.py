@@ -20,6 +20,11 @@ _SECONDS = (
 )
 _TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5)
 
+LOG_LINES_DROPPED = Counter(
+    "octet_log_lines_dropped_total", "Log lines that could not be written, to a full disk for example."
+)
+"""The process has one log, whatever servers it has: it is counted in the library's default registry."""
+
 
 class Metrics:
     """The metrics of one server, in a registry of their own. Safe to use from all threads.
@@ -57,6 +62,12 @@ class Metrics:
         self.requests_waiting = self._gauge(
             "octet_requests_waiting", "Generation requests that wait to be admitted."
         )
+        self.tokens_waiting = self._gauge(
+            "octet_tokens_waiting", "Tokens of the prompts that wait to be admitted, estimated."
+        )
+        self.images_waiting = self._gauge(
+            "octet_images_waiting", "Pictures that were received and are not decoded yet."
+        )
         self.queue = self._histogram(
             "octet_queue_seconds", "How long admitted generation requests waited to be admitted.", _SECONDS
         )
@@ -90,11 +101,6 @@ class Metrics:
             "octet_candidates_total", "Candidates that were completed, by finish reason.", ["finish_reason"]
         )
         self.tool_calls = self._counter("octet_tool_calls_total", "Tool calls in answers.", ["key"])
-
-        self.log_lines_dropped = self._counter(
-            "octet_log_lines_dropped_total",
-            "Log lines that could not be written, to a full disk for example.",
-        )
 
     def describe_model(self, model: ModelInfo) -> None:
         """Sets what `octet_model_info` says."""

@@ -215,6 +215,7 @@ class VllmEngine:
                 params,
                 lora_request=self._adapters.get(request.adapter),
                 priority=request.priority,
+                trace_headers=request.trace_headers or None,
                 **plan.engine_arguments,
             )
         except VllmEngineDeadError as error:

@@ -14,9 +14,10 @@ from collections.abc import Iterator
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from octet.engine.vllm import kernels, threads
+from octet.engine.vllm import kernels, logs, threads
 from octet.engine.vllm.args import EngineSettings, one_line
 from octet.errors import StartupError
+from octet.telemetry.metrics import LOG_LINES_DROPPED
 
 if TYPE_CHECKING:
     from vllm.v1.engine.async_llm import AsyncLLM
@@ -108,31 +109,36 @@ class _EngineOutput:
 
     def _copy(self, read_fd: int) -> None:
         in_traceback = False
-        with (
-            open(read_fd, "rb", buffering=0) as pipe,
-            open(self._out, "wb", buffering=0, closefd=False) as out,
-        ):
+        with open(read_fd, "rb", buffering=0) as pipe:
             for line in _lines(pipe):
                 in_traceback = _is_trouble(line) or (in_traceback and line[:1] in b" \t")
                 with self._lock:
                     if self._held is not None and (in_traceback or _ERROR.search(_text(line))):
                         self._held.append(line)
                         continue
-                out.write(line)
+                self._write(line)
 
     def release(self) -> None:
         """The start has succeeded: lets error lines through from now on, and those that were held back."""
         with self._lock:
             held, self._held = self._held, None
         for line in held or ():
-            os.write(self._out, line)
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        """Writes a line, or drops it: the engine must not stop because a disk is full."""
+        try:
+            os.write(self._out, logs.in_format(line))
+        except OSError:
+            LOG_LINES_DROPPED.inc()
 
     def cause(self) -> str | None:
         """The message of the innermost error that was held back."""
         # The processes are gone by now: the pipe's other end closes, and the thread ends by itself.
         self._thread.join(timeout=5)
         with self._lock:
-            lines = [_text(line) for line in self._held or ()]
+            held = [_text(line) for line in self._held or ()]
+        lines = [line for text in held for line in logs.error_lines(text) or [text]]
         messages = [match[2].strip() for line in lines if (match := _ERROR.search(line))]
         telling = [text for text in messages if not any(hollow in text for hollow in _HOLLOW)]
         return next(iter(telling or messages), None)
@@ -153,5 +159,7 @@ def _text(line: bytes) -> str:
 
 
 def _is_trouble(line: bytes) -> bool:
+    if logs.error_lines(_text(line)) is not None:
+        return True
     text = _PROCESS.sub(b"", line)
     return text.startswith((b"Traceback (most recent call last)", b"ERROR ", b"Process EngineCore"))

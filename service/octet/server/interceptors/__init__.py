@@ -5,25 +5,37 @@ from collections.abc import Sequence
 import grpc
 
 from octet.server.interceptors.auth import AuthInterceptor
+from octet.server.interceptors.calls import CallInterceptor
 from octet.server.interceptors.errors import ErrorInterceptor
 from octet.server.interceptors.peer import PeerInterceptor
 from octet.server.interceptors.request_id import RequestIdInterceptor
+from octet.server.interceptors.unknown_method import UnknownMethodInterceptor
 from octet.server.keys import KeyRing
+from octet.telemetry.metrics import Metrics
+from octet.telemetry.tracing import Tracing
 
 
-def interceptors(keys: KeyRing | None, *, name_peers: bool) -> Sequence[grpc.aio.ServerInterceptor]:
+def interceptors(
+    keys: KeyRing | None, metrics: Metrics, tracing: Tracing, *, name_peers: bool
+) -> Sequence[grpc.aio.ServerInterceptor]:
     """The interceptors in the order in which a call passes them.
 
     Whatever comes after `ErrorInterceptor` raises domain errors; whatever comes after `RequestIdInterceptor`
-    logs with the call's id.
+    logs with the call's id, and whatever comes after `CallInterceptor` is measured.
 
     Args:
         keys: the valid API keys; None lets every call in.
         name_peers: whether callers without a key are named by their certificates.
+        metrics: count the calls.
+        tracing: makes the calls' spans.
     """
-    chain: list[grpc.aio.ServerInterceptor] = [RequestIdInterceptor(), ErrorInterceptor()]
+    chain: list[grpc.aio.ServerInterceptor] = [
+        RequestIdInterceptor(),
+        CallInterceptor(metrics, tracing),
+        ErrorInterceptor(),
+    ]
     if keys is not None:
         chain.append(AuthInterceptor(keys))
     elif name_peers:
         chain.append(PeerInterceptor())
-    return chain
+    return (*chain, UnknownMethodInterceptor())

@@ -14,6 +14,7 @@ from octet.errors import (
     DeadlineExceededError,
     DuplicateRequestError,
     InvalidRequestError,
+    MethodNotFoundError,
     ModelNotFoundError,
     OctetError,
     OverloadedError,
@@ -40,6 +41,7 @@ PUSHBACK_HEADER = "grpc-retry-pushback-ms"
 _CODES: dict[type[OctetError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
+    MethodNotFoundError: code_pb2.UNIMPLEMENTED,
     ModelNotFoundError: code_pb2.NOT_FOUND,
     AdapterNotFoundError: code_pb2.NOT_FOUND,
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,

@@ -1,13 +1,9 @@
 """The request id of each call: found or made, echoed, and in every log line."""
 
-import asyncio
-import logging
-import time
 import uuid
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health
 
 from octet.errors import InvalidRequestError
 from octet.rpc import call
@@ -15,18 +11,15 @@ from octet.server.interceptors.errors import REQUEST_ID_HEADER
 from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
 from octet.translate.request import check_request_id
 
-logger = logging.getLogger("octet")
-
-_UNLOGGED_PREFIX = f"/{health.SERVICE_NAME}/"
 _OWN_PREFIXES = ("/octet.v1.", "/vllm.grpc.engine.")
 
 
 class RequestIdInterceptor(grpc.aio.ServerInterceptor):
     """Gives each call an id: the request's own, that of its `x-request-id` metadata, or a new one.
 
-    The id goes back in the initial metadata `x-request-id` and into the log, which gets one line for each
-    call that is no health check. The services in `octet.rpc` send their calls' initial metadata when they let
-    them in (`octet.rpc.call.accept`), for what is refused before must not have any.
+    The id goes back in the initial metadata `x-request-id`, and into every line of the log. The services in
+    `octet.rpc` send their calls' initial metadata when they let them in (`octet.rpc.call.accept`), for what
+    is refused before must not have any.
     """
 
     async def intercept_service(
@@ -48,22 +41,9 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
             call.initial_metadata.set(headers)
             if not method.startswith(_OWN_PREFIXES):
                 await headers.send()
-            if method.startswith(_UNLOGGED_PREFIX):
-                return await proceed()
-            started = time.monotonic()
-            outcome = "OK"
-            try:
-                answered = await proceed()
-                await headers.send()
-                return answered
-            except grpc.aio.AbortError:
-                outcome = context.code().name
-                raise
-            except asyncio.CancelledError:
-                outcome = "CANCELLED"
-                raise
-            finally:
-                logger.info("%s %s %.0f ms", method, outcome, 1e3 * (time.monotonic() - started))
+            answered = await proceed()
+            await headers.send()
+            return answered
 
         return wrap(handler, answer)
 
