@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/dispatch.h"
+#include "isa_bindings.h"
 
 namespace py = pybind11;
 
@@ -35,13 +35,7 @@ std::map<std::string, std::string> build_info() {
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Octet's compiled operators: importing this module registers torch.ops.octet.";
-  m.def(
-      "isa", [] { return std::string(octet::active_implementation().name); },
-      "Name of the CPU kernels in use.");
-  m.def("available_isas", &octet::available_isas,
-        "Names of the CPU kernels that run on this machine, from the plainest to the fastest.");
-  m.def("use_isa", &octet::use_isa, py::arg("name"),
-        "Switch the process to the CPU kernels of that name; ValueError if they do not run here.");
+  octet::bind_isas(m);
   m.def(
       "cuda_archs", [] { return split(OCTET_CUDA_ARCHS); },
       "CUDA architectures that the kernels were compiled for; empty in a build without CUDA.");

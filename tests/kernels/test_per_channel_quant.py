@@ -1,21 +1,50 @@
 """The weight kernel against the oracle, on every instruction set that this machine has."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from octet import ops
 from octet.ops import reference
+from octet.quantize import kernel
 
+NAMES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 FORMATS = (torch.float8_e4m3fn, torch.float8_e5m2)
 
-pytestmark = pytest.mark.usefixtures("isa")
+
+@pytest.fixture(params=kernel.extension.available_isas(), autouse=True)
+def isa(request: pytest.FixtureRequest) -> Iterator[None]:
+    before = kernel.extension.isa()
+    kernel.extension.use_isa(request.param)
+    yield
+    kernel.extension.use_isa(before)
+
+
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 by_format = pytest.mark.parametrize("fp8", FORMATS, ids=str)
 
 
+def quantize(w: torch.Tensor, fp8: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, int | None]:
+    """Codes, scales, and the first row whose scale is not finite."""
+    (rows, columns), item = w.shape, w.element_size()
+    codes, scales = bytearray(rows * columns), bytearray(rows * item)
+    data = w.contiguous().flatten().view(torch.uint8).numpy()
+    bad = kernel.per_channel_quant_fp8(data, NAMES[w.dtype], (rows, columns), NAMES[fp8], codes, scales)
+    if rows * columns == 0:  # torch takes no empty buffer.
+        return torch.empty((rows, columns), dtype=fp8), torch.frombuffer(scales, dtype=w.dtype)[:, None], bad
+    shaped = torch.frombuffer(codes, dtype=fp8).view(rows, columns)
+    return shaped, torch.frombuffer(scales, dtype=w.dtype)[:, None], bad
+
+
 def assert_equals_reference(w: torch.Tensor, fp8: torch.dtype) -> None:
-    codes, scale = ops.per_channel_quant_fp8(w, fp8)
+    codes, scale, _ = quantize(w, fp8)
     expected_codes, expected_scale = reference.per_channel_quant_fp8(w, fp8)
     assert scale.dtype is w.dtype
     torch.testing.assert_close(scale, expected_scale, rtol=0, atol=0, equal_nan=True)
@@ -64,7 +93,8 @@ def test_equals_the_oracle_for_every_half(dtype: torch.dtype, fp8: torch.dtype) 
 @by_dtype
 def test_a_row_of_zeros_has_epsilon_as_its_scale_and_positive_codes(dtype: torch.dtype) -> None:
     w = torch.tensor([[0.0, -0.0, 0.0], [-0.0, 1.0, -1e-30]], dtype=dtype)
-    codes, scale = ops.per_channel_quant_fp8(w)
+    codes, scale, bad = quantize(w, torch.float8_e4m3fn)
+    assert bad is None
     assert float(scale[0]) == torch.finfo(dtype).eps
     assert codes.view(torch.uint8)[0].tolist() == [0, 0, 0]
     assert codes.view(torch.uint8)[1, 0] == 0
@@ -81,39 +111,38 @@ def test_a_row_with_nan_or_infinity_shows_it_in_its_scale_alone(
     w = torch.ones((3, 70), dtype=dtype)
     w[1, 66] = bad
     assert_equals_reference(w, fp8)
-    _, scale = ops.per_channel_quant_fp8(w, fp8)
+    _, scale, first = quantize(w, fp8)
+    assert first == 1
     assert scale.isfinite().flatten().tolist() == [True, False, True]
 
 
-def test_takes_rows_at_any_stride() -> None:
-    w = torch.randn((9, 100)).to(torch.bfloat16)
-    codes, scale = ops.per_channel_quant_fp8(w[::2, 3:80])
-    expected_codes, expected_scale = ops.per_channel_quant_fp8(w[::2, 3:80].contiguous())
-    assert torch.equal(codes.view(torch.uint8), expected_codes.view(torch.uint8))
-    assert torch.equal(scale, expected_scale)
-
-
 @pytest.mark.parametrize(
-    ("shape", "codes_shape", "scale_dtype", "message"),
+    ("change", "message"),
     [
-        ((4,), (4,), torch.float32, "w must be"),
-        ((4, 8), (4, 7), torch.float32, "q must have the shape of w"),
-        ((4, 8), (4, 8), torch.float16, "scale must have the dtype of w"),
+        ({"dtype": "F64"}, "dtype must be F32, F16 or BF16, got F64"),
+        ({"fp8": "U8"}, "format must be F8_E4M3 or F8_E5M2, got U8"),
+        ({"shape": (4, 9)}, "w must have 144 bytes, got 128"),
+        ({"shape": (-4, -8)}, "not negative"),
+        ({"codes": bytearray(31)}, "q must have 32 bytes, got 31"),
+        ({"scales": bytearray(8)}, "scale must have 16 bytes, got 8"),
+        ({"w": memoryview(bytearray(129))[1:]}, "w must be aligned to its elements"),
+        ({"w": memoryview(bytearray(256))[::2]}, "w must be contiguous"),
     ],
 )
-def test_refuses_what_does_not_fit(
-    shape: tuple[int, ...], codes_shape: tuple[int, ...], scale_dtype: torch.dtype, message: str
-) -> None:
-    codes = torch.empty(codes_shape, dtype=torch.float8_e4m3fn)
-    scale = torch.empty((4, 1), dtype=scale_dtype)
-    with pytest.raises(RuntimeError, match=message):
-        torch.ops.octet.per_channel_quant_fp8_out(torch.zeros(shape), q=codes, scale=scale)
+def test_refuses_what_does_not_fit(change: dict[str, object], message: str) -> None:
+    fitting = {
+        "w": bytearray(128),
+        "dtype": "F32",
+        "shape": (4, 8),
+        "fp8": "F8_E4M3",
+        "codes": bytearray(32),
+        "scales": bytearray(16),
+    }
+    kernel.per_channel_quant_fp8(**fitting)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        kernel.per_channel_quant_fp8(**(fitting | change))  # type: ignore[arg-type]
 
 
-def test_refuses_strided_rows_and_other_dtypes() -> None:
-    with pytest.raises(RuntimeError, match="must be adjacent"):
-        ops.per_channel_quant_fp8(torch.zeros((4, 8)).T)
-    with pytest.raises(RuntimeError, match="float32, float16 or bfloat16"):
-        ops.per_channel_quant_fp8(torch.zeros((4, 8), dtype=torch.float64))
-    with pytest.raises(RuntimeError, match="float8"):
-        ops.per_channel_quant_fp8(torch.zeros((4, 8)), torch.uint8)
+def test_refuses_outputs_that_cannot_be_written() -> None:
+    with pytest.raises(BufferError):
+        kernel.per_channel_quant_fp8(bytes(8), "F32", (1, 2), "F8_E4M3", bytes(2), bytearray(4))

@@ -11,7 +11,6 @@ NORM = torch.ops.octet.gemma_rms_norm_quant_fp8.default
 GELU = torch.ops.octet.gelu_tanh_and_mul_quant_fp8.default
 SILU = torch.ops.octet.silu_and_mul_quant_fp8.default
 LINEAR = torch.ops.octet.fp8_linear.default
-CHANNEL_QUANT_OUT = torch.ops.octet.per_channel_quant_fp8_out.default
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +30,7 @@ def comparable_codes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_schemas() -> None:
-    assert [str(op._schema) for op in (QUANT, QUANT_OUT, NORM, GELU, SILU, LINEAR, CHANNEL_QUANT_OUT)] == [
+    assert [str(op._schema) for op in (QUANT, QUANT_OUT, NORM, GELU, SILU, LINEAR)] == [
         "octet::per_token_quant_fp8(Tensor x, ScalarType dtype, Tensor? scale_ub=None)"
         " -> (Tensor q, Tensor scale)",
         "octet::per_token_quant_fp8_out(Tensor x, Tensor? scale_ub, *, Tensor(a!) q, Tensor(b!) scale) -> ()",
@@ -41,7 +40,6 @@ def test_schemas() -> None:
         "octet::silu_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
         "octet::fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
         " ScalarType out_dtype) -> Tensor",
-        "octet::per_channel_quant_fp8_out(Tensor w, *, Tensor(a!) q, Tensor(b!) scale) -> ()",
     ]
 
 
@@ -60,12 +58,6 @@ def test_opcheck_per_token_quant_of_strided_rows() -> None:
 def test_opcheck_per_token_quant_out() -> None:
     outputs = {"q": torch.empty(3, 64, dtype=torch.float8_e4m3fn), "scale": torch.empty(3, 1)}
     torch.library.opcheck(QUANT_OUT, (torch.randn(3, 64), None), outputs)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_opcheck_per_channel_quant_out(dtype: torch.dtype) -> None:
-    outputs = {"q": torch.empty(5, 33, dtype=torch.float8_e5m2), "scale": torch.empty(5, 1, dtype=dtype)}
-    torch.library.opcheck(CHANNEL_QUANT_OUT, (torch.randn(5, 33).to(dtype),), outputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -29,6 +29,7 @@ def test_wheel_holds_code_kernels_stubs_and_checkpoint(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
     assert f"octet/_C{suffix}" in names
+    assert f"octet/_C_weights{suffix}" in names
     assert "octet/v1/chat_service_pb2.py" in names
     assert "octet/v1/chat_service_pb2.pyi" in names
     assert "octet/v1/chat_service_pb2_grpc.py" in names

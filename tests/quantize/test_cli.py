@@ -208,3 +208,26 @@ def test_neither_a_directory_nor_a_hub_id(tmp_path: Path) -> None:
     code, _, error = run(tmp_path / "not/there/at/all", tmp_path / "made")
     assert code == 1
     assert error.endswith("is neither a directory nor a hub id\n")
+
+
+UNUSED = """
+import sys
+from octet.cli import octet
+octet(sys.argv[1:], standalone_mode=False)
+assert not {"torch", "huggingface_hub", "rich.progress"} & sys.modules.keys()
+"""
+
+
+def test_libraries_that_take_long_to_import_are_left_alone(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", UNUSED, "quantize", SOURCE, tmp_path / "made"]
+    assert subprocess.run(command, capture_output=True, text=True).stderr == ""
+
+
+def test_an_unknown_instruction_set_is_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "octet", "quantize", SOURCE, tmp_path / "made"]
+    process = subprocess.run(command, env=os.environ | {"OCTET_ISA": "mmx"}, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.startswith(
+        'octet: error: OCTET_ISA: this machine has no kernels named "mmx"; it has '
+    )
+    assert process.stderr.count("\n") == 1

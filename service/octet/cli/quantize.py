@@ -74,11 +74,11 @@ def quantize(
     Weights of linear layers become FP8 codes with one scale per output channel. No data is needed and no
     model is run. An interrupted run goes on when it is started again.
     """
-    from octet.quantize.checkpoint import quantize_checkpoint
-    from octet.quantize.source import open_source
-
     options = Options(Format(weights), Format(activations), targets, ignore, workers, verify)
     try:
+        from octet.quantize.checkpoint import quantize_checkpoint
+        from octet.quantize.source import open_source
+
         with _progress() as phase:
             result = quantize_checkpoint(open_source(source, revision), destination, options, phase)
     except OctetError as error:
@@ -92,15 +92,16 @@ def quantize(
 
 @contextmanager
 def _progress() -> "Iterator[Phase]":
+    """Progress bars, where there is somebody to see them."""
+    if not sys.stderr.isatty():
+        yield lambda name, size: lambda done: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.progress import TransferSpeedColumn as SpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), SpeedColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
 
         def phase(name: str, size: int) -> Callable[[int], None]:
             task = progress.add_task(name, total=size)

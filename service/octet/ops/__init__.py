@@ -22,7 +22,6 @@ __all__ = [
     "gelu_tanh_and_mul_quant_fp8",
     "gemma_rms_norm_quant_fp8",
     "isa",
-    "per_channel_quant_fp8",
     "per_token_quant_fp8",
     "silu_and_mul_quant_fp8",
     "use_isa",
@@ -55,37 +54,6 @@ def per_token_quant_fp8(
         RuntimeError: a shape, dtype, stride or device is none of the above.
     """
     q, scale = torch.ops.octet.per_token_quant_fp8(x, dtype, scale_ub)
-    return q, scale
-
-
-def per_channel_quant_fp8(
-    w: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Quantize each output channel of a weight to FP8 with its own scale: symmetric round-to-nearest. CPU
-    only.
-
-    The numbers are those of compressed-tensors 0.19 (``FP8_DYNAMIC``). For a row of largest magnitude ``m``
-    the scale is ``m / FMAX`` rounded to the dtype of ``w``, or that dtype's epsilon where this is 0; a code
-    is ``w / scale`` rounded to the dtype of ``w``, clamped to the finite range and rounded to nearest, ties
-    to even; a quotient of -0 becomes +0. A row that holds NaN or an infinity has NaN or an infinity as its
-    scale, and NaN codes: check the scales.
-
-    Args:
-        w: ``[out_features, in_features]``, float32, float16 or bfloat16; the elements of a row must be
-            adjacent.
-        dtype: ``torch.float8_e4m3fn`` (FMAX = 448) or ``torch.float8_e5m2`` (FMAX = 57344).
-
-    Returns:
-        The codes ``[out_features, in_features]`` of ``dtype`` and the scales ``[out_features, 1]`` of the
-        dtype of ``w``; ``codes * scales`` approximates ``w``.
-
-    Raises:
-        RuntimeError: a shape, dtype or stride is none of the above.
-        NotImplementedError: ``w`` is not on the CPU.
-    """
-    q = torch.empty(w.shape, dtype=dtype, device=w.device)
-    scale = w.new_empty((*w.shape[:1], 1))
-    torch.ops.octet.per_channel_quant_fp8_out(w, q=q, scale=scale)
     return q, scale
 
 

@@ -19,11 +19,6 @@ def _per_token_quant_fp8_out(
     return None
 
 
-@torch.library.register_fake("octet::per_channel_quant_fp8_out")  # type: ignore[untyped-decorator]
-def _per_channel_quant_fp8_out(w: torch.Tensor, *, q: torch.Tensor, scale: torch.Tensor) -> None:
-    return None
-
-
 @torch.library.register_fake("octet::gemma_rms_norm_quant_fp8")  # type: ignore[untyped-decorator]
 def _gemma_rms_norm_quant_fp8(
     x: torch.Tensor,

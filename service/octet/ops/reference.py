@@ -37,7 +37,9 @@ def per_token_quant_fp8(
 def per_channel_quant_fp8(
     w: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :func:`octet.ops.per_channel_quant_fp8` computes, bit for bit; takes and returns the same.
+    """What :func:`octet.quantize.kernel.per_channel_quant_fp8` computes, bit for bit, on tensors.
+
+    Returns the codes ``[out_features, in_features]`` of ``dtype`` and the scales ``[out_features, 1]``.
 
     The steps, and where each is rounded to the dtype of ``w``, are those of compressed-tensors 0.19:
     ``calculate_qparams`` and ``_quantize``, whose addition of a zero point of 0 is what makes -0 a +0.

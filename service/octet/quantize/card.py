@@ -1,24 +1,26 @@
 """The README.md of a quantized checkpoint: how it was made, in the form that the hub reads."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import ModelCardData, metadata_load
-from yaml import YAMLError  # type: ignore[import-untyped]
+import yaml  # type: ignore[import-untyped]
 
 from octet import __version__
 from octet.quantize.config import quantization_config
 from octet.quantize.options import Options
 from octet.quantize.plan import Plan
 from octet.quantize.source import Source
-from octet.quantize.verify import TensorError
+
+if TYPE_CHECKING:
+    from octet.quantize.verify import TensorError
 
 _CARD = "README.md"
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 _WORST_SHOWN = 10
 
 
-def model_card(source: Source, plan: Plan, options: Options, errors: list[TensorError] | None) -> str:
+def model_card(source: Source, plan: Plan, options: Options, errors: "list[TensorError] | None") -> str:
     """The card's text; `errors` are those of the quantized tensors, None when they were not measured."""
     method = quantization_config(options, plan.ignored)["quant_method"]
     weights, activations = options.weights.name, options.activations.name
@@ -49,25 +51,30 @@ No calibration data was used. The files say `quant_method: {method}`.
 
 {_error_table(errors)}
 """
-    return f"---\n{_metadata(source).to_yaml()}\n---\n\n{body}"
+    metadata = yaml.safe_dump(_metadata(source), sort_keys=False, allow_unicode=True)
+    return f"---\n{metadata}---\n\n{body}"
 
 
-def _metadata(source: Source) -> ModelCardData:
+def _metadata(source: Source) -> dict[str, Any]:
     known = _source_metadata(source.directory / _CARD)
     inherited = {key: known[key] for key in _INHERITED if key in known}
     if source.revision:
         inherited |= {"base_model": source.name, "base_model_relation": "quantized"}
-    return ModelCardData(library_name="vllm", tags=["fp8", "octet"], **inherited)
+    return {"library_name": "vllm", "tags": ["fp8", "octet"], **inherited}
 
 
 def _source_metadata(path: Path) -> dict[str, Any]:
     """What the source's own card says at its top; a damaged or missing card says nothing."""
     if not path.is_file():
         return {}
+    block = re.match(
+        r"\s*---\r?\n(.*?)\n---\s", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL
+    )
     try:
-        return metadata_load(path) or {}
-    except (ValueError, YAMLError):
+        known = yaml.safe_load(block[1]) if block else {}
+    except yaml.YAMLError:
         return {}
+    return known if isinstance(known, dict) else {}
 
 
 def _flags(options: Options) -> str:
@@ -80,7 +87,7 @@ def _flags(options: Options) -> str:
     return " ".join(flags)
 
 
-def _error_table(errors: list[TensorError] | None) -> str:
+def _error_table(errors: "list[TensorError] | None") -> str:
     if errors is None:
         return "Not measured: `octet quantize --verify` does."
     errors = sorted(errors, key=lambda error: error.error.sqnr)

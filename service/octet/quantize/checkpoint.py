@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from octet.quantize.card import model_card
 from octet.quantize.config import quantization_config
@@ -18,8 +19,10 @@ from octet.quantize.journal import Journal, fingerprint
 from octet.quantize.options import Options
 from octet.quantize.plan import Plan, make_plan
 from octet.quantize.source import CONFIG, INDEX, Source
-from octet.quantize.verify import TensorError, verify_shard
 from octet.quantize.writer import UNFINISHED, flush, write_shards
+
+if TYPE_CHECKING:
+    from octet.quantize.verify import TensorError
 
 Phase = Callable[[str, int], Callable[[int], None]]
 """Begins a phase, by its name and its length in bytes; returns what is to be told of bytes that are done."""
@@ -41,7 +44,7 @@ class Result:
     quantized: int
     source_bytes: int
     bytes: int
-    errors: list[TensorError] | None
+    errors: "list[TensorError] | None"
 
 
 def quantize_checkpoint(source: Source, destination: Path, options: Options, phase: Phase) -> Result:
@@ -130,7 +133,11 @@ def _write_weights(plan: Plan, directory: Path, journal: Journal, options: Optio
     write_shards(plan.shards, directory, journal, options.workers, progress)
 
 
-def _verify(plan: Plan, directory: Path, options: Options, phase: Phase) -> list[TensorError]:
+def _verify(plan: Plan, directory: Path, options: Options, phase: Phase) -> "list[TensorError]":
+    from octet.quantize.verify import (
+        verify_shard,
+    )  # What it computes needs torch, whose import takes seconds.
+
     progress = phase("verifying", _source_bytes(plan))
     return [
         error for shard in plan.shards for error in verify_shard(shard, directory, options.workers, progress)
@@ -142,7 +149,7 @@ def _source_bytes(plan: Plan) -> int:
 
 
 def _write_rest(
-    source: Source, plan: Plan, options: Options, directory: Path, errors: list[TensorError] | None
+    source: Source, plan: Plan, options: Options, directory: Path, errors: "list[TensorError] | None"
 ) -> None:
     """The small files. config.json, without which no directory is a model, comes last."""
     for name in source.companions():

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from octet import ops as ops  # registers the operators
 from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
+from octet.quantize.kernel import per_channel_quant_fp8
 from octet.quantize.plan import TensorPlan
 from octet.quantize.safetensors_file import ITEM_SIZES
 
@@ -22,15 +20,6 @@ PIECE_BYTES = 4 << 20
 """Source bytes of a piece, but for rows that are longer."""
 
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
-
-TORCH_DTYPES = {
-    "BF16": torch.bfloat16,
-    "F16": torch.float16,
-    "F32": torch.float32,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
-}
-"""torch's dtypes by the names that safetensors gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,40 +107,37 @@ class Files:
     def _quantize(self, piece: Piece) -> None:
         tensor, scale_plan = piece.tensor, piece.tensor.scale
         assert scale_plan is not None
-        data = self._read(piece, tensor.source.offset + piece.begin * row_bytes(tensor))
+        weight = self._read(piece, tensor.source.offset + piece.begin * row_bytes(tensor))
         rows, columns = piece.end - piece.begin, tensor.source.shape[1]
-        scale_dtype = TORCH_DTYPES[scale_plan.dtype]
-        weight = data.view(TORCH_DTYPES[tensor.source.dtype]).view(rows, columns).to(scale_dtype)
-        codes = self._buffer("codes", rows * columns).view(rows, columns)
-        codes = codes.view(TORCH_DTYPES[tensor.target.dtype])
-        scale = torch.empty((rows, 1), dtype=scale_dtype)
-        torch.ops.octet.per_channel_quant_fp8_out(weight, q=codes, scale=scale)
-        finite = scale.isfinite()
-        if not finite.all():
-            channel = piece.begin + int(finite.logical_not().flatten().nonzero()[0])
+        codes = self._buffer("codes", rows * columns)
+        scales = self._buffer("scales", rows * ITEM_SIZES[scale_plan.dtype])
+        if scale_plan.dtype != tensor.source.dtype:
+            weight = _widen(weight)
+        bad = per_channel_quant_fp8(
+            weight, scale_plan.dtype, (rows, columns), tensor.target.dtype, codes, scales
+        )
+        if bad is not None:
             raise UnusableWeightError(
                 f"{self._source}: tensor {tensor.source.name} holds NaN or an infinity, "
-                f"in output channel {channel}"
+                f"in output channel {piece.begin + bad}"
             )
-        self._write(piece, codes.view(torch.uint8).flatten(), tensor.target.offset + piece.begin * columns)
-        scale_offset = scale_plan.offset + piece.begin * ITEM_SIZES[scale_plan.dtype]
-        self._write(piece, scale.flatten().view(torch.uint8), scale_offset)
+        self._write(piece, codes, tensor.target.offset + piece.begin * columns)
+        self._write(piece, scales, scale_plan.offset + piece.begin * ITEM_SIZES[scale_plan.dtype])
 
-    def _buffer(self, name: str, size: int) -> torch.Tensor:
+    def _buffer(self, name: str, size: int) -> memoryview:
         """`size` bytes that this thread may use until it asks for the same buffer again."""
-        buffer: torch.Tensor | None = getattr(self._local, name, None)
-        if buffer is None or buffer.numel() < size:
-            buffer = torch.empty(max(size, PIECE_BYTES), dtype=torch.uint8)
+        buffer: bytearray | None = getattr(self._local, name, None)
+        if buffer is None or len(buffer) < size:
+            buffer = bytearray(size)
             setattr(self._local, name, buffer)
-        return buffer[:size]
+        return memoryview(buffer)[:size]
 
-    def _read(self, piece: Piece, offset: int) -> torch.Tensor:
+    def _read(self, piece: Piece, offset: int) -> memoryview:
         data = self._buffer("data", piece.size)
-        view = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says so from Python 3.12 on
         done = 0
         while done < piece.size:
             try:
-                count = os.preadv(self._source_fd, [view[done:]], offset + done)
+                count = os.preadv(self._source_fd, [data[done:]], offset + done)
             except OSError as error:
                 raise QuantizeError(
                     f"{self._source}: tensor {piece.tensor.source.name} cannot be read: {reason_of(error)}"
@@ -161,13 +147,19 @@ class Files:
             done += count
         return data
 
-    def _write(self, piece: Piece, data: torch.Tensor, offset: int) -> None:
-        view = memoryview(data.numpy())  # type: ignore[arg-type]  # numpy says so from Python 3.12 on
+    def _write(self, piece: Piece, data: memoryview, offset: int) -> None:
         done = 0
-        while done < len(view):
+        while done < len(data):
             try:
-                done += os.pwrite(self._target_fd, view[done:], offset + done)
+                done += os.pwrite(self._target_fd, data[done:], offset + done)
             except OSError as error:
                 raise QuantizeError(
                     f"{self._target}: tensor {piece.tensor.target.name} cannot be written: {reason_of(error)}"
                 ) from error
+
+
+def _widen(halves: memoryview) -> memoryview:
+    """Half-precision values as float32: E5M2's scales are too small for half."""
+    import numpy
+
+    return numpy.frombuffer(halves, "<f2").astype("<f4").data

@@ -8,11 +8,19 @@ from pathlib import Path
 import torch
 
 from octet.quantize.errors import QuantizeError, reason_of
-from octet.quantize.pieces import TORCH_DTYPES, Piece, row_bytes, split
+from octet.quantize.pieces import Piece, row_bytes, split
 from octet.quantize.plan import ShardPlan
 from octet.quantize.safetensors_file import ITEM_SIZES, read_header
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
 from octet.quantize.writer import Progress, run_pieces
+
+_TORCH_DTYPES = {
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "F32": torch.float32,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ def verify_shard(shard: ShardPlan, directory: Path, workers: int, progress: Prog
     target_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pieces = (piece for tensor in shard.tensors for piece in split(tensor))
-        run_pieces(pieces, compare, workers, lambda piece: progress(piece.size))
+        run_pieces(pieces, compare, workers, lambda piece: progress(piece.size), _compute_on_one_thread)
     except OSError as error:
         raise QuantizeError(f"{path} or {shard.source} cannot be read back: {reason_of(error)}") from error
     finally:
@@ -64,6 +72,11 @@ def verify_shard(shard: ShardPlan, directory: Path, workers: int, progress: Prog
         for tensor in shard.tensors
         if tensor.source.name in energies
     ]
+
+
+def _compute_on_one_thread() -> None:
+    """A thread of its own for each piece, not torch's for all."""
+    torch.set_num_threads(1)
 
 
 def _compare_copy(piece: Piece, source_fd: int, target_fd: int, path: Path) -> None:
@@ -79,7 +92,7 @@ def _piece_energies(piece: Piece, source_fd: int, target_fd: int) -> tuple[torch
 
     def read(fd: int, offset: int, size: int, dtype: str) -> torch.Tensor:
         data = torch.frombuffer(bytearray(os.pread(fd, size, offset)), dtype=torch.uint8)
-        return data.view(TORCH_DTYPES[dtype]).view(rows, -1)
+        return data.view(_TORCH_DTYPES[dtype]).view(rows, -1)
 
     item = ITEM_SIZES[scale.dtype]
     return channel_energies(

@@ -7,8 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from octet.quantize.errors import QuantizeError, reason_of
 from octet.quantize.journal import Journal
 from octet.quantize.pieces import Files, Piece, split
@@ -17,8 +15,8 @@ from octet.quantize.plan import ShardPlan
 UNFINISHED = ".part"
 """Suffix of a file whose data is not whole yet."""
 
-_FLUSH_BYTES = 1 << 30
-"""Source bytes after which what was done is flushed to the disk and noted."""
+_FLUSH_BYTES = 256 << 20
+"""Source bytes after which what was done is flushed to the disk and noted, while more is made."""
 
 Progress = Callable[[int], None]
 """Told of source bytes that are done."""
@@ -151,16 +149,15 @@ def run_pieces(
     work: Callable[[Piece], None],
     workers: int,
     complete: Callable[[Piece], None],
+    prepare: Callable[[], object] | None = None,
 ) -> None:
-    """Does `work` on every piece, on `workers` threads, and calls `complete` here as pieces get done, in
-    order.
+    """Does `work` on every piece, on `workers` threads that first call `prepare`, and calls `complete` here
+    as pieces get done, in order.
 
     The first error ends it, once the pieces in work are done.
     """
     running: deque[tuple[Piece, Future[None]]] = deque()
-    # A thread of its own for each piece, not torch's for all.
-    pool = ThreadPoolExecutor(workers, "octet-quantize", torch.set_num_threads, (1,))
-    with pool:
+    with ThreadPoolExecutor(workers, "octet-quantize", prepare) as pool:
         try:
             for piece in pieces:
                 running.append((piece, pool.submit(work, piece)))
