@@ -56,8 +56,8 @@ def test_installed_wheel_runs(wheel: Path, tmp_path: Path) -> None:
             (libraries / entry.name).symlink_to(entry)
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], check=True)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    subprocess.run([python, "-m", "pip", "install", "-q", "--no-deps", wheel], env=environment, check=True)
     environment["PYTHONPATH"] = str(libraries)
 
     shown = subprocess.run(
