@@ -3,9 +3,10 @@
     python bench/quantize.py [--layers N] [--oracle build/oracle/bin/python]
 
 The checkpoint is drawn here: Gemma 3 in the shape of its 1B model, bf16, in shards. Every figure is the wall
-time of one process from its start to its end, imports included, with the files flushed to the disk; the
-source is in the page cache, for all alike. Peak memory is the process's ru_maxrss, in which the page cache
-does not count.
+time of one process from its start to its end, imports included; the source is in the page cache, for all
+alike. `octet quantize` flushes what it writes before it ends. The copy does not, so it is shown without a
+flush, its data still in memory, and with one (sync). llm-compressor is given no flush either. Peak memory is
+the process's ru_maxrss, in which the page cache does not count.
 """
 
 import argparse
@@ -85,11 +86,10 @@ def write_checkpoint(directory: Path, layers: int) -> None:
 
 
 def run(command: list[str | Path]) -> tuple[float, float]:
-    """Wall time in seconds and peak memory in MiB of a command; os.sync() is part of the time."""
+    """Wall time in seconds and peak memory in MiB of a command."""
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
-    os.sync()
     seconds = time.perf_counter() - start
     if status != 0:
         raise SystemExit(f"{command} failed with status {status}")
@@ -118,26 +118,33 @@ def main() -> None:
     size = sum(file.stat().st_size for file in source.iterdir())
     print(f"source: {size / 1e9:.2f} GB in {len(list(source.glob('*.safetensors')))} shards")
 
-    def measure(name: str, command: list[str | Path], repeat: int) -> float:
-        runs = []
-        for _ in range(repeat):
-            shutil.rmtree(target, ignore_errors=True)
-            os.sync()
-            runs.append(run(command))
-        seconds, memory = min(runs)
+    def measure(name: str, command: list[str | Path]) -> float:
+        shutil.rmtree(target, ignore_errors=True)
+        os.sync()
+        seconds, memory = run(command)
         print(f"{name:28} {seconds:7.2f} s  {size / seconds / 1e6:7.0f} MB/s  {memory:7.0f} MiB", flush=True)
         return seconds
 
-    copy = measure("copy (cp -r)", ["cp", "-r", source, target], arguments.repeat)
-    best = copy
+    copy: list[str | Path] = ["cp", "-r", source, target]
+    commands: dict[str, list[str | Path]] = {
+        "cp -r": copy,
+        "cp -r; sync": ["sh", "-c", 'cp -r "$1" "$2" && sync', "sh", *copy[2:]],
+    }
     for workers in arguments.workers:
-        command = [sys.executable, "-m", "octet", "quantize", source, target, "--workers", str(workers)]
-        best = measure(f"octet quantize --workers {workers}", command, arguments.repeat)
-        print(f"{'':28} {copy / best:.2f} x the speed of the copy")
+        quantize = [sys.executable, "-m", "octet", "quantize", source, target, "--workers", str(workers)]
+        commands[f"octet quantize --workers {workers}"] = quantize
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(arguments.repeat):  # In turns, for the machine's speed drifts.
+        for name, command in commands.items():
+            times[name].append(measure(name, command))
+    fastest = {name: min(values) for name, values in times.items()}
     if arguments.oracle:
         script = ROOT / "tools/quantize_oracle/compress.py"
-        seconds = measure("llm-compressor", [arguments.oracle, script, source, target], 1)
-        print(f"{'':28} octet is {seconds / best:.1f} x as fast")
+        fastest["llm-compressor"] = measure("llm-compressor", [arguments.oracle, script, source, target])
+    print("\nthe fastest of each, and the speed of octet to it:")
+    octet = fastest[list(commands)[-1]]
+    for name, seconds in fastest.items():
+        print(f"{name:28} {seconds:7.2f} s  {seconds / octet:7.2f} x")
     shutil.rmtree(target)
 
 
