@@ -3,11 +3,12 @@
 import json
 import logging
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from octet.engine.vllm import compat, environment
+from octet.engine.vllm import compat, environment, parallel
 from octet.errors import StartupError
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         engine = AsyncEngineArgs.from_cli_args(parsed)
     except (ValueError, TypeError, KeyError) as error:
         raise StartupError(one_line(error)) from error
+    _choose_mode(engine)
+    parallel.prepare(engine)
     _choose_cache_size(engine)
     return EngineSettings(
         engine=engine,
@@ -198,6 +201,24 @@ def _load_template(template: str | None) -> str | None:
     return text
 
 
+def _choose_mode(engine: "AsyncEngineArgs") -> None:
+    """On a CPU without a C++ compiler, runs the model eagerly: compiling it needs one.
+
+    Container images have none. Whoever asks for a compilation by its flag gets it, or its error.
+    """
+    from vllm.config import CompilationConfig
+    from vllm.platforms import current_platform
+
+    # What torch's inductor would call.
+    compiler = os.environ.get("CXX", "g++")
+    if not current_platform.is_cpu() or engine.enforce_eager or shutil.which(compiler):
+        return
+    if engine.compilation_config != CompilationConfig():
+        return
+    engine.enforce_eager = True
+    logger.info("no C++ compiler (%s): the model runs eagerly, as with --enforce-eager", compiler)
+
+
 def _choose_cache_size(engine: "AsyncEngineArgs") -> None:
     """On a CPU, takes a KV cache that fits into the free memory where the user named no size.
 
@@ -212,9 +233,11 @@ def _choose_cache_size(engine: "AsyncEngineArgs") -> None:
     if any(getattr(engine, name) != defaults[name].default for name in _CACHE_SIZE_FLAGS):
         return
     free = psutil.virtual_memory().available
-    engine.kv_cache_memory_bytes = min(4 * GIB, free // 4)
+    ranks = parallel.local_ranks(engine)
+    engine.kv_cache_memory_bytes = min(4 * GIB, free // 4 // ranks)
     logger.info(
-        "KV cache: %.1f GiB of %.1f GiB free memory; --kv-cache-memory-bytes sets another size",
+        "KV cache: %.1f GiB%s of %.1f GiB free memory; --kv-cache-memory-bytes sets another size",
         engine.kv_cache_memory_bytes / GIB,
+        f" for each of {ranks} ranks" if ranks > 1 else "",
         free / GIB,
     )

@@ -174,6 +174,15 @@ def _wait_asleep(wait: Callable[[Any, int | None], None]) -> Callable[[Any, int 
     return sleep
 
 
+async def ask_workers(llm: Any, method: str, *args: Any) -> list[Any]:
+    """What the workers of all engine cores behind an AsyncLLM answer, by data-parallel replica and rank.
+
+    AsyncLLM.collective_rpc asks the first replica only.
+    """
+    replicas = await llm.engine_core.call_utility_all_async("collective_rpc", method, None, args, {})
+    return [answer for answers in replicas for answer in answers]
+
+
 async def unfinished_requests(llm: Any) -> int:
     """The requests, waiting and running, of all engine cores behind an AsyncLLM."""
     return sum(await llm.engine_core.call_utility_all_async("octet_unfinished_requests"))

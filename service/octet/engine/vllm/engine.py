@@ -1,7 +1,6 @@
 """The engine that Octet serves with: vLLM's AsyncLLM behind `octet.engine.protocol.Engine`."""
 
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,7 @@ from octet.engine.types import (
     Tokens,
     Usage,
 )
-from octet.engine.vllm import adapters, compat, sampling, startup
+from octet.engine.vllm import adapters, compat, kernels, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.constraint import is_constrained
 from octet.engine.vllm.logprobs import check_prompt_logprobs, to_positions
@@ -227,12 +226,8 @@ class VllmEngine:
 
 
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
-    """What the workers report, one line a kernel; workers that disagree have a line each."""
-    layers: Counter[str] = Counter()
-    for report in await llm.collective_rpc("octet_active_kernels"):
-        for name, count in report.items():
-            layers[name] = max(layers[name], count)
-    return tuple(f"{name} in {count} layers" for name, count in sorted(layers.items()))
+    """What the workers of all ranks report, one line a kernel where they agree."""
+    return kernels.summarize(await compat.ask_workers(llm, "octet_active_kernels"))
 
 
 def _read(

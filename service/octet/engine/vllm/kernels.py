@@ -1,6 +1,7 @@
 """Whether Octet's kernels are wanted, whether they can be used here, and what they are called in reports."""
 
 import os
+from collections.abc import Mapping, Sequence
 
 from octet.errors import StartupError
 
@@ -53,6 +54,29 @@ def describe(device: str) -> str:
     """The kernels that take vLLM's place on `device`, as the log names them."""
     name = variant(device)
     return " ".join(f"{operator}={name}" for operator in operators(device))
+
+
+def summarize(reports: Sequence[Mapping[str, int]]) -> tuple[str, ...]:
+    """What the workers report (`WorkerExtension.octet_active_kernels`), for people to read.
+
+    Args:
+        reports: by rank, how many layers run each kernel.
+
+    Returns:
+        A line for each kernel, in alphabetical order; where ranks differ, a line for each that has it.
+    """
+    lines = []
+    for name in sorted({name for report in reports for name in report}):
+        counts = [report.get(name, 0) for report in reports]
+        if len(reports) == 1:
+            lines.append(f"{name} in {counts[0]} layers")
+        elif len(set(counts)) == 1:
+            lines.append(f"{name} in {counts[0]} layers of each of {len(counts)} ranks")
+        else:
+            lines += [
+                f"{name} in {count} layers of rank {rank}" for rank, count in enumerate(counts) if count
+            ]
+    return tuple(lines)
 
 
 def variant(device: str) -> str:

@@ -1,0 +1,141 @@
+"""One model over two ranks: Octet's kernels run in both, and the answers are those of one rank."""
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from octet import ops
+from octet.engine.vllm import compat, parallel
+from octet.engine.vllm.args import parse_engine_args
+from octet.engine.vllm.engine import VllmEngine, create_engine
+from octet.engine.vllm.formats import FormatPair
+from octet.errors import StartupError
+from tests.e2e.conftest import ENGINE_FLAGS, MODEL
+from tests.e2e.test_octet_fp8 import octet_fp8, picture, quantize_master, write
+
+TWO_RANKS = (*ENGINE_FLAGS, "--tensor-parallel-size", "2")
+OPERATORS = (
+    "fp8_linear",
+    "per_token_quant_fp8",
+    "gemma_rms_norm_quant_fp8",
+    "gelu_tanh_and_mul_quant_fp8",
+)
+TURN = "<bos><start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"
+PROMPTS: list[Any] = [
+    {"prompt": TURN.format("What is the capital of France?")},
+    {
+        "prompt": TURN.format("<start_of_image>What is in this picture?"),
+        "multi_modal_data": {"image": picture()},
+    },
+]
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def start_two_ranks(model: str) -> VllmEngine:
+    """Without a binding in the environment, so that the ranks share the cores out as in `octet serve`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(parallel.BINDING, "auto")
+        settings = parse_engine_args([model, *TWO_RANKS])
+        shares = [share.split(",") for share in os.environ[parallel.BINDING].split("|")]
+        assert len(shares) == 2
+        assert not set(shares[0]) & set(shares[1])
+        return await create_engine(settings)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def two_ranks() -> AsyncIterator[VllmEngine]:
+    engine = await start_two_ranks(MODEL)
+    yield engine
+    engine.close()
+
+
+async def answers(engine: VllmEngine) -> list[list[int]]:
+    """What the engine says, greedily, to each of the prompts."""
+    from vllm.sampling_params import SamplingParams
+
+    said = []
+    for number, prompt in enumerate(PROMPTS):
+        params = SamplingParams(temperature=0.0, max_tokens=12)
+        async for output in engine.llm.generate(prompt, params, f"parallel-{number}"):
+            last = output
+        said.append(list(last.outputs[0].token_ids))
+    return said
+
+
+async def test_every_rank_reports_its_kernels(engine: VllmEngine, two_ranks: VllmEngine) -> None:
+    (alone,) = await compat.ask_workers(engine.llm, "octet_active_kernels")
+    reports = await compat.ask_workers(two_ranks.llm, "octet_active_kernels")
+    assert reports == [alone, alone]
+    assert two_ranks.model.active_kernels == tuple(
+        f"{name} in {count} layers of each of 2 ranks" for name, count in sorted(alone.items())
+    )
+
+
+async def test_both_ranks_compute_with_them_what_one_does(engine: VllmEngine, two_ranks: VllmEngine) -> None:
+    (report,) = await compat.ask_workers(engine.llm, "octet_active_kernels")
+    layers = {operator: report[f"{operator}=octet/{ops.isa()}"] for operator in OPERATORS}
+    await compat.ask_workers(two_ranks.llm, "octet_start_trace")
+    said = await answers(two_ranks)
+    traces = await compat.ask_workers(two_ranks.llm, "octet_stop_trace")
+    assert len(traces) == 2
+    for counts in traces:
+        steps, rest = divmod(counts["octet::fp8_linear"], layers["fp8_linear"])
+        assert steps > 1
+        assert rest == 0
+        for operator, count in layers.items():
+            assert counts[f"octet::{operator}"] == steps * count
+    assert said == await answers(engine)
+
+
+async def test_octets_own_format_is_split_over_ranks(engine: VllmEngine, tmp_path: Path) -> None:
+    """E5M2 in both places: its weights and scales are split by Octet's own quantization method."""
+    codes, _ = quantize_master("e5m2")
+    model = write(tmp_path / "e5m2", codes, octet_fp8(FormatPair("e5m2", "e5m2")))
+    split = await start_two_ranks(str(model))
+    try:
+        reports = await compat.ask_workers(split.llm, "octet_active_kernels")
+        said = await answers(split)
+    finally:
+        split.close()
+    assert len(reports) == 2
+    assert all(f"fp8_linear=octet/{ops.isa()}" in report for report in reports)
+    assert said == await answers(engine), "what the demo checkpoint says does not depend on the format"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tensor-parallel-size", "4096"], "4096 ranks need a core each"),
+        (
+            ["--pipeline-parallel-size", "2"],
+            "--pipeline-parallel-size: vLLM on CPUs cannot run pipeline stages",
+        ),
+    ],
+)
+async def test_what_a_cpu_cannot_run_is_refused(
+    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(parallel.BINDING, "auto")
+    with pytest.raises(StartupError, match=f"^{message}") as raised:
+        parse_engine_args([MODEL, *ENGINE_FLAGS, *flags])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--tensor-parallel-size", "3"], "heads .* must be divisible by tensor parallel size"),
+        (["--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"], "install Ray"),
+    ],
+)
+async def test_a_model_or_machine_that_cannot_be_split_is_one_line(flags: list[str], message: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(parallel.BINDING, "0|0|0")
+        with pytest.raises(StartupError, match=message) as raised:
+            await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS, *flags]))
+    assert "\n" not in str(raised.value)
