@@ -15,6 +15,7 @@ _COMMANDS = {
     "demo": "Serve the checkpoint that ships with Octet, and ask it three things.",
     "doctor": "Say what is installed, and whether a model would run.",
     "eval": "Measure what quantization costs a model.",
+    "health": "Ask a server whether it serves.",
     "quantize": "Make an FP8-Dynamic checkpoint.",
     "inspect": "Say what is quantized in a checkpoint, how, and who would serve it.",
     "serve": "Serve a model over gRPC.",
