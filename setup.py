@@ -99,9 +99,14 @@ class CMakeBuild(build_ext):
             f"-DOCTET_CUDA={os.environ.get('OCTET_CUDA', 'AUTO')}",
         ]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
-        subprocess.run(configure, check=True)
-        subprocess.run(["cmake", "--build", str(build), "--parallel", jobs], check=True)
-        subprocess.run(["cmake", "--install", str(build), "--prefix", str(prefix)], check=True)
+        # CMake and Ninja come as Python packages, into an environment that need not be activated.
+        path = os.pathsep.join((sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)))
+        for command in (
+            configure,
+            ["cmake", "--build", str(build), "--parallel", jobs],
+            ["cmake", "--install", str(build), "--prefix", str(prefix)],
+        ):
+            subprocess.run(command, check=True, env=os.environ | {"PATH": path})
 
     def get_outputs(self) -> list[str]:
         """The files that an editable install maps; CMake decides them, so the ones that are there."""
