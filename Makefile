@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 ORACLE := build/oracle
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
-SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell find csrc protos -type f)
+SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell find csrc protos -type f 2>/dev/null)
 PYTHON_CODE := service tests tools bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native format oracle bench lock clean
+.PHONY: help demo test check check-native format oracle bench engine wheel lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -55,6 +55,11 @@ bench: $(VENV)/.octet $(VENV)/.dev ## Measure the kernels, then Octet against vL
 	mkdir -p build/bench
 	$(BIN)/octet bench kernels --json build/bench/kernels.json --plot build/bench/kernels.png
 	$(BIN)/python -m bench.end_to_end --json build/bench/end_to_end.json
+
+engine: $(VENV)/.engine ## Install the engine and what the build needs into VENV
+
+wheel: $(VENV)/.engine ## Build Octet's wheel for VENV's engine, into build/dist
+	$(PIP) wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/dist .
 
 lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
 	tools/lock.sh $(BIN)
