@@ -14,7 +14,7 @@ SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell fi
 PYTHON_CODE := service tests tools bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native format oracle bench engine wheel lock clean
+.PHONY: help demo test check check-native format oracle bench load engine wheel lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -55,6 +55,9 @@ bench: $(VENV)/.octet $(VENV)/.dev ## Measure the kernels, then Octet against vL
 	mkdir -p build/bench
 	$(BIN)/octet bench kernels --json build/bench/kernels.json --plot build/bench/kernels.png
 	$(BIN)/python -m bench.end_to_end --json build/bench/end_to_end.json
+
+load: $(VENV)/.octet ## Put load on a running server with ghz: make load TARGET=HOST:PORT
+	$(BIN)/python -m bench.ghz.run $(TARGET)
 
 engine: $(VENV)/.engine ## Install the engine and what the build needs into VENV
 
