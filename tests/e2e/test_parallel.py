@@ -1,6 +1,5 @@
 """One model over two ranks: Octet's kernels run in both, and the answers are those of one rank."""
 
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from octet import ops
-from octet.engine.vllm import compat, parallel
+from octet.engine.vllm import compat
 from octet.engine.vllm.args import parse_engine_args
 from octet.engine.vllm.engine import VllmEngine, create_engine
 from octet.engine.vllm.formats import FormatPair
@@ -37,14 +36,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 async def start_two_ranks(model: str) -> VllmEngine:
-    """Without a binding in the environment, so that the ranks share the cores out as in `octet serve`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(parallel.BINDING, "auto")
-        settings = parse_engine_args([model, *TWO_RANKS])
-        shares = [share.split(",") for share in os.environ[parallel.BINDING].split("|")]
-        assert len(shares) == 2
-        assert not set(shares[0]) & set(shares[1])
-        return await create_engine(settings)
+    return await create_engine(parse_engine_args([model, *TWO_RANKS]))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
@@ -110,32 +102,16 @@ async def test_octets_own_format_is_split_over_ranks(engine: VllmEngine, tmp_pat
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--tensor-parallel-size", "4096"], "4096 ranks need a core each"),
+        (["--tensor-parallel-size", "3"], "heads .* must be divisible by tensor parallel size"),
+        (["--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"], "install Ray"),
+        (["--data-parallel-size", "4096"], "4096 ranks need a core each"),
         (
             ["--pipeline-parallel-size", "2"],
             "--pipeline-parallel-size: vLLM on CPUs cannot run pipeline stages",
         ),
     ],
 )
-async def test_what_a_cpu_cannot_run_is_refused(
-    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(parallel.BINDING, "auto")
-    with pytest.raises(StartupError, match=f"^{message}") as raised:
-        parse_engine_args([MODEL, *ENGINE_FLAGS, *flags])
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--tensor-parallel-size", "3"], "heads .* must be divisible by tensor parallel size"),
-        (["--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"], "install Ray"),
-    ],
-)
-async def test_a_model_or_machine_that_cannot_be_split_is_one_line(flags: list[str], message: str) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(parallel.BINDING, "0|0|0")
-        with pytest.raises(StartupError, match=message) as raised:
-            await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS, *flags]))
+async def test_what_cannot_be_spread_is_one_line(flags: list[str], message: str) -> None:
+    with pytest.raises(StartupError, match=message) as raised:
+        await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS, *flags]))
     assert "\n" not in str(raised.value)

@@ -1,12 +1,10 @@
-"""Which cores ranks get, and when a model runs eagerly: with vLLM's own arguments, on made-up machines."""
+"""How many ranks there are, and when a model runs eagerly, by vLLM's own arguments."""
 
-import os
 from typing import Any
 
 import pytest
 
 from octet.engine.vllm import parallel
-from octet.errors import StartupError
 
 
 def arguments(**settings: Any) -> Any:
@@ -28,48 +26,6 @@ def arguments(**settings: Any) -> Any:
 )
 def test_ranks_of_this_machine(settings: dict[str, int], ranks: int) -> None:
     assert parallel.local_ranks(arguments(**settings)) == ranks
-
-
-@pytest.fixture
-def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two NUMA nodes with four cores of two threads each; the threads of core N are N and N + 8."""
-    from vllm.utils import cpu_resource_utils as resources
-
-    cpus = [
-        resources.LogicalCPUInfo(id=cpu, physical_core=cpu % 8, numa_node=cpu % 8 // 4) for cpu in range(16)
-    ]
-    monkeypatch.setattr(resources, "get_allowed_cpu_list", lambda: cpus)
-    monkeypatch.setattr(resources, "get_visible_memory_node", lambda: [0, 1])
-    monkeypatch.setenv(parallel.BINDING, "auto")
-
-
-@pytest.mark.usefixtures("machine")
-@pytest.mark.parametrize(
-    ("ranks", "binding"),
-    [
-        (1, "auto"),
-        (2, "auto"),
-        (3, "8,9|10,11|12,13"),
-        (4, "8,9|10,11|12,13|14,15"),
-        (8, "8|9|10|11|12|13|14|15"),
-    ],
-)
-def test_ranks_share_the_cores_where_nodes_are_too_few(ranks: int, binding: str) -> None:
-    parallel.prepare(arguments(tensor_parallel_size=ranks))
-    assert os.environ[parallel.BINDING] == binding
-
-
-@pytest.mark.usefixtures("machine")
-def test_a_binding_that_is_given_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(parallel.BINDING, "0|0|0|0")
-    parallel.prepare(arguments(tensor_parallel_size=4))
-    assert os.environ[parallel.BINDING] == "0|0|0|0"
-
-
-@pytest.mark.usefixtures("machine")
-def test_more_ranks_than_cores() -> None:
-    with pytest.raises(StartupError, match=r"^9 ranks need a core each, and there are 8"):
-        parallel.prepare(arguments(tensor_parallel_size=9))
 
 
 def test_without_a_compiler_models_run_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils import cpu_resource_utils
 
 from octet.engine.vllm import threads
+from octet.errors import StartupError
 
 
 @dataclass
@@ -83,8 +84,30 @@ def test_what_the_user_has_chosen_stays(environment: pytest.MonkeyPatch, name: s
     assert os.environ[name] == value
 
 
-def test_several_workers_are_not_bound_to_the_same_cores(environment: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("ranks", "shares"),
+    [
+        (2, "8,9,10,11|12,13,14,15"),
+        (3, "8,9|10,11|12,13"),
+        (8, "8|9|10|11|12|13|14|15"),
+    ],
+)
+def test_ranks_have_cores_of_their_own(environment: pytest.MonkeyPatch, ranks: int, shares: str) -> None:
+    environment.setattr(cpu_resource_utils, "get_allowed_cpu_list", lambda: machine(8, 2, nodes=2))
+    environment.setattr(cpu_resource_utils, "get_visible_memory_node", lambda: [0])
+    assert binding(tensor_parallel_size=ranks) == shares
+
+
+def test_nodes_are_shared_out_by_vllm(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(cpu_resource_utils, "get_allowed_cpu_list", lambda: machine(8, 2, nodes=2))
+    environment.setattr(cpu_resource_utils, "get_visible_memory_node", lambda: [0, 1])
     assert binding(tensor_parallel_size=2) is None
+
+
+def test_more_ranks_than_cores(environment: pytest.MonkeyPatch) -> None:
+    environment.setattr(cpu_resource_utils, "get_visible_memory_node", lambda: [0])
+    with pytest.raises(StartupError, match=r"^3 ranks need a core each, and there are 2"):
+        binding(tensor_parallel_size=3)
 
 
 def test_many_cores_are_left_to_vllm(environment: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
     except (ValueError, TypeError, KeyError) as error:
         raise StartupError(one_line(error)) from error
     _choose_mode(engine)
-    parallel.prepare(engine)
+    parallel.check(engine)
     _choose_cache_size(engine)
     return EngineSettings(
         engine=engine,
