@@ -1,6 +1,6 @@
 """Measures `octet quantize`: its memory, and its speed against a copy of the same files and llm-compressor.
 
-    python bench/quantize.py [--layers N] [--oracle build/oracle/bin/python]
+    python -m bench.quantize [--layers N] [--oracle build/oracle/bin/python]
 
 The checkpoint is drawn here: Gemma 3 in the shape of its 1B model, bf16, in shards. Every figure is the wall
 time of one process from its start to its end, imports included; the source is in the page cache, for all
