@@ -53,7 +53,7 @@ async def create_servicer(
     # Every call has its line in the log already.
     logging.getLogger("smg_grpc_servicer").setLevel(logging.WARNING)
     try:
-        return await asyncio.to_thread(Servicer, engine.llm, time.time(), settings)
+        return await asyncio.to_thread(Servicer, engine.llm, time.time(), settings)  # noqa: TID251 - a date
     except (ValueError, RuntimeError) as error:
         raise StartupError(f"--smg: {one_line(error)}") from error
 
