@@ -40,6 +40,7 @@ class FakeEngine:
         self.idle = asyncio.Event()
         self.death: EngineDeadError | None = None
         self.closed = False
+        self.kv_usage: float | None = 0.25
         self._model = ModelInfo(
             names=("fake", "fake-alias"),
             source="tests/fake",
@@ -98,6 +99,9 @@ class FakeEngine:
 
     async def num_unfinished(self) -> int:
         return len(self.unfinished)
+
+    def kv_cache_usage(self) -> float | None:
+        return self.kv_usage
 
     async def check_health(self) -> None:
         if self.death is not None:

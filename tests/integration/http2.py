@@ -20,7 +20,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 STREAM_CHAT = "/octet.v1.ChatService/StreamChat"
 CANCEL = 8
 
-_CHAT_HEADERS = (
+CHAT_HEADERS = (
     (":method", "POST"),
     (":scheme", "http"),
     (":path", STREAM_CHAT),
@@ -57,7 +57,7 @@ def chat_frames(
     encoder: Encoder, stream: int, request: chat_service_pb2.ChatRequest | None = None
 ) -> tuple[bytes, bytes]:
     """The HEADERS and the DATA of a call of StreamChat; DATA of nothing but an end without a request."""
-    headers = HeadersFrame(stream, encoder.encode(_CHAT_HEADERS), flags=["END_HEADERS"])
+    headers = HeadersFrame(stream, encoder.encode(CHAT_HEADERS), flags=["END_HEADERS"])
     message = b"" if request is None else request.SerializeToString()
     data = DataFrame(stream, struct.pack(">BI", 0, len(message)) + message, flags=["END_STREAM"])
     return headers.serialize(), data.serialize()

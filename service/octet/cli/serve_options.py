@@ -187,6 +187,13 @@ TELEMETRY = (
         help="Where traces are sent by OTLP, such as http://collector:4317; the engine's go there, too. "
         "Default: what OpenTelemetry's OTEL_EXPORTER_OTLP_* variables say.",
     ),
+    click.option(
+        "--no-load-reports",
+        "load_reports",
+        flag_value=False,
+        default=True,
+        help="Do not say in the trailers of chats, for balancers, how busy the server is.",
+    ),
     _option("--log-format", "How the log's lines are written.", type=click.Choice(LOG_FORMATS)),
     _option("--log-level", "The least severe level that is logged.", type=click.Choice(LOG_LEVELS)),
     _option(

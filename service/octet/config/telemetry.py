@@ -17,6 +17,7 @@ class TelemetryConfig:
         metrics_port: the port itself; 0 takes a free one, None opens none.
         otlp_traces_endpoint: where traces are sent by OTLP; None leaves it to OpenTelemetry's environment
             variables.
+        load_reports: whether chats' trailers say how busy the server is.
         log_format: text or json.
         log_level: the least severe level that is logged.
         log_prompts: how many characters of each prompt and of each answer are logged; 0 logs neither.
@@ -25,6 +26,7 @@ class TelemetryConfig:
     metrics_host: str = "127.0.0.1"
     metrics_port: int | None = None
     otlp_traces_endpoint: str | None = None
+    load_reports: bool = True
     log_format: str = "text"
     log_level: str = "info"
     log_prompts: int = 0

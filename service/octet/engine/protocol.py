@@ -59,6 +59,10 @@ class Engine(Protocol):
         """How many requests the engine itself is still working on."""
         ...
 
+    def kv_cache_usage(self) -> float | None:
+        """Share of the KV cache that running requests took in the latest step, 0 to 1; None if unknown."""
+        ...
+
     async def check_health(self) -> None:
         """Returns when the engine answers.
 

@@ -28,6 +28,7 @@ from octet.server.tls import ServerTls
 from octet.server.warmup import warm_up
 from octet.telemetry.admission import AdmissionMetrics
 from octet.telemetry.endpoint import MetricsEndpoint
+from octet.telemetry.load_report import LoadReporter
 from octet.telemetry.metrics import Metrics
 from octet.telemetry.tracing import Tracing, find_collector
 from octet.translate.media import ImageLimits
@@ -94,6 +95,7 @@ class Server:
         self._reloader = Reloader()
         self._reloading: asyncio.Task[None] | None = None
         self._tls = self._load_tls()
+        self._load_reporter = LoadReporter(self.admission.load)
         self._tracing = Tracing(find_collector(config.otlp_traces_endpoint, os.environ))
         self._server = make_server(
             config,
@@ -101,6 +103,7 @@ class Server:
                 self._load_keys(),
                 self.metrics,
                 self._tracing,
+                self._load_reporter if config.load_reports else None,
                 name_peers=config.tls_client_ca is not None,
             ),
         )
@@ -167,6 +170,7 @@ class Server:
             assert self._create_servicer is not None, "config.smg needs create_servicer"
             self._vllm_engine.attach(await self._create_servicer(engine))
         self.admission.open(limits_of(self._config, engine.model))
+        self._load_reporter.attach(engine)
         self._gate.open(engine)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
@@ -184,7 +188,7 @@ class Server:
 
     async def retire(self) -> None:
         """Says NOT_SERVING, and takes calls all the same for the configured time: balancers notice."""
-        await self._health.enter_graceful_shutdown()
+        await self._not_serving()
         await asyncio.sleep(self._config.grace_seconds)
 
     async def drain(self) -> None:

@@ -74,6 +74,10 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
 
         ToolParserManager.import_tool_parser(parsed.tool_parser_plugin)
     _check_parsers(parsed.tool_call_parser, parsed.reasoning_parser)
+    if parsed.otlp_traces_endpoint and parsed.disable_log_stats:
+        raise StartupError(
+            "--disable-log-stats: vLLM's traces are made of its statistics; leave one of the two out"
+        )
     adapters = _adapters(parsed.lora_modules, enabled=parsed.enable_lora)
     parsed.worker_extension_cls = WORKER_EXTENSION
     try:

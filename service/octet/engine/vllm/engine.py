@@ -21,6 +21,7 @@ from octet.engine.types import (
 from octet.engine.vllm import adapters, compat, kernels, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.constraint import is_constrained
+from octet.engine.vllm.load import KvCacheUsage
 from octet.engine.vllm.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.model_info import describe_model
 from octet.engine.vllm.render import Prompt, PromptRenderer
@@ -50,12 +51,13 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
     Raises:
         StartupError: with one line that says what is wrong.
     """
-    llm = await asyncio.to_thread(startup.start, settings)
+    usage = KvCacheUsage()
+    llm = await asyncio.to_thread(startup.start, settings, [usage])
     try:
         await adapters.load(llm, settings.adapters)
         size = llm.vllm_config.model_config.get_vocab_size()
         vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
-        return VllmEngine(llm, settings, vocabulary, await _active_kernels(llm))
+        return VllmEngine(llm, settings, vocabulary, usage, await _active_kernels(llm))
     except BaseException:
         llm.shutdown(SHUTDOWN_SECONDS)
         raise
@@ -69,11 +71,13 @@ class VllmEngine:
         llm: "AsyncLLM",
         settings: "EngineSettings",
         vocabulary: Vocabulary,
+        usage: KvCacheUsage,
         active_kernels: tuple[str, ...],
     ) -> None:
         config = llm.vllm_config
         self._llm: AsyncLLM | None = llm
         self._vocabulary = vocabulary
+        self._usage = usage
         self._renderer = PromptRenderer(llm.renderer, config.model_config, settings)
         self._answers = AnswerParsing(
             llm.renderer.tokenizer,
@@ -161,6 +165,10 @@ class VllmEngine:
             return await compat.unfinished_requests(self.llm)
         except VllmEngineDeadError as error:
             raise EngineDeadError("the engine has died") from error
+
+    def kv_cache_usage(self) -> float | None:
+        """See `octet.engine.protocol.Engine.kv_cache_usage`."""
+        return self._usage.latest()
 
     async def check_health(self) -> None:
         """Raises EngineDeadError when a process of the engine has ended."""

@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,12 @@ _ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interru
 _HOLLOW = ("See stack trace", "See root cause", "initialization failed", "cancelled")
 
 
-def start(settings: EngineSettings) -> "AsyncLLM":
+def start(settings: EngineSettings, stat_loggers: Sequence[Any] = ()) -> "AsyncLLM":
     """Loads the model and starts the engine's processes; blocks for as long as that takes.
+
+    Args:
+        settings: what to start.
+        stat_loggers: factories of vLLM's stat loggers, unused where its statistics are off.
 
     Raises:
         StartupError: with one line that names the cause.
@@ -52,6 +56,8 @@ def start(settings: EngineSettings) -> "AsyncLLM":
                 usage_context=UsageContext.API_SERVER,
                 enable_log_requests=settings.engine.enable_log_requests,
                 disable_log_stats=settings.engine.disable_log_stats,
+                # One of one's own would switch statistics on.
+                stat_loggers=None if settings.engine.disable_log_stats else list(stat_loggers),
             )
     except Exception as error:
         cause = output.cause() or one_line(error)

@@ -7,16 +7,23 @@ import grpc
 from octet.server.interceptors.auth import AuthInterceptor
 from octet.server.interceptors.calls import CallInterceptor
 from octet.server.interceptors.errors import ErrorInterceptor
+from octet.server.interceptors.load_report import LoadReportInterceptor
 from octet.server.interceptors.peer import PeerInterceptor
 from octet.server.interceptors.request_id import RequestIdInterceptor
 from octet.server.interceptors.unknown_method import UnknownMethodInterceptor
 from octet.server.keys import KeyRing
+from octet.telemetry.load_report import LoadReporter
 from octet.telemetry.metrics import Metrics
 from octet.telemetry.tracing import Tracing
 
 
 def interceptors(
-    keys: KeyRing | None, metrics: Metrics, tracing: Tracing, *, name_peers: bool
+    keys: KeyRing | None,
+    metrics: Metrics,
+    tracing: Tracing,
+    reporter: LoadReporter | None,
+    *,
+    name_peers: bool,
 ) -> Sequence[grpc.aio.ServerInterceptor]:
     """The interceptors in the order in which a call passes them.
 
@@ -28,6 +35,7 @@ def interceptors(
         name_peers: whether callers without a key are named by their certificates.
         metrics: count the calls.
         tracing: makes the calls' spans.
+        reporter: says with each chat how busy the server is; None says nothing.
     """
     chain: list[grpc.aio.ServerInterceptor] = [
         RequestIdInterceptor(),
@@ -38,4 +46,6 @@ def interceptors(
         chain.append(AuthInterceptor(keys))
     elif name_peers:
         chain.append(PeerInterceptor())
+    if reporter is not None:
+        chain.append(LoadReportInterceptor(reporter))
     return (*chain, UnknownMethodInterceptor())

@@ -77,7 +77,9 @@ async def _answer(request: Any, context: Context, proceed: Proceed) -> Any:
         logger.exception("unexpected error")
         error = OctetError("an error inside the server; its log has more under this request id")
     status = rpc_status.to_status(to_status(error))
-    return await context.abort(status.code, status.details, (*status.trailing_metadata, *_trailers(error)))
+    # Aborting with trailers drops those that were set before.
+    trailers = (*context.trailing_metadata(), *status.trailing_metadata, *_trailers(error))
+    return await context.abort(status.code, status.details, trailers)
 
 
 def _trailers(error: OctetError) -> tuple[tuple[str, str], ...]:
