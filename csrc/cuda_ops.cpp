@@ -1,6 +1,7 @@
 // The CUDA implementations of torch.ops.octet, on the current stream of the tensors' device. Device
 // and stream are reached through c10's device-independent interface, so this library is linked to
 // no CUDA library of torch's and builds against a torch without them.
+#include <ATen/ops/empty.h>
 #include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <torch/library.h>
@@ -13,6 +14,9 @@ namespace {
 
 // The kernels, on the current stream of the device.
 struct CudaQuant {
+  static at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device) {
+    return at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
+  }
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device device) {
     launch("per_token_quant", cuda::per_token_quant, args, rows, device);
   }

@@ -1,6 +1,7 @@
 // The operators of torch.ops.octet: their schemas, what they demand of their arguments, and their
 // CPU implementations, which split the work over torch's threads. The CUDA implementations are
 // registered by cuda_ops.cpp, the fake ones by octet.ops.
+#include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -57,10 +58,14 @@ void* thread_scratch(size_t bytes) {
 
 // The quantizing kernels in use, with the rows split over torch's threads.
 struct CpuQuant {
+  // at::empty without another turn of the dispatcher, which takes longer than a row.
+  static Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device) {
+    return Tensor(at::detail::empty_cpu(sizes, dtype));
+  }
+
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device) {
     const PerTokenQuantKernel kernel = active_implementation().kernels.per_token_quant;
-    at::parallel_for(0, rows, grain_size(kQuantElementsPerThread, args.hidden),
-                     [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+    for_rows(rows, args.hidden, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   }
   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device) {
     run_with_row(active_implementation().kernels.gemma_rms_norm_quant, args, rows);
@@ -76,10 +81,19 @@ struct CpuQuant {
   template <class Kernel, class Args>
   static void run_with_row(Kernel kernel, const Args& args, int64_t rows) {
     const size_t scratch_bytes = row_scratch_bytes(args.x_dtype, args.hidden);
-    at::parallel_for(0, rows, grain_size(kQuantElementsPerThread, args.hidden),
-                     [&](int64_t begin, int64_t end) {
-                       kernel(args, begin, end, thread_scratch(scratch_bytes));
-                     });
+    for_rows(rows, args.hidden, [&](int64_t begin, int64_t end) {
+      kernel(args, begin, end, thread_scratch(scratch_bytes));
+    });
+  }
+
+  template <class F>
+  static void for_rows(int64_t rows, int64_t hidden, const F& f) {
+    const int64_t grain = grain_size(kQuantElementsPerThread, hidden);
+    if (rows <= grain) {
+      f(0, rows);
+    } else {
+      at::parallel_for(0, rows, grain, f);
+    }
   }
 };
 

@@ -1,15 +1,14 @@
 // The quantizing operators but for their kernels: checks, outputs, raw pointers. A backend is a
 // class with a static function for each kernel, which quantizes `rows` rows on `device`:
 //
-//   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device device);
-//   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device
-//   device); static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device
-//   device); static void silu_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device
-//   device);
+//   static at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device);
+//   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device);
+//   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device);
+//   static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device);
+//   static void silu_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device);
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <optional>
@@ -24,9 +23,11 @@ struct Quantized {
   at::Tensor scale;
 
   // For the rows of `x`, `hidden` codes each.
-  Quantized(const at::Tensor& x, int64_t hidden, at::ScalarType dtype)
-      : q(at::empty({x.size(0), hidden}, x.options().dtype(dtype))),
-        scale(at::empty({x.size(0), 1}, x.options().dtype(at::kFloat))) {}
+  template <class Backend>
+  static Quantized empty(const at::Tensor& x, int64_t hidden, at::ScalarType dtype) {
+    return {Backend::empty({x.size(0), hidden}, dtype, x.device()),
+            Backend::empty({x.size(0), 1}, at::kFloat, x.device())};
+  }
 
   std::tuple<at::Tensor, at::Tensor> tuple() && { return {std::move(q), std::move(scale)}; }
 };
@@ -36,7 +37,7 @@ std::tuple<at::Tensor, at::Tensor> per_token_quant_fp8(const at::Tensor& x, at::
                                                        const std::optional<at::Tensor>& scale_ub) {
   check_quant_input(x);
   check_fp8_dtype(dtype);
-  Quantized out(x, x.size(1), dtype);
+  Quantized out = Quantized::empty<Backend>(x, x.size(1), dtype);
   Backend::per_token_quant(per_token_quant_args(x, scale_ub, out.q, out.scale), x.size(0),
                            x.device());
   return std::move(out).tuple();
@@ -58,17 +59,17 @@ std::tuple<at::Tensor, at::Tensor> gemma_rms_norm_quant_fp8(
   check_fp8_dtype(dtype);
   check_norm_weight(x, weight);
   if (residual.has_value()) check_residual(x, *residual);
-  Quantized out(x, x.size(1), dtype);
+  Quantized out = Quantized::empty<Backend>(x, x.size(1), dtype);
   Backend::gemma_rms_norm_quant(
       gemma_rms_norm_quant_args(x, weight, eps, residual, out.q, out.scale), x.size(0), x.device());
   return std::move(out).tuple();
 }
 
-template <void (*kRun)(const GatedQuant&, int64_t, at::Device)>
+template <class Backend, void (*kRun)(const GatedQuant&, int64_t, at::Device)>
 std::tuple<at::Tensor, at::Tensor> gated_quant_fp8(const at::Tensor& x, at::ScalarType dtype) {
   check_gated_input(x);
   check_fp8_dtype(dtype);
-  Quantized out(x, x.size(1) / 2, dtype);
+  Quantized out = Quantized::empty<Backend>(x, x.size(1) / 2, dtype);
   kRun(gated_quant_args(x, out.q, out.scale), x.size(0), x.device());
   return std::move(out).tuple();
 }
@@ -82,8 +83,9 @@ void register_per_token_quant(torch::Library& m) {
 template <class Backend>
 void register_fused_quant(torch::Library& m) {
   m.impl("gemma_rms_norm_quant_fp8", &gemma_rms_norm_quant_fp8<Backend>);
-  m.impl("gelu_tanh_and_mul_quant_fp8", &gated_quant_fp8<Backend::gelu_tanh_and_mul_quant>);
-  m.impl("silu_and_mul_quant_fp8", &gated_quant_fp8<Backend::silu_and_mul_quant>);
+  m.impl("gelu_tanh_and_mul_quant_fp8",
+         &gated_quant_fp8<Backend, Backend::gelu_tanh_and_mul_quant>);
+  m.impl("silu_and_mul_quant_fp8", &gated_quant_fp8<Backend, Backend::silu_and_mul_quant>);
 }
 
 }  // namespace octet

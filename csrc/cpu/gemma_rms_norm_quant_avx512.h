@@ -2,6 +2,9 @@
 // leaves it in scratch for the two passes of its quantization.
 #pragma once
 
+#ifdef __AVX512BF16__
+#include "cpu/even_odd_avx512.h"
+#endif
 #include "cpu/lanes_avx512.h"
 #include "cpu/rows.h"
 #include "kernels.h"
@@ -25,20 +28,26 @@ __m512 load_input(const typename Element::Storage* x, const typename Element::St
   return _mm512_add_ps(value, load_lanes<Element>(residual + i, lanes));
 }
 
-// Writes the normed row to y, and the sum, rounded, to the residual. Each pass adds x and the
-// residual anew, for only the rounded sum has a place to be kept.
+// Adds the squares of the elements [begin, hidden) to `sums`.
 template <class Element, bool kHasResidual>
-void normalize_row(const typename Element::Storage* x, typename Element::Storage* residual,
-                   const GemmaRmsNormQuant& args, typename Element::Storage* y) {
-  __m512 sums[4] = {};
-  for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int part) {
-    const __m512 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
+void add_squares(const typename Element::Storage* x, const typename Element::Storage* residual,
+                 int64_t begin, int64_t hidden, __m512 (&sums)[4]) {
+  for_each_lanes(hidden - begin, [&](int64_t offset, auto lanes, int part) {
+    const __m512 value = load_input<Element, kHasResidual>(x, residual, begin + offset, lanes);
     sums[part] = _mm512_fmadd_ps(value, value, sums[part]);
   });
-  const __m512 factors = _mm512_set1_ps(inverse_rms(sums, args.hidden, args.eps));
+}
+
+// Writes the elements [begin, hidden) of the normed row to y, and the sum, rounded, to the
+// residual. The sum is added anew, for only the rounded one has a place to be kept.
+template <class Element, bool kHasResidual>
+void scale_elements(const typename Element::Storage* x, typename Element::Storage* residual,
+                    const GemmaRmsNormQuant& args, __m512 factors, int64_t begin,
+                    typename Element::Storage* y) {
   const __m512 one = _mm512_set1_ps(1.0f);
   const auto* weight = static_cast<const typename Element::Storage*>(args.weight);
-  for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int) {
+  for_each_lanes(args.hidden - begin, [&](int64_t offset, auto lanes, int) {
+    const int64_t i = begin + offset;
     const __m512 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
     if constexpr (kHasResidual) store_lanes<Element>(residual + i, value, lanes);
     const __m512 gain = _mm512_add_ps(one, load_lanes<Element>(weight + i, lanes));
@@ -46,26 +55,127 @@ void normalize_row(const typename Element::Storage* x, typename Element::Storage
   });
 }
 
+template <class Element>
+struct Row {
+  const typename Element::Storage* x;
+  typename Element::Storage* residual;  // may be null
+
+  Row(const GemmaRmsNormQuant& args, int64_t row)
+      : x(static_cast<const typename Element::Storage*>(args.x) + row * args.x_stride),
+        residual(args.residual == nullptr ? nullptr
+                                          : static_cast<typename Element::Storage*>(args.residual) +
+                                                row * args.residual_stride) {}
+};
+
 template <class Element, bool kHasResidual>
 void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
   using Storage = typename Element::Storage;
-  quantize_made_rows<Element>(args, begin, end, scratch, [&](int64_t row, Storage* y) {
-    const Storage* x = static_cast<const Storage*>(args.x) + row * args.x_stride;
-    Storage* residual = nullptr;
-    if constexpr (kHasResidual) {
-      residual = static_cast<Storage*>(args.residual) + row * args.residual_stride;
-    }
-    normalize_row<Element, kHasResidual>(x, residual, args, y);
+  quantize_made_rows<Element>(args, begin, end, scratch, [&](int64_t i, Storage* y) {
+    const Row<Element> row(args, i);
+    __m512 sums[4] = {};
+    add_squares<Element, kHasResidual>(row.x, row.residual, 0, args.hidden, sums);
+    const __m512 factors = _mm512_set1_ps(inverse_rms(sums, args.hidden, args.eps));
+    scale_elements<Element, kHasResidual>(row.x, row.residual, args, factors, 0, y);
   });
 }
 
+#ifdef __AVX512BF16__
+template <bool kHasResidual>
+EvenOdd load_even_odd_input(const uint16_t* x, const uint16_t* residual) {
+  const EvenOdd value = load_even_odd(x);
+  if constexpr (!kHasResidual) return value;
+  const EvenOdd other = load_even_odd(residual);
+  return {_mm512_add_ps(value.even, other.even), _mm512_add_ps(value.odd, other.odd)};
+}
+
+// Whether there are denormals among the elements is found out on the way.
+template <bool kHasResidual>
+bool add_bf16_squares(const uint16_t* x, const uint16_t* residual, int64_t blocks,
+                      __m512 (&sums)[4]) {
+  constexpr int kDenormal = 0x20;
+  __mmask16 denormal = 0;
+  for (int64_t i = 0; i < blocks; i += kBlock) {
+#pragma GCC unroll 2
+    for (int part = 0; part < 2; ++part) {
+      const int64_t at = i + part * 32;
+      const EvenOdd value = load_even_odd_input<kHasResidual>(x + at, residual + at);
+      sums[2 * part] = _mm512_fmadd_ps(value.even, value.even, sums[2 * part]);
+      sums[2 * part + 1] = _mm512_fmadd_ps(value.odd, value.odd, sums[2 * part + 1]);
+      if constexpr (kHasResidual) {
+        denormal |= _mm512_fpclass_ps_mask(value.even, kDenormal) |
+                    _mm512_fpclass_ps_mask(value.odd, kDenormal);
+      }
+    }
+  }
+  return denormal != 0;
+}
+
+// The sum as elements of the residual, in order.
+template <bool kHasDenormals>
+__m512i rounded_sum(EvenOdd value) {
+  if constexpr (kHasDenormals) {
+    const __m512i even = _mm512_castps_si512(round_without_nan_payload(value.even));
+    const __m512i odd = _mm512_castps_si512(round_without_nan_payload(value.odd));
+    return _mm512_or_si512(_mm512_srli_epi32(even, 16), odd);
+  }
+  return _mm512_permutexvar_epi16(even_odd_positions(), narrow(value));
+}
+
+// Returns the largest magnitudes over lanes.
+template <bool kHasResidual, bool kHasDenormals>
+__m512i scale_bf16_elements(const uint16_t* x, uint16_t* residual, const uint16_t* weight,
+                            __m512 factors, int64_t blocks, uint16_t* y) {
+  const __m512 one = _mm512_set1_ps(1.0f);
+  __m512i max = _mm512_setzero_si512();
+  for (int64_t i = 0; i < blocks; i += 32) {
+    const EvenOdd value = load_even_odd_input<kHasResidual>(x + i, residual + i);
+    if constexpr (kHasResidual) {
+      _mm512_storeu_si512(residual + i, rounded_sum<kHasDenormals>(value));
+    }
+    const EvenOdd w = load_even_odd(weight + i);
+    const __m512i made =
+        narrow({_mm512_mul_ps(_mm512_mul_ps(value.even, factors), _mm512_add_ps(one, w.even)),
+                _mm512_mul_ps(_mm512_mul_ps(value.odd, factors), _mm512_add_ps(one, w.odd))});
+    max = BFloat16::max(max, _mm512_and_si512(made, _mm512_set1_epi16(0x7FFF)));
+    _mm512_storeu_si512(y + i, made);
+  }
+  return max;
+}
+
+template <bool kHasResidual>
+void normalize_bf16_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
+  auto* y = static_cast<uint16_t*>(scratch);
+  const auto* weight = static_cast<const uint16_t*>(args.weight);
+  const int64_t blocks = even_odd_elements(args.hidden);
+  for (int64_t i = begin; i < end; ++i) {
+    const Row<BFloat16> row(args, i);
+    __m512 sums[4] = {};
+    const bool denormals = add_bf16_squares<kHasResidual>(row.x, row.residual, blocks, sums);
+    add_squares<BFloat16, kHasResidual>(row.x, row.residual, blocks, args.hidden, sums);
+    const __m512 factors = _mm512_set1_ps(inverse_rms(sums, args.hidden, args.eps));
+    const auto scale_blocks = denormals ? scale_bf16_elements<kHasResidual, true>
+                                        : scale_bf16_elements<kHasResidual, false>;
+    const __m512i max = scale_blocks(row.x, row.residual, weight, factors, blocks, y);
+    scale_elements<BFloat16, kHasResidual>(row.x, row.residual, args, factors, blocks, y);
+    args.scale[i] = quantize_made_row(y, args.hidden, max, args.format, args.q + i * args.q_stride);
+  }
+}
+#endif
+
 inline void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
                            void* scratch) {
+  const bool has_residual = args.residual != nullptr;
+#ifdef __AVX512BF16__
+  if (args.x_dtype == Dtype::kBFloat16 && args.hidden >= kMinTableHidden) {
+    return has_residual ? normalize_bf16_rows<true>(args, begin, end, scratch)
+                        : normalize_bf16_rows<false>(args, begin, end, scratch);
+  }
+#endif
   with_element(args.x_dtype, [&]<class Element>() {
-    if (args.residual == nullptr) {
-      normalize_rows<Element, false>(args, begin, end, scratch);
-    } else {
+    if (has_residual) {
       normalize_rows<Element, true>(args, begin, end, scratch);
+    } else {
+      normalize_rows<Element, false>(args, begin, end, scratch);
     }
   });
 }

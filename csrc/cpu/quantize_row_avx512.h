@@ -254,29 +254,40 @@ void convert_row(const typename Element::Storage* x, int64_t hidden, uint8_t* q,
 }
 
 #ifdef __AVX512VBMI__
+// How the 64 elements of a block lie in memory.
+struct InOrder {
+  static constexpr int element_at(int position) { return position; }
+};
+// As even and odd elements of 32 were processed: 16 even ones, 16 odd ones, and so again.
+struct EvenThenOdd {
+  static constexpr int element_at(int position) {
+    return (position & 32) | (position & 15) << 1 | (position >> 4 & 1);
+  }
+};
+
 // The second pass for finite rows of bf16, 64 elements at a time.
 //
 // Among the elements of x's binades that become normal codes, x / s in the next binade up has the
 // same significand, for scaling by two is exact, and hence its code is that of x plus one step of
 // the exponent. So a code is the entry of a table for the 7 bits of the mantissa, which costs one
 // division for each entry, plus a multiple of the exponent; all modulo 256, in bytes.
+template <class Order>
 class MantissaTable {
  public:
-  // Rows shorter than this are not worth the table.
-  static constexpr int64_t kMinHidden = 512;
-
-  template <class Convert>
-  MantissaTable(Fp8Format format, float s, const Convert& convert)
-      : shift_(_mm_cvtsi32_si128(static_cast<int>(7u - spec_of(format).mantissa_bits))) {
-    // The first exponent at which a quotient is not below the smallest normal value.
-    const float smallest = float_of(spec_of(format).min_exponent << 23);
-    uint32_t exponent = 1;
-    const uint32_t guess = (bits_of(s) >> 23) + spec_of(format).min_exponent;
-    if (guess > 127u + exponent) exponent = guess - 127u;
-    while (float_of(exponent << 23) / s < smallest) ++exponent;
+  MantissaTable(Fp8Format format, float s)
+      : format_(format),
+        scale_(s),
+        shift_(_mm_cvtsi32_si128(static_cast<int>(7u - spec_of(format).mantissa_bits))) {
+    // The first exponent at which every quotient is normal: 2^e / s, where s = m 2^k, is 2^(e - k)
+    // if m is 1, and otherwise lies in the binade below.
+    const uint32_t scale_bits = bits_of(s);
+    const bool power_of_two = (scale_bits & 0x7FFFFFu) == 0;
+    const uint32_t sum = (scale_bits >> 23) + spec_of(format).min_exponent + !power_of_two;
+    const uint32_t exponent = sum > 128u ? sum - 127u : 1u;
     first_ = _mm512_set1_epi16(static_cast<int16_t>(exponent << 8));
 
     // What the shifted element adds to an entry: its exponent's code, and mantissa bits.
+    const FiniteRow<true> convert(format, s);
     const __m512i iota = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     __m512i halves[2];
     for (int half = 0; half < 2; ++half) {
@@ -296,13 +307,10 @@ class MantissaTable {
     high_ = halves[1];
   }
 
-  // Converts the 64 elements at x, or does nothing and returns false if one of them becomes a
-  // subnormal code or zero.
-  bool convert(const uint16_t* x, uint8_t* q) const {
+  // Converts the 64 elements at x.
+  void convert(const uint16_t* x, uint8_t* q) const {
     const __m512i a = _mm512_loadu_si512(x);
     const __m512i b = _mm512_loadu_si512(x + 32);
-    const __m512i smaller = _mm512_min_epu16(_mm512_add_epi16(a, a), _mm512_add_epi16(b, b));
-    if (_mm512_cmplt_epu16_mask(smaller, first_) != 0) return false;
     const __m512i mantissas = _mm512_permutex2var_epi8(a, even_, b);
     const __m512i signs = _mm512_permutex2var_epi8(a, odd_, b);
     const __m512i steps =
@@ -312,30 +320,57 @@ class MantissaTable {
     constexpr int kAOrBAndC = 0xF8;
     _mm512_storeu_si512(q, _mm512_ternarylogic_epi32(
                                codes, signs, _mm512_set1_epi8(static_cast<char>(0x80)), kAOrBAndC));
-    return true;
+    const __m512i doubled_a = _mm512_add_epi16(a, a), doubled_b = _mm512_add_epi16(b, b);
+    if (_mm512_cmplt_epu16_mask(_mm512_min_epu16(doubled_a, doubled_b), first_) != 0) {
+      const uint64_t small_a = _mm512_cmplt_epu16_mask(doubled_a, first_);
+      const uint64_t small_b = _mm512_cmplt_epu16_mask(doubled_b, first_);
+      convert_small(x, small_a | small_b << 32, q);
+    }
   }
 
  private:
-  static __m512i every_second_byte(int first) {
-    alignas(64) uint8_t index[64];
-    for (int i = 0; i < 64; ++i) index[i] = static_cast<uint8_t>(2 * i + first);
+  // Replaces the codes of the elements at the positions in `small`: they become subnormal or zero,
+  // which is not in the table.
+  void convert_small(const uint16_t* x, uint64_t small, uint8_t* q) const {
+    if (__builtin_popcountll(small) <= 8) {
+      for (; small != 0; small &= small - 1) {
+        const int position = __builtin_ctzll(small);
+        q[Order::element_at(position)] = fp8_encode(bf16_to_f32(x[position]) / scale_, format_);
+      }
+      return;
+    }
+    uint16_t elements[kBlock];
+    for (int i = 0; i < kBlock; ++i) elements[Order::element_at(i)] = x[i];
+    convert_row<BFloat16>(elements, kBlock, q, FiniteRow<true>(format_, scale_));
+  }
+
+  // Which byte of a block each element's lower or upper one is.
+  static __m512i bytes(int upper) {
+    alignas(64) uint8_t index[kBlock];
+    for (int i = 0; i < kBlock; ++i) {
+      index[Order::element_at(i)] = static_cast<uint8_t>(2 * i + upper);
+    }
     return _mm512_load_si512(index);
   }
 
+  Fp8Format format_;
+  float scale_;
   __m128i shift_;
   __m512i first_, low_, high_;
-  __m512i even_ = every_second_byte(0), odd_ = every_second_byte(1);
+  __m512i even_ = bytes(0), odd_ = bytes(1);
 };
 
-template <class Convert>
-void convert_bf16_row(const uint16_t* x, int64_t hidden, uint8_t* q, Fp8Format format, float scale,
-                      const Convert& convert) {
-  const MantissaTable table(format, scale, convert);
+// Rows shorter than this are not worth the table.
+constexpr int64_t kMinTableHidden = 512;
+
+// Converts a finite row whose blocks of 64 lie in `Order`, and what is left in order.
+template <class Order>
+void convert_bf16_row(const uint16_t* x, int64_t hidden, uint8_t* q, Fp8Format format,
+                      float scale) {
+  const MantissaTable<Order> table(format, scale);
   int64_t i = 0;
-  for (; i + kBlock <= hidden; i += kBlock) {
-    if (!table.convert(x + i, q + i)) convert_row<BFloat16>(x + i, kBlock, q + i, convert);
-  }
-  convert_row<BFloat16>(x + i, hidden - i, q + i, convert);
+  for (; i + kBlock <= hidden; i += kBlock) table.convert(x + i, q + i);
+  convert_row<BFloat16>(x + i, hidden - i, q + i, FiniteRow<true>(format, scale));
 }
 #endif
 
@@ -357,8 +392,8 @@ float quantize_row(const typename Element::Storage* x, int64_t hidden, const flo
   const FiniteRow<Element::kReciprocal> convert(format, scale);
 #ifdef __AVX512VBMI__
   if constexpr (Element::kIsBFloat16) {
-    if (hidden >= MantissaTable::kMinHidden) {
-      convert_bf16_row(x, hidden, q, format, scale, convert);
+    if (hidden >= kMinTableHidden) {
+      convert_bf16_row<InOrder>(x, hidden, q, format, scale);
       return scale;
     }
   }
