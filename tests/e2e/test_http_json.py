@@ -28,7 +28,7 @@ async def proxy(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) ->
     server = Server(ServerConfig(port=0, api_key="secret"))
     await server.start()
     await server.attach(engine)
-    running = envoy("http_json.yaml", server.port, tmp_path_factory.mktemp("envoy"))
+    running = envoy("http_json.yaml", [server.port], tmp_path_factory.mktemp("envoy"))
     # Starting it waits for an answer of the server, which runs on this very event loop.
     address = await asyncio.to_thread(running.__enter__)
     try:
