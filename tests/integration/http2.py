@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import h2.config
 import h2.connection
+from h2.events import RemoteSettingsChanged
 from h2.settings import SettingCodes
 from hpack import Encoder
 from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
@@ -67,6 +68,18 @@ def reset(stream: int) -> bytes:
     """RST_STREAM."""
     frame: bytes = RstStreamFrame(stream, CANCEL).serialize()
     return frame
+
+
+def announced(target: str) -> dict[int, int]:
+    """The settings that the server announces."""
+    client = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
+    client.initiate_connection()
+    with connect(target) as sock:
+        sock.sendall(client.data_to_send())
+        while True:
+            for event in client.receive_data(sock.recv(65536)):
+                if isinstance(event, RemoteSettingsChanged):
+                    return {code: setting.new_value for code, setting in event.changed_settings.items()}
 
 
 def start_chat(sock: socket.socket, said: str = "one two three") -> None:

@@ -8,12 +8,14 @@ from pathlib import Path
 import grpc
 import pytest
 from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
+from h2.settings import SettingCodes
 
 from octet.client import AsyncClient
 from octet.config import ServerConfig
 from octet.errors import StartupError
 from octet.server.server import Server
 from octet.v1 import chat_service_pb2_grpc
+from tests.integration import http2
 from tests.integration.conftest import Start, ask, code_of, rest_of
 from tests.integration.fake_engine import Endless
 
@@ -106,6 +108,14 @@ async def test_calls_on_an_old_connection_end_after_the_grace(start: Start) -> N
     running = await start(Endless(), config=config)
     assert await code_of(running.chat.StreamChat(ask())) == grpc.StatusCode.UNAVAILABLE
     await asyncio.wait_for(running.engine.idle.wait(), 5)
+
+
+async def test_limits_are_announced(start: Start) -> None:
+    config = ServerConfig(port=0, window_bytes=2**20, max_concurrent_streams=7, max_metadata_bytes=12_345)
+    settings = await asyncio.to_thread(http2.announced, (await start(config=config)).target)
+    assert settings[SettingCodes.INITIAL_WINDOW_SIZE] == 2**20
+    assert settings[SettingCodes.MAX_CONCURRENT_STREAMS] == 7
+    assert settings[SettingCodes.MAX_HEADER_LIST_SIZE] == 12_345
 
 
 async def test_channelz_follows_its_flag(start: Start) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from octet.config.checks import at_least
 
+_MIN_WINDOW_BYTES = 1024
 _MAX_WINDOW_BYTES = 2**31 - 1
 _MAX_SECONDS = 2_000_000
 
@@ -22,8 +23,8 @@ class ListenerConfig:
         max_message_bytes: longest gRPC message taken.
         max_metadata_bytes: longest metadata taken with a call.
         max_concurrent_streams: calls at the same time over one connection; a client waits with further ones.
-        window_bytes: what a client may send in one call before the server has taken it, at first; gRPC raises
-            it where the measured bandwidth and latency of the connection ask for more.
+        window_bytes: HTTP/2 window, what a client may send in one call before the server has taken it; 0
+            leaves it to gRPC, which begins with 4 MiB and follows the connection's bandwidth and latency.
         keepalive_seconds: silence after which a client is pinged.
         keepalive_timeout_seconds: how long its answer may take before the connection is closed.
         min_ping_interval_seconds: how often clients may ping; one that pings more often is sent away.
@@ -44,7 +45,7 @@ class ListenerConfig:
     max_message_bytes: int = 64 * 1024 * 1024
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_streams: int = 1000
-    window_bytes: int = 64 * 1024
+    window_bytes: int = 0
     keepalive_seconds: float = 45.0
     keepalive_timeout_seconds: float = 10.0
     min_ping_interval_seconds: float = 10.0
@@ -69,9 +70,11 @@ class ListenerConfig:
         # What HTTP/2 and gRPC themselves send takes some.
         at_least(1024, "--max-metadata-bytes", self.max_metadata_bytes)
         at_least(1, "--max-concurrent-streams", self.max_concurrent_streams)
-        at_least(1024, "--window-bytes", self.window_bytes)
-        if self.window_bytes > _MAX_WINDOW_BYTES:
-            raise ValueError(f"--window-bytes: {self.window_bytes} is more than {_MAX_WINDOW_BYTES}")
+        if self.window_bytes != 0 and not _MIN_WINDOW_BYTES <= self.window_bytes <= _MAX_WINDOW_BYTES:
+            raise ValueError(
+                f"--window-bytes: {self.window_bytes} is neither 0 nor between {_MIN_WINDOW_BYTES} and "
+                f"{_MAX_WINDOW_BYTES}"
+            )
         for flag, seconds in (
             ("--keepalive-seconds", self.keepalive_seconds),
             ("--keepalive-timeout-seconds", self.keepalive_timeout_seconds),

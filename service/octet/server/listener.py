@@ -27,8 +27,7 @@ def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInte
             ("grpc.max_metadata_size", config.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
             ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-            ("grpc.http2.lookahead_bytes", config.window_bytes),
-            ("grpc.http2.bdp_probe", 1),
+            *_window(config.window_bytes),
             # Two servers on one port would share its connections at random; a busy port is an error instead.
             ("grpc.so_reuseport", 0),
             # Clients may ping while they wait for a long answer; by default gRPC closes the connection of one
@@ -46,6 +45,12 @@ def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInte
             ("grpc.enable_channelz", int(config.channelz)),
         ],
     )
+
+
+def _window(size: int) -> list[tuple[str, int]]:
+    """The options for a fixed window of `size` bytes; none for 0."""
+    # gRPC takes the size only where it does not measure by itself.
+    return [("grpc.http2.lookahead_bytes", size), ("grpc.http2.bdp_probe", 0)] if size else []
 
 
 def listen(server: grpc.aio.Server, config: ServerConfig, credentials: grpc.ServerCredentials | None) -> int:
