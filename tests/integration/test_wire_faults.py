@@ -40,6 +40,9 @@ def victim() -> Iterator[Process]:
         with Client(process.target) as client:
             client.chat("warm")
         yield process
+        process.popen.terminate()
+        process.popen.wait(10)
+    assert "unexpected error" not in "".join(process.log), "a client's faults are not the server's"
 
 
 @contextmanager

@@ -71,6 +71,16 @@ def test_every_key_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
         assert compared == [hashlib.sha256(each).digest() for each in (b"one", b"two", b"three")]
 
 
+def test_the_keys_in_the_documentation_can_be_used() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    sample = page.partition("has a line each:\n\n")[2].partition("\n\n")[0]
+    keys = load_keys(ServerConfig(api_keys=sample))
+    assert [(key.caller, key.limits) for key in keys] == [
+        ("search", CallerLimits(16)),
+        ("batch", CallerLimits(2)),
+    ]
+
+
 SECRET = "s3cret-key"
 
 
