@@ -29,7 +29,7 @@ constexpr int64_t kLinearProductsPerThread = int64_t{1} << 18;
 // Tiles that a thread should find, so that none waits long for another one's last, and the columns
 // below which tiles are cut no smaller for that, for each prepares its activations anew.
 constexpr int64_t kLinearTilesPerThread = 4;
-constexpr int64_t kLinearMinTileCols = 256;
+constexpr int64_t kLinearMinTileCols = 384;
 // Rows and columns of a tile are whole vectors.
 constexpr int64_t kLinearTileMultiple = 16;
 
@@ -120,14 +120,15 @@ void multiply(const Fp8Linear& args) {
   while (row_parts * col_parts % threads != 0) ++col_parts;  // as many tiles for each
   const int64_t tile_cols = tile_size(args.out_features, col_parts, limits.cols);
 
-  const int64_t tiles_across = ceil_div(args.out_features, tile_cols);
-  const int64_t tiles = ceil_div(args.rows, tile_rows) * tiles_across;
+  // Tiles of the same columns follow one another, and find their weights in the last-level cache.
+  const int64_t tiles_down = ceil_div(args.rows, tile_rows);
+  const int64_t tiles = tiles_down * ceil_div(args.out_features, tile_cols);
   std::atomic<int64_t> next{0};
   at::parallel_for(0, threads, 1, [&](int64_t, int64_t) {
     void* const scratch = thread_scratch(limits.scratch_bytes);
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) {
-      const int64_t row = i / tiles_across * tile_rows;
-      const int64_t col = i % tiles_across * tile_cols;
+      const int64_t row = i % tiles_down * tile_rows;
+      const int64_t col = i / tiles_down * tile_cols;
       kernels.fp8_linear(args,
                          Fp8LinearTile{row, std::min(row + tile_rows, args.rows), col,
                                        std::min(col + tile_cols, args.out_features)},

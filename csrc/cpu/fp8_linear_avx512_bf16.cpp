@@ -7,7 +7,7 @@
 namespace octet {
 namespace {
 
-constexpr int64_t kMaxCols = 1008;  // bounds the partial sums to 1 MiB
+constexpr int64_t kMaxCols = 1008;  // bounds the partial sums to 512 KiB
 
 // Where the parts of a thread's scratch begin, in bytes; each is a whole number of cache lines.
 struct Layout {
