@@ -121,6 +121,33 @@ def test_signal_while_loading_ends_the_engines_processes() -> None:
         os.kill(child, 0)
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        (
+            ('api_keys_file="nowhere"',),
+            "--api-keys-file: cannot read nowhere: No such file or directory",
+        ),
+        (
+            ('api_keys="search"',),
+            "OCTET_API_KEYS:1: the key is missing behind the name",
+        ),
+        (
+            ('tls_certificate="nowhere"', 'tls_key="nowhere"'),
+            "cannot read nowhere: No such file or directory",
+        ),
+        (
+            ('uds="/nowhere/socket"',),
+            "--uds: cannot listen on /nowhere/socket: No such file or directory",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_used_are_one_line(settings: tuple[str, ...], line: str) -> None:
+    with server_process("echo", *settings, serving=False) as server:
+        assert server.wait() == 1
+    assert server.log == [f"octet: error: {line}\n"]
+
+
 def test_failed_start_is_one_line() -> None:
     with server_process("no-such-model", serving=False) as server:
         assert server.wait() == 1

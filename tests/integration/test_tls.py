@@ -140,6 +140,14 @@ async def test_a_certificate_names_its_holder(
     assert await ask(running.target, own(certificates, *names, common_name=common_name)) == expected
 
 
+@pytest.mark.parametrize("uri", ["spiffe://octet.test/ns/a/sa/b", "https://octet.test/workload"])
+async def test_a_uri_names_a_workload(start: Start, certificates: Certificates, uri: str) -> None:
+    running = await start(who, config=mutual(certificates))
+    certificate, key = certificates.issue_uri("client", uri)
+    tls = Tls(ca=certificates.ca, certificate=certificate, key=key, server_name=NAME)
+    assert await ask(running.target, tls) == uri
+
+
 async def test_keys_are_asked_for_beside_certificates(start: Start, certificates: Certificates) -> None:
     running = await start(who, config=mutual(certificates, api_keys="search k"))
     tls = own(certificates, "client.test")
