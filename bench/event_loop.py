@@ -33,7 +33,7 @@ from octet.engine.types import (
 )
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2
 
-MAX_TOKENS = 512
+MAX_TOKENS = 128
 
 
 @dataclass

@@ -21,9 +21,11 @@ class Certificates:
         self.authority = trustme.CA()
         self.ca = self._write("ca.pem", self.authority.cert_pem.bytes())
 
-    def issue(self, file: str, *names: str, common_name: str | None = None) -> tuple[str, str]:
+    def issue(
+        self, file: str, *names: str, common_name: str | None = None, not_after: datetime | None = None
+    ) -> tuple[str, str]:
         """The files of a new certificate for `names` and of its key; replaces what they held before."""
-        leaf = self.authority.issue_cert(*names, common_name=common_name)
+        leaf = self.authority.issue_cert(*names, common_name=common_name, not_after=not_after)
         chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
         return self._write(f"{file}.pem", chain), self._write(f"{file}.key", leaf.private_key_pem.bytes())
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import grpc
@@ -17,7 +18,7 @@ from octet.rpc.call import caller
 from octet.server import reload
 from octet.server.server import Server
 from tests.certificates import NAME, Certificates
-from tests.integration.conftest import Start
+from tests.integration.conftest import Running, Start
 from tests.integration.fake_engine import Endless, accepted, finished, text
 from tests.integration.logs import logged
 
@@ -56,6 +57,10 @@ async def who(request: GenerationRequest) -> AsyncGenerator[Event, None]:
     yield accepted()
     yield text(caller.get(), 1)
     yield finished(1)
+
+
+def measured(running: Running, metric: str, **labels: str) -> float | None:
+    return running.server.metrics.registry.get_sample_value(metric, labels)
 
 
 async def ask(target: str, tls: Tls | None, api_key: str | None = None) -> str:
@@ -109,6 +114,19 @@ async def test_a_broken_pair_changes_nothing(
             shutil.copyfile(content, config.tls_key)
             assert config.tls_key in await asyncio.wait_for(message, 10)
         assert await ask(running.target, Tls(ca=certificates.ca, server_name=NAME)) == "hi "
+        assert measured(running, "octet_reload_failed", files="TLS certificates") == 1
+
+
+async def test_the_end_of_the_certificate_is_known(
+    start: Start, config: ServerConfig, certificates: Certificates
+) -> None:
+    certificates.issue("server", NAME, not_after=datetime(2099, 1, 1, tzinfo=UTC))
+    running = await start(config=config)
+    expiry = measured(
+        running, "octet_tls_certificate_expiry_timestamp_seconds", file=str(config.tls_certificate)
+    )
+    assert expiry == datetime(2099, 1, 1, tzinfo=UTC).timestamp()
+    assert measured(running, "octet_reload_failed", files="TLS certificates") == 0
 
 
 async def test_a_client_without_certificate_is_refused(start: Start, certificates: Certificates) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from octet.errors import StartupError
 
@@ -37,6 +38,7 @@ class Watched:
         name: what they hold, for the log.
         paths: the files.
         load: reads them and puts what they hold to use; raises StartupError when that is not possible.
+        failed: told after each load whether it failed.
         loaded: the files' signature when they were last loaded, or last failed to.
         seen: the signature at the last look.
     """
@@ -44,6 +46,7 @@ class Watched:
     name: str
     paths: Sequence[str]
     load: Callable[[], None]
+    failed: Callable[[bool], None]
     loaded: Signature
     seen: Signature
 
@@ -59,15 +62,22 @@ class Watched:
         try:
             self.load()
         except StartupError as error:
+            self.failed(True)
             logger.warning("%s stay as they were: %s", self.name, error)
         else:
+            self.failed(False)
             logger.info("%s reloaded", self.name)
 
 
 class Reloader:
-    """Loads files, and again whenever they change."""
+    """Loads files, and again whenever they change.
 
-    def __init__(self) -> None:
+    Args:
+        failed: told after each load what was loaded, and whether that failed; in any thread.
+    """
+
+    def __init__(self, failed: Callable[[str, bool], None]) -> None:
+        self._failed = failed
         self._watched: list[Watched] = []
 
     def load(self, name: str, paths: Sequence[str], load: Callable[[], None]) -> None:
@@ -84,7 +94,8 @@ class Reloader:
         before = signature(paths)
         load()
         if paths:
-            self._watched.append(Watched(name, paths, load, loaded=before, seen=before))
+            self._failed(name, False)
+            self._watched.append(Watched(name, paths, load, partial(self._failed, name), before, before))
 
     async def run(self) -> None:
         """Looks at the files until it is cancelled. Returns at once where there are none."""

@@ -92,7 +92,7 @@ class Server:
         self._fetcher = fetcher or _make_fetcher(config)
         translator = Translator(limits, self._image_threads, self._threads, self._fetcher)
         self._health = health.aio.HealthServicer()
-        self._reloader = Reloader()
+        self._reloader = Reloader(lambda files, failed: self.metrics.reload_failed.labels(files).set(failed))
         self._reloading: asyncio.Task[None] | None = None
         self._tls = self._load_tls()
         self._load_reporter = LoadReporter(self.admission.load)
@@ -233,7 +233,12 @@ class Server:
         if config.tls_certificate is None or config.tls_key is None:
             return None
         tls = ServerTls(config.tls_certificate, config.tls_key, config.tls_client_ca)
-        self._reloader.load("TLS certificates", tls.paths, tls.load)
+        expiry = self.metrics.certificate_expiry.labels(config.tls_certificate)
+
+        def load() -> None:
+            expiry.set(tls.load().timestamp())
+
+        self._reloader.load("TLS certificates", tls.paths, load)
         return tls
 
     def _load_keys(self) -> KeyRing | None:

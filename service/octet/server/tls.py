@@ -45,21 +45,25 @@ class ServerTls:
         """The files."""
         return [path for path in (self._certificate, self._key, self._client_ca) if path is not None]
 
-    def load(self) -> None:
+    def load(self) -> datetime:
         """Reads the files, for the first time or anew, in any thread; later handshakes use what they hold.
+
+        Returns:
+            When the server's certificate expires.
 
         Raises:
             StartupError: with one line, when a file cannot be read or used, or the key is another
                 certificate's; everything stays as it was.
         """
         chain, key = _read(self._certificate), _read(self._key)
-        _check_pair(self._certificate, chain, self._key, key)
+        expiry = _check_pair(self._certificate, chain, self._key, key)
         authorities = None
         if self._client_ca is not None:
             authorities = _read(self._client_ca)
             _parse(x509.load_pem_x509_certificates, authorities, self._client_ca, "certificate")
         self._current = grpc.ssl_server_certificate_configuration([(key, chain)], authorities)
         self._pending = self._current
+        return expiry
 
     def credentials(self) -> grpc.ServerCredentials:
         """Credentials of a port, after `load`; they follow what `load` reads later."""
@@ -76,8 +80,12 @@ class ServerTls:
         return pending
 
 
-def _check_pair(certificate_file: str, chain: bytes, key_file: str, key: bytes) -> None:
-    """Raises StartupError when the pair cannot serve; warns about a certificate out of its time."""
+def _check_pair(certificate_file: str, chain: bytes, key_file: str, key: bytes) -> datetime:
+    """When the certificate expires; warns when it is out of its time.
+
+    Raises:
+        StartupError: when the pair cannot serve.
+    """
     certificate, *_ = _parse(x509.load_pem_x509_certificates, chain, certificate_file, "certificate")
     try:
         private = _parse(lambda pem: load_pem_private_key(pem, None), key, key_file, "private key")
@@ -93,6 +101,7 @@ def _check_pair(certificate_file: str, chain: bytes, key_file: str, key: bytes) 
         logger.warning("%s: expired at %s", certificate_file, certificate.not_valid_after_utc)
     elif now < certificate.not_valid_before_utc:
         logger.warning("%s: is not valid before %s", certificate_file, certificate.not_valid_before_utc)
+    return certificate.not_valid_after_utc
 
 
 def _read(path: str) -> bytes:

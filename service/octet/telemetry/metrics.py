@@ -45,6 +45,17 @@ class Metrics:
         )
         self.serving = self._gauge("octet_serving", "1 while health says SERVING, else 0.")
 
+        self.certificate_expiry = self._gauge(
+            "octet_tls_certificate_expiry_timestamp_seconds",
+            "When the server's certificate expires, in Unix time.",
+            ["file"],
+        )
+        self.reload_failed = self._gauge(
+            "octet_reload_failed",
+            "1 while files have changed but cannot be used, and what they held before still is; else 0.",
+            ["files"],
+        )
+
         self.rpc_requests = self._counter(
             "octet_rpc_requests_total", "Calls that have ended.", ["method", "code", "key"]
         )

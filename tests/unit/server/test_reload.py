@@ -16,6 +16,7 @@ class Loads:
     def __init__(self) -> None:
         self.count = 0
         self.problem = ""
+        self.outcomes: list[bool] = []
 
     def __call__(self) -> None:
         self.count += 1
@@ -25,7 +26,7 @@ class Loads:
 
 def watched(load: Loads, *paths: Path) -> Watched:
     names = [str(path) for path in paths]
-    return Watched("keys", names, load, signature(names), signature(names))
+    return Watched("keys", names, load, load.outcomes.append, signature(names), signature(names))
 
 
 def test_a_change_is_loaded_once_the_files_are_left_alone(tmp_path: Path) -> None:
@@ -64,6 +65,7 @@ def test_what_cannot_be_loaded_is_one_line_and_tried_again_after_a_change(
         files.look()
     assert load.count == 2
     assert caplog.records[-1].message == "keys reloaded"
+    assert load.outcomes == [True, False]
 
 
 def test_kubernetes_replaces_files_by_swapping_a_link(tmp_path: Path) -> None:
@@ -87,7 +89,8 @@ async def test_the_first_load_fails_aloud_and_later_ones_follow_the_file(
 ) -> None:
     monkeypatch.setattr(reload, "POLL_SECONDS", 0.01)
     file = tmp_path / "a"
-    reloader = Reloader()
+    outcomes: list[tuple[str, bool]] = []
+    reloader = Reloader(lambda *outcome: outcomes.append(outcome))
     load = Loads()
     load.problem = "broken"
     with pytest.raises(StartupError, match="broken"):
@@ -112,3 +115,4 @@ async def test_the_first_load_fails_aloud_and_later_ones_follow_the_file(
     await asyncio.wait_for(loaded.wait(), 10)
     running.cancel()
     assert contents == ["old", "newer"]
+    assert outcomes[0] == ("keys", False)
