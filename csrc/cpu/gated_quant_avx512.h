@@ -91,10 +91,12 @@ struct PowerOfTwo {
                                        0x1.8ace54p0f, 0x1.93737cp0f, 0x1.9c4918p0f, 0x1.a5503cp0f,
                                        0x1.ae89fap0f, 0x1.b7f77p0f, 0x1.c199bep0f, 0x1.cb720ep0f,
                                        0x1.d5818ep0f, 0x1.dfc974p0f, 0x1.ea4afap0f, 0x1.f50766p0f);
-    const __m512 power = _mm512_scalef_ps(_mm512_permutex2var_ps(low, index, high), multiple);
+    const __m512 power = _mm512_permutex2var_ps(low, index, high);
     const __m512 slope =
         _mm512_fmadd_ps(rest, _mm512_set1_ps(0.24022651f), _mm512_set1_ps(0.69315735f));
-    return _mm512_fmadd_ps(power, _mm512_mul_ps(rest, slope), power);
+    // Scaled last, for infinity and a negative change would give a NaN.
+    const __m512 value = _mm512_fmadd_ps(power, _mm512_mul_ps(rest, slope), power);
+    return _mm512_scalef_ps(value, multiple);
   }
 };
 
@@ -104,7 +106,7 @@ inline __m512 activate_bf16(GeluTanh, __m512 x) {
   const __m512 half = _mm512_set1_ps(0.5f);
   const __m512 magnitude = magnitude_of(x);
   // e^(-2|u|); tanh(|u|) is 1 from this magnitude of x on.
-  const __mmask16 inside = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(5.359375f), _CMP_NGT_UQ);
+  const __mmask16 inside = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(5.046875f), _CMP_NGT_UQ);
   const __m512 factor =
       _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.044715f * kTwoLog2E * kSqrtTwoOverPi),
                       _mm512_set1_ps(-kTwoLog2E * kSqrtTwoOverPi));

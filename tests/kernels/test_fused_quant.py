@@ -162,12 +162,41 @@ def test_gates_far_out(fused: Gated, unfused: Gated, dtype: torch.dtype) -> None
 @gated
 @pytest.mark.parametrize("special", [float("inf"), float("-inf"), float("nan")])
 def test_infinities_and_nan(fused: Gated, unfused: Gated, dtype: torch.dtype, special: float) -> None:
-    for at in (0, 40, 77, 99):
-        x = rows(3, 2, 100, dtype)
-        x[0, at] = special
-        check_gated(fused, unfused, x, FORMATS[0])
-        check_norm(x, norm_weight(100, dtype), FORMATS[0])
-        check_norm(x, norm_weight(100, dtype), FORMATS[0], rows(4, 2, 100, dtype))
+    for hidden in (100, 2000):  # long rows may take another way than short ones
+        for at in (0, hidden // 2 - 10, hidden - 23, hidden - 1):
+            x = rows(3, 2, hidden, dtype)
+            x[0, at] = special
+            check_gated(fused, unfused, x, FORMATS[0])
+            check_norm(x, norm_weight(hidden, dtype), FORMATS[0])
+            check_norm(x, norm_weight(hidden, dtype), FORMATS[0], rows(4, 2, hidden, dtype))
+
+
+@formats
+@gated
+def test_every_bf16_gate_in_long_rows(fused: Gated, unfused: Gated, fmt: torch.dtype) -> None:
+    gate = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    gate = gate.view(512, 128).repeat_interleave(5, dim=1)  # a row for each exponent
+    x = torch.cat([gate, torch.ones_like(gate)], dim=1)
+    check_gated(fused, unfused, x, fmt)
+
+
+def test_denormal_sums_with_the_residual_are_kept() -> None:
+    # Sums of multiples of bf16's smallest number, which some conversions to bf16 take for zero.
+    count = torch.arange(1000, dtype=torch.float32) % 100
+    x = (count * 2.0**-133).to(torch.bfloat16).unsqueeze(0)
+    residual = (torch.flip(count, [0]) * -(2.0**-133)).to(torch.bfloat16).unsqueeze(0)
+    assert (x.float() + residual.float()).count_nonzero() > 900
+    check_norm(x, norm_weight(1000, torch.bfloat16), FORMATS[0], residual)
+
+
+@formats
+@gated
+def test_products_that_become_subnormal_codes(fused: Gated, unfused: Gated, fmt: torch.dtype) -> None:
+    # One large product, and the others so small that all, or few, of a row's codes are subnormal.
+    for magnitude in (1e-5, 1e-3, 0.03):
+        x = rows(10, 3, 4000, torch.bfloat16) * magnitude
+        x[:, 0], x[:, 2000] = 8.0, 8.0
+        check_gated(fused, unfused, x, fmt)
 
 
 def vllm_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> Quantized:

@@ -95,6 +95,17 @@ def test_every_16_bit_value_against_a_bound(fmt: torch.dtype, dtype: torch.dtype
 
 
 @formats
+@dtypes
+def test_subnormal_codes_beside_a_large_value(fmt: torch.dtype, dtype: torch.dtype) -> None:
+    smallest = 2.0**-6 if fmt == torch.float8_e4m3fn else 2.0**-14
+    generator = torch.Generator().manual_seed(7)
+    for spread in (0.5, 3.0, 30.0):  # nearly all, many and few of the codes are subnormal
+        x = torch.randn(20, 1100, generator=generator) * (smallest * spread)
+        x[:, 500] = torch.finfo(fmt).max
+        check(x.to(dtype), fmt)
+
+
+@formats
 def test_float32_around_every_tie(fmt: torch.dtype) -> None:
     codes = torch.arange(0, 0x7F if fmt == torch.float8_e4m3fn else 0x7C, dtype=torch.uint8)
     values = codes.view(fmt).to(torch.float32)
