@@ -5,6 +5,7 @@ import contextlib
 import logging
 import resource
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = logging.getLogger("octet")
+
+# The beginning of the tracker's messages, as an interpreter's option -W.
+_NO_TRACKER_WARNINGS = "ignore:resource_tracker"
 
 
 class Signals:
@@ -156,10 +160,22 @@ def _leave_sigint_to_the_main_thread() -> None:
     to be drained.
     """
     # Starting it unblocks SIGINT in the thread that does so; it must not be one of the executor's.
-    resource_tracker.ensure_running()
+    _start_resource_tracker()
     executor = ThreadPoolExecutor(
         thread_name_prefix="worker",
         initializer=signal.pthread_sigmask,
         initargs=(signal.SIG_BLOCK, {signal.SIGINT}),
     )
     asyncio.get_running_loop().set_default_executor(executor)
+
+
+def _start_resource_tracker() -> None:
+    """Starts the process that frees what others have left behind, and keeps it from telling about it.
+
+    It would do so after this process has said why it ends, when that is the engine's death.
+    """
+    sys.warnoptions.append(_NO_TRACKER_WARNINGS)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(_NO_TRACKER_WARNINGS)
