@@ -137,7 +137,7 @@ ADMISSION = (
     ),
     _option(
         "--max-waiting-requests",
-        "Requests that wait for their turn; more are refused. Default: half of what may run.",
+        "Requests that wait for their turn; more are refused. Default: a quarter of what may run.",
         type=int,
     ),
     _option(

@@ -12,7 +12,7 @@ class AdmissionConfig:
     Attributes:
         max_running_requests: requests, a request for n candidates counting n, that the engine is given at the
             same time; None: what it computes at once and an eighth more, so that it never idles.
-        max_waiting_requests: requests that wait for their turn; None: half of what may run. 0 lets none wait.
+        max_waiting_requests: requests that wait for their turn, 0 for none; None: a quarter of what may run.
         max_waiting_tokens: tokens of their prompts together, estimated; None: 8 times the context window.
         max_waiting_images: pictures that are not decoded yet, of all requests together.
         max_token_calls: CountTokens, Tokenize and Detokenize calls that are answered at the same time.

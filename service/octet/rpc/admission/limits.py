@@ -28,7 +28,7 @@ def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
     waiting = config.max_waiting_requests
     return Limits(
         running=running,
-        waiting=max(1, running // 2) if waiting is None else waiting,
+        waiting=max(1, running // 4) if waiting is None else waiting,
         waiting_tokens=config.max_waiting_tokens or _CONTEXTS_WAITING * model.context_window,
         waiting_images=config.max_waiting_images,
         token_calls=config.max_token_calls,
