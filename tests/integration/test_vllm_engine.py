@@ -38,8 +38,20 @@ class Scripted(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
         self.started.set()
         try:
             await self.release.wait()
+            ids = list(request.tokenized.input_ids)
+            if request.stream:
+                for i in ids:
+                    yield vllm_engine_pb2.GenerateResponse(
+                        chunk={"token_ids": [i], "prompt_tokens": len(ids), "completion_tokens": 1}
+                    )
             yield vllm_engine_pb2.GenerateResponse(
-                complete=vllm_engine_pb2.GenerateComplete(output_ids=request.tokenized.input_ids)
+                complete=vllm_engine_pb2.GenerateComplete(
+                    output_ids=ids[-1:] if request.stream else ids,
+                    finish_reason="stop",
+                    prompt_tokens=len(ids),
+                    completion_tokens=1 if request.stream else len(ids),
+                    cached_tokens=2,
+                )
             )
         finally:
             self.ended.set()
@@ -225,6 +237,19 @@ async def test_admission_counts_gateways_requests() -> None:
         assert "grpc-retry-pushback-ms" in dict(await refused.trailing_metadata())
         worker.scripted.release.set()
         assert await code_of(running) == grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_an_answer_takes_is_counted(worker: Worker, stream: bool) -> None:
+    worker.scripted.release.set()
+    assert await code_of(worker.stub.Generate(prompt(stream=stream))) == grpc.StatusCode.OK
+    registry = worker.server.metrics.registry
+    counted = {
+        name: registry.get_sample_value(f"octet_{name}_tokens_total", {"key": ""})
+        for name in ("prompt", "cached", "generated")
+    }
+    assert counted == {"prompt": 3, "cached": 2, "generated": 3}
+    assert registry.get_sample_value("octet_candidates_total", {"finish_reason": "stop"}) == 1
 
 
 async def test_pictures_come_with_the_request(worker: Worker) -> None:

@@ -4,13 +4,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
-import grpc
 from smg_grpc_proto import vllm_engine_pb2, vllm_engine_pb2_grpc
 from smg_grpc_proto.generated import common_pb2
 
 from octet.engine.protocol import Engine
 from octet.engine.types import ModelInfo
-from octet.errors import InvalidRequestError, UnavailableError
+from octet.errors import InvalidRequestError, MethodNotFoundError, UnavailableError
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import BYTES_PER_TOKEN, Cost
@@ -18,6 +17,9 @@ from octet.rpc.gate import EngineGate
 from octet.rpc.running import CancelledByCallerError, RunningRequests
 from octet.rpc.translator import Translator
 from octet.rpc.writing import Context, write_within
+from octet.telemetry.answers import AnswerMeter
+from octet.telemetry.metrics import Metrics
+from octet.translate.gateway_events import GatewayEvents
 from octet.translate.media import ImageLimits
 from octet.translate.media_refs import inline_pictures, refs_to_fetch
 from octet.translate.request import check_request_id
@@ -60,6 +62,7 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         translator: runs what takes long in threads.
         fetcher: fetches pictures that are elsewhere; None leaves that to nobody.
         write_timeout_seconds: how long a gateway may leave a part of an answer untaken.
+        metrics: count what the answers take.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         translator: Translator,
         fetcher: "ImageFetcher | None",
         write_timeout_seconds: float,
+        metrics: Metrics,
     ) -> None:
         self._gate = gate
         self._running = running
@@ -79,6 +83,7 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         self._translator = translator
         self._fetcher = fetcher
         self._write_timeout_seconds = write_timeout_seconds
+        self._metrics = metrics
         self._answering: Servicer | None = None
         self._leaving = False
 
@@ -162,21 +167,22 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
             async for batch in batches:
                 yield batch
 
-    async def _unimplemented(self, request: object, context: Context) -> NoReturn:
-        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "this server offers what routing needs")
+    async def _refuse(self, request: object, context: Context) -> NoReturn:
+        raise MethodNotFoundError("this server offers what routing needs")
 
-    Embed = FlushCache = StartProfile = StopProfile = _unimplemented
+    Embed = FlushCache = StartProfile = StopProfile = _refuse
 
     async def _responses(
         self, servicer: Servicer, request: vllm_engine_pb2.GenerateRequest, context: Context
     ) -> AsyncGenerator[vllm_engine_pb2.GenerateResponse, None]:
         """What `servicer` answers to the request, once it is its turn."""
         caller, time_left = call.caller.get(), context.time_remaining()
+        cost = _estimate(request, self._gate.engine().model)
         with (
             self._running.register(caller, request.request_id, time_left) as running,
             self._admission.enter(
                 caller,
-                _estimate(request, self._gate.engine().model),
+                cost,
                 time_left=time_left,
                 caller_limit=call.caller_limits.get().max_concurrent_requests,
             ) as ticket,
@@ -186,10 +192,27 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
             if request.HasField("media_refs"):
                 await running.wait_for(self._inline_pictures, request)
             self._admission.images_decoded(ticket)
-            async with aclosing(servicer.Generate(request, context)) as responses:
+            async with aclosing(self._generate(servicer, request, context, cost)) as responses:
                 while (response := await running.wait_for(_next, responses)) is not None:
                     self._admission.first_token(ticket)
                     yield response
+
+    async def _generate(
+        self, servicer: Servicer, request: vllm_engine_pb2.GenerateRequest, context: Context, cost: Cost
+    ) -> AsyncGenerator[vllm_engine_pb2.GenerateResponse, None]:
+        """What `servicer` answers to the request, measured."""
+        image_tokens = cost.images * self._gate.engine().model.tokens_per_image
+        events = GatewayEvents(streamed=request.stream, image_tokens=image_tokens)
+        meter = AnswerMeter(self._metrics, call.caller.get(), call.arrived.get(), candidates=cost.sequences)
+        call.answer.set(meter.summary)
+        try:
+            async with aclosing(servicer.Generate(request, context)) as responses:
+                async for response in responses:
+                    for event in events.read(response):
+                        meter.note(event)
+                    yield response
+        finally:
+            meter.report()
 
     def _servicer(self) -> Servicer:
         """What answers.

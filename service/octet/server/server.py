@@ -273,6 +273,7 @@ class Server:
             translator,
             self._fetcher,
             self._config.write_timeout_seconds,
+            self.metrics,
         )
         vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._service_names += (SERVICE_NAME,)
