@@ -1,5 +1,8 @@
 """One model over two ranks: Octet's kernels run in both, and the answers are those of one rank."""
 
+import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from octet.engine.vllm import compat
 from octet.engine.vllm.args import parse_engine_args
 from octet.engine.vllm.engine import VllmEngine, create_engine
 from octet.engine.vllm.formats import FormatPair
+from octet.engine.vllm.threads import BINDING
 from octet.errors import StartupError
 from tests.e2e.conftest import ENGINE_FLAGS, MODEL
 from tests.e2e.test_octet_fp8 import octet_fp8, picture, quantize_master, write
@@ -99,11 +103,47 @@ async def test_octets_own_format_is_split_over_ranks(engine: VllmEngine, tmp_pat
     assert said == await answers(engine), "what the demo checkpoint says does not depend on the format"
 
 
+async def test_a_second_machine_computes(
+    engine: VllmEngine, unused_tcp_port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes that share nothing but an address: one serves, one computes and ends with the other."""
+    cores = sorted(os.sched_getaffinity(0))
+    flags = [MODEL, *TWO_RANKS, "--nnodes", "2", "--master-addr", "127.0.0.1"]
+    flags += ["--master-port", str(unused_tcp_port)]
+    with (tmp_path / "log").open("wb") as log:
+        second = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "octet", "serve", *flags, "--node-rank", "1", "--headless"),
+            stdout=log,
+            stderr=log,
+            env=os.environ | {BINDING: str(cores[-1])},
+        )
+    try:
+        with monkeypatch.context() as patch:
+            patch.setenv(BINDING, str(cores[0]))
+            served = await create_engine(parse_engine_args([*flags, "--node-rank", "0"]))
+        try:
+            reports = await compat.ask_workers(served.llm, "octet_active_kernels")
+            said = await answers(served)
+        finally:
+            served.close()
+        assert await asyncio.wait_for(second.wait(), 60) == 1
+    finally:
+        if second.returncode is None:
+            second.kill()
+            await second.wait()
+    assert len(reports) == 2
+    assert all(f"fp8_linear=octet/{ops.isa()}" in report for report in reports)
+    assert said == await answers(engine)
+    said_last = (tmp_path / "log").read_text().splitlines()[-1]
+    assert said_last == "octet: error: the machine that serves, 127.0.0.1, is gone"
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--tensor-parallel-size", "3"], "heads .* must be divisible by tensor parallel size"),
         (["--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"], "install Ray"),
+        (["--nnodes", "2", "--node-rank", "1", "--tensor-parallel-size", "2"], "--node-rank: only the first"),
         (["--data-parallel-size", "4096"], "4096 ranks need a core each"),
         (
             ["--pipeline-parallel-size", "2"],

@@ -21,6 +21,8 @@ from tests.packaging.kubernetes import KUBERNETES, OVERLAYS, ROOT, Resource, of_
 # The oldest version whose preStop can sleep without a feature gate, and the newest that is known.
 VERSIONS = ("1.30", "1.37")
 RENDERED = cache(render)
+# Parameters of `octet serve` that are no settings of the server.
+SERVE_ONLY = ("engine_args", "headless", "help_engine")
 
 
 @pytest.fixture(params=OVERLAYS)
@@ -46,7 +48,7 @@ def settings(container: Resource) -> ServerConfig:
     command, *arguments = container["args"]
     assert command == "serve"
     parameters = serve.make_context("serve", arguments).params
-    return ServerConfig(**{k: v for k, v in parameters.items() if k not in ("engine_args", "help_engine")})
+    return ServerConfig(**{k: v for k, v in parameters.items() if k not in SERVE_ONLY})
 
 
 def test_there_is_an_overlay_for_each_kind_of_machine() -> None:

@@ -39,8 +39,13 @@ VLLM_CPU_OMP_THREADS_BIND=0,1 chooses cores, VLLM_CPU_OMP_THREADS_BIND=auto is v
 @click.command(epilog=_EPILOG, context_settings={"ignore_unknown_options": True})
 @click.argument("engine_args", nargs=-1, type=click.UNPROCESSED, metavar="[MODEL] [ENGINE FLAGS]...")
 @server_options
+@click.option(
+    "--headless",
+    is_flag=True,
+    help="Compute for the server of another machine, which --master-addr and --node-rank name; open no port.",
+)
 @click.option("--help-engine", is_flag=True, help="List the flags of vLLM's engine and exit.")
-def serve(engine_args: tuple[str, ...], help_engine: bool, **settings: Any) -> None:
+def serve(engine_args: tuple[str, ...], headless: bool, help_engine: bool, **settings: Any) -> None:
     """Serve MODEL, a hub id or a directory, over gRPC; without it, the checkpoint that ships with Octet."""
     if help_engine:
         _print_engine_help()
@@ -49,7 +54,25 @@ def serve(engine_args: tuple[str, ...], help_engine: bool, **settings: Any) -> N
         config = ServerConfig(**settings)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    serve_vllm(config, list(engine_args))
+    if headless:
+        compute(config, list(engine_args))
+    else:
+        serve_vllm(config, list(engine_args))
+
+
+def compute(config: ServerConfig, engine_args: list[str]) -> None:
+    """Computes for another machine's server until a signal, or until that server is gone."""
+    from octet.server.logs import logging_to_stderr
+
+    try:
+        with logging_to_stderr(config):
+            settings = _parse(config, engine_args)
+            from octet.engine.vllm import headless
+
+            headless.compute(settings)
+    except OctetError as error:
+        click.echo(f"octet: error: {error}", err=True)
+        sys.exit(1)
 
 
 def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:

@@ -10,9 +10,9 @@ import re
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from octet.engine.vllm import kernels, logs, threads
 from octet.engine.vllm.args import EngineSettings, one_line
@@ -20,7 +20,11 @@ from octet.errors import StartupError
 from octet.telemetry.metrics import LOG_LINES_DROPPED
 
 if TYPE_CHECKING:
+    from vllm.config import VllmConfig
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+T = TypeVar("T")
 
 _PROCESS = re.compile(rb"^\((?:EngineCore|Worker|VllmWorker|DP\w*|ApiServer)[^)]*\) ")
 _ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)): (.+)")
@@ -39,31 +43,63 @@ def start(settings: EngineSettings, stat_loggers: Sequence[Any] = ()) -> "AsyncL
     Raises:
         StartupError: with one line that names the cause.
     """
-    _require_plugin()
+    config = _prepare(settings)
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    if config.parallel_config.node_rank > 0:
+        raise StartupError("--node-rank: only the first machine serves; start the others with --headless")
+    return _start(
+        settings,
+        lambda: AsyncLLM.from_vllm_config(
+            config,
+            usage_context=UsageContext.API_SERVER,
+            enable_log_requests=settings.engine.enable_log_requests,
+            disable_log_stats=settings.engine.disable_log_stats,
+            # One of one's own would switch statistics on.
+            stat_loggers=None if settings.engine.disable_log_stats else list(stat_loggers),
+        ),
+    )
+
+
+def start_headless(settings: EngineSettings) -> "MultiprocExecutor":
+    """Starts this machine's ranks of a model that another machine serves; blocks until all have loaded it.
+
+    Raises:
+        StartupError: with one line that names the cause.
+    """
+    config = _prepare(settings, headless=True)
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+    if config.parallel_config.node_rank_within_dp == 0:
+        raise StartupError("--headless: is for machines with a --node-rank above 0; the first one serves")
+    return _start(settings, lambda: MultiprocExecutor(config, monitor_workers=False))
+
+
+def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig":
+    """Everything that can be checked before processes are started."""
+    _require_plugin()
+    from vllm.usage.usage_lib import UsageContext
+
     try:
-        config = settings.engine.create_engine_config(UsageContext.API_SERVER)
+        config = settings.engine.create_engine_config(UsageContext.API_SERVER, headless=headless)
     except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
         raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
     _require_kernels()
+    return config
+
+
+def _start(settings: EngineSettings, create: Callable[[], T]) -> T:
+    """What `create` makes, whose processes write through this one."""
     output = _EngineOutput()
     try:
         with output, threads.bound(settings.engine):
-            llm = AsyncLLM.from_vllm_config(
-                config,
-                usage_context=UsageContext.API_SERVER,
-                enable_log_requests=settings.engine.enable_log_requests,
-                disable_log_stats=settings.engine.disable_log_stats,
-                # One of one's own would switch statistics on.
-                stat_loggers=None if settings.engine.disable_log_stats else list(stat_loggers),
-            )
+            made = create()
     except Exception as error:
         cause = output.cause() or one_line(error)
         raise StartupError(f"cannot serve {settings.engine.model}: {cause}") from error
     output.release()
-    return llm
+    return made
 
 
 def _require_plugin() -> None:
