@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
 from octet.engine.types import (
     CandidateFinished,
@@ -58,6 +59,10 @@ class FakeEngine:
     @property
     def model(self) -> ModelInfo:
         return self._model
+
+    def set_max_sequences(self, sequences: int) -> None:
+        """Sets how many sequences the engine computes at the same time."""
+        self._model = replace(self._model, max_sequences=sequences)
 
     @property
     def asked(self) -> list[GenerationRequest]:
