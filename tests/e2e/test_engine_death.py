@@ -1,17 +1,65 @@
 """An engine whose processes die: whoever waits for it is told, and nothing is left behind."""
 
 import asyncio
+import re
+import subprocess
+import sys
 import time
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
+import grpc
 import psutil  # type: ignore[import-untyped]
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from octet.client import Client, OctetRpcError
 from octet.engine.types import Event, GenerationRequest, Message, PromptAccepted, Role, Sampling, TextPart
 from octet.engine.vllm.args import parse_engine_args
 from octet.engine.vllm.engine import VllmEngine, create_engine
 from octet.errors import EngineDeadError
 from tests.e2e.conftest import ENGINE_FLAGS
+
+
+@pytest.mark.parametrize("victim", ["EngineCore", "Worker"])
+def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
+    """Health flips within 2 s, the caller is told, and the process ends within 5 s, with one line."""
+    log = tmp_path / "server.log"
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "octet", "serve", "--port", "0"]
+        server = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
+    try:
+        target = _address(server, log)
+        with grpc.insecure_channel(target) as channel, Client(target) as client:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+            stream = client.stream("Tell me a story.", ignore_eos=True, max_tokens=4000)
+            assert next(iter(stream))
+            processes = psutil.Process(server.pid).children(recursive=True)
+            (process,) = [p for p in processes if f"VLLM::{victim}" in " ".join(p.cmdline())]
+            killed = time.monotonic()
+            process.kill()
+            assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            assert time.monotonic() - killed < 2
+            with pytest.raises(OctetRpcError) as raised:
+                stream.answer()
+            assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD")
+        assert server.wait(timeout=30) == 1
+        assert time.monotonic() - killed < 5
+        assert log.read_text().splitlines()[-1] == "octet: error: the engine has died"
+        assert psutil.wait_procs(processes, timeout=20)[1] == []
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _address(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    give_up = time.monotonic() + 280
+    while (match := re.search(r"octet: serving \S+ on (\S+)", log.read_text())) is None:
+        assert server.poll() is None, log.read_text()
+        assert time.monotonic() < give_up, log.read_text()
+        time.sleep(0.2)
+    return match[1]
 
 
 def request(name: str) -> GenerationRequest:
