@@ -61,9 +61,9 @@ async def test_envoy_gives_the_roomier_server_more(tmp_path: Path, monkeypatch: 
         chat = chat_service_pb2_grpc.ChatServiceStub(channel).Chat
         await until_answered(chat)
         shares: Counter[str] = Counter()
-        # Weights follow within 0.1 s; until then both get the same.
-        while shares.total() < 2000 and shares["large"] < 3 * shares["small"] + 20:
+        # Without reports both would get the same. Envoy follows them with a delay.
+        while shares.total() < 2000 and shares["large"] < 1.5 * shares["small"] + 50:
             before = len(large.engine.asked)
             await chat(ask())
             shares["large" if len(large.engine.asked) > before else "small"] += 1
-        assert shares["large"] >= 3 * shares["small"] + 20
+        assert shares["large"] >= 1.5 * shares["small"] + 50
