@@ -12,6 +12,7 @@ import asyncio
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +133,8 @@ def main() -> None:
         "scripted": [sys.executable, "-m", "bench.event_loop", "--serve-scripted"],
         "vllm": [sys.executable, "-m", "octet", "serve", "--port", "0", "--max-num-seqs", "256"],
     }[arguments.engine]
+    # The server must not outlive this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     log = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert log.stderr is not None
