@@ -48,7 +48,7 @@ async def session(
 ) -> AsyncIterator[aiohttp.ClientSession]:
     """HTTP to a gateway over both replicas."""
     log = tmp_path_factory.mktemp("gateway") / "log"
-    flags = ("--policy", "cache_aware", "--health-check-interval-secs", "1")
+    flags = ("--policy", "cache_aware", "--health-check-interval-secs", "1", "--tool-call-parser", "json")
     running = gateway([f"127.0.0.1:{replica.port}", target], log, *flags)
     # Its start waits for answers of the replica that runs on this very event loop.
     url = await asyncio.to_thread(running.__enter__)
@@ -118,6 +118,16 @@ async def test_a_picture(session: aiohttp.ClientSession) -> None:
         {"type": "image_url", "image_url": {"url": url}},
     ]
     assert text_of(await chat(session, content)) == "a red circle"
+
+
+async def test_a_tool_is_called(session: aiohttp.ClientSession) -> None:
+    parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    function = {"name": "get_weather", "description": "Get the weather in a city.", "parameters": parameters}
+    tools = [{"type": "function", "function": function}]
+    [choice] = (await chat(session, "What is the weather in Oslo?", tools=tools))["choices"]
+    [call] = choice["message"]["tool_calls"]
+    assert call["function"]["name"] == "get_weather"
+    assert json.loads(call["function"]["arguments"]) == {"city": "Oslo"}
 
 
 async def test_a_picture_from_elsewhere_is_refused(session: aiohttp.ClientSession) -> None:
