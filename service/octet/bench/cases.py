@@ -80,6 +80,25 @@ def per_token_quant(rows: int, width: int, device: str) -> Case:
     return Case("per_token_quant_fp8", str(width), rows, moved, 0, functions)
 
 
+def per_token_quant_out(rows: int, width: int, device: str) -> Case:
+    """The same into tensors that are there already, as the copy's are: no memory is allocated or mapped."""
+    x = _activations(rows, width, device)
+    q = torch.empty(rows, width, dtype=FP8, device=device)
+    scale = torch.empty(rows, 1, device=device)
+    moved = rows * width * 3 + rows * 4
+
+    def quantize() -> tuple[torch.Tensor, torch.Tensor]:
+        torch.ops.octet.per_token_quant_fp8_out(x, None, q=q, scale=scale)
+        return q, scale
+
+    functions: dict[str, Function] = {
+        "octet": quantize,
+        "copy": _copy(moved, device),
+        "eager": lambda: eager_quantize(x),
+    }
+    return Case("per_token_quant_fp8_out", str(width), rows, moved, 0, functions)
+
+
 def gemma_rms_norm_quant(rows: int, width: int, device: str) -> Case:
     """Residual addition, Gemma's RMSNorm and quantization of [rows, width], bf16."""
     x, residual = _activations(rows, width, device), _activations(rows, width, device)
@@ -122,12 +141,13 @@ def silu_and_mul_quant(rows: int, width: int, device: str) -> Case:
     return Case("silu_and_mul_quant_fp8", str(width), rows, moved, 0, functions)
 
 
-ROW_KERNELS: dict[str, Callable[[int, int, str], Case]] = {
-    "per_token_quant_fp8": per_token_quant,
-    "gemma_rms_norm_quant_fp8": gemma_rms_norm_quant,
-    "gelu_tanh_and_mul_quant_fp8": gelu_tanh_and_mul_quant,
-    "silu_and_mul_quant_fp8": silu_and_mul_quant,
+ROW_KERNELS: dict[str, tuple[Callable[[int, int, str], Case], ...]] = {
+    "per_token_quant_fp8": (per_token_quant, per_token_quant_out),
+    "gemma_rms_norm_quant_fp8": (gemma_rms_norm_quant,),
+    "gelu_tanh_and_mul_quant_fp8": (gelu_tanh_and_mul_quant,),
+    "silu_and_mul_quant_fp8": (silu_and_mul_quant,),
 }
+"""What makes the cases of each kernel: of its forms, if there are several."""
 
 
 class LinearOperands:
@@ -178,9 +198,10 @@ class LinearOperands:
 
 def row_cases(kernel: str, widths: list[int], rows: list[int], device: str) -> Iterator[Case]:
     """The cases of one of ROW_KERNELS, made one by one."""
-    for width in widths:
-        for count in rows:
-            yield ROW_KERNELS[kernel](count, width, device)
+    for make_case in ROW_KERNELS[kernel]:
+        for width in widths:
+            for count in rows:
+                yield make_case(count, width, device)
 
 
 def _activations(rows: int, width: int, device: str) -> torch.Tensor:
