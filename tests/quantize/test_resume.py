@@ -85,20 +85,25 @@ def test_goes_on_after_ctrl_c_without_doing_work_twice(
 
 
 KILLED = """
-import os, signal, sys
+import os, signal, sys, threading
 from pathlib import Path
 from octet.quantize import writer
 from octet.quantize.checkpoint import quantize_checkpoint
 from octet.quantize.options import Options
 from octet.quantize.source import open_source
-real, number = writer._take, int(sys.argv[3])
+real, real_note, number = writer._take, writer._note, int(sys.argv[3])
+noted = threading.Event()
+def note(*arguments):
+    real_note(*arguments)
+    noted.set()
 def take(*arguments):
     global number
     if number == 0:
+        noted.wait()
         os.kill(os.getpid(), signal.SIGKILL)
     number -= 1
     real(*arguments)
-writer._take = take
+writer._take, writer._note = take, note
 writer._FLUSH_BYTES = 1000
 quantize_checkpoint(open_source(sys.argv[1]), Path(sys.argv[2]), Options(), lambda name, size: lambda done:
 None)
@@ -113,8 +118,8 @@ def test_goes_on_after_it_was_killed(
     assert not (tmp_path / "made").exists()
     quantize(SOURCE, tmp_path / "made")
     assert contents(tmp_path / "made") == expected
-    # Some of the ten tensors that were done had been noted.
-    assert 0 < len(processed) < sum(len(load_file(path)) for path in SOURCE.glob("*.safetensors")) - 3
+    # Some of the ten tensors that were done had been noted: how many depends on the disk.
+    assert 0 < len(processed) < sum(len(load_file(path)) for path in SOURCE.glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("change", ["options", "source"])

@@ -11,6 +11,7 @@ from octet.errors import (
     EngineDeadError,
     InvalidRequestError,
     OctetError,
+    OverloadedError,
     UnavailableError,
 )
 
@@ -29,8 +30,10 @@ def test_each_has_a_reason_that_programs_can_read(error: type[OctetError]) -> No
 
 
 def test_no_two_share_a_reason() -> None:
-    assert len(CLASSES) > 5
-    assert len({error.reason for error in CLASSES}) == len(CLASSES)
+    # There are many reasons for having no room; each error of that kind is given its own.
+    fixed = [error for error in CLASSES if error is not OverloadedError]
+    assert len(fixed) > 5
+    assert len({error.reason for error in fixed}) == len(fixed)
 
 
 def test_kinds_of_errors() -> None:
