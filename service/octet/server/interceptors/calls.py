@@ -10,7 +10,7 @@ from grpc_health.v1 import health
 from opentelemetry.trace import Span, Status, StatusCode
 
 from octet.rpc import call
-from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
+from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 from octet.telemetry.metrics import OTHER_METHOD, Metrics
 from octet.telemetry.tracing import Tracing
 
@@ -26,7 +26,7 @@ _PROBES = (
 _FAILURES = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 
 
-class CallInterceptor(grpc.aio.ServerInterceptor):
+class CallInterceptor(AroundInterceptor):
     """Measures calls from their arrival to their end.
 
     Health checks are counted, too, but are neither traced nor logged: there are too many of them.
@@ -36,28 +36,17 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         self._metrics = metrics
         self._tracing = tracing
 
-    async def intercept_service(
-        self,
-        continuation: Continuation,
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> MaybeHandler:
-        """Wraps the handler."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        asked = handler_call_details.method.removeprefix("/")
+    async def around(
+        self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
+    ) -> Any:
+        """Counts the call, and traces it unless it is a health check."""
+        asked = details.method.removeprefix("/")
         method = asked if call.served.get() else OTHER_METHOD
-        metadata = {
-            name: value for name, value in handler_call_details.invocation_metadata if isinstance(value, str)
-        }
-
-        async def observe(request: Any, context: Context, proceed: Proceed) -> Any:
-            if method.startswith(_PROBES):
-                return await self._count(method, context, proceed)
-            with self._tracing.call(method, metadata) as span:
-                return await self._count(method, context, proceed, span, asked)
-
-        return wrap(handler, observe)
+        if method.startswith(_PROBES):
+            return await self._count(method, context, proceed)
+        metadata = {name: value for name, value in details.invocation_metadata if isinstance(value, str)}
+        with self._tracing.call(method, metadata) as span:
+            return await self._count(method, context, proceed, span, asked)
 
     async def _count(
         self, method: str, context: Context, proceed: Proceed, span: Span | None = None, asked: str = ""
@@ -70,7 +59,8 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         code = "OK"
         try:
             return await proceed()
-        except grpc.aio.AbortError:
+        except Exception:
+            # An abort, whose status gRPC may have failed to send because the client is gone.
             code = context.code().name
             raise
         except asyncio.CancelledError:

@@ -23,7 +23,7 @@ from octet.errors import (
     UnavailableError,
 )
 from octet.rpc import call
-from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
+from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 
 logger = logging.getLogger("octet")
 
@@ -53,33 +53,26 @@ _CODES: dict[type[OctetError], int] = {
 }
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):
+class ErrorInterceptor(AroundInterceptor):
     """Ends a call that raised with the error's status; the unexpected becomes INTERNAL and is logged."""
 
-    async def intercept_service(
-        self,
-        continuation: Continuation,
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> MaybeHandler:
-        """Wraps the handler."""
-        handler = await continuation(handler_call_details)
-        return None if handler is None else wrap(handler, _answer)
-
-
-async def _answer(request: Any, context: Context, proceed: Proceed) -> Any:
-    try:
-        return await proceed()
-    except grpc.aio.AbortError:
-        raise
-    except OctetError as raised:
-        error = raised
-    except Exception:
-        logger.exception("unexpected error")
-        error = OctetError("an error inside the server; its log has more under this request id")
-    status = rpc_status.to_status(to_status(error))
-    # Aborting with trailers drops those that were set before.
-    trailers = (*context.trailing_metadata(), *status.trailing_metadata, *_trailers(error))
-    return await context.abort(status.code, status.details, trailers)
+    async def around(
+        self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
+    ) -> Any:
+        """Turns what the call raises into its status."""
+        try:
+            return await proceed()
+        except grpc.aio.AbortError:
+            raise
+        except OctetError as raised:
+            error = raised
+        except Exception:
+            logger.exception("unexpected error")
+            error = OctetError("an error inside the server; its log has more under this request id")
+        status = rpc_status.to_status(to_status(error))
+        # Aborting with trailers drops those that were set before.
+        trailers = (*context.trailing_metadata(), *status.trailing_metadata, *_trailers(error))
+        return await context.abort(status.code, status.details, trailers)
 
 
 def _trailers(error: OctetError) -> tuple[tuple[str, str], ...]:

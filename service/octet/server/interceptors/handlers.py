@@ -1,8 +1,10 @@
 """Wraps method handlers of all four kinds alike."""
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeAlias
 
 import grpc
@@ -46,3 +48,22 @@ def wrap(handler: Handler, around: Around) -> Handler:
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[handler.request_streaming, handler.response_streaming]
     return make(call, handler.request_deserializer, handler.response_serializer)
+
+
+class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
+    """Runs `around` about each call that has a handler."""
+
+    async def intercept_service(
+        self,
+        continuation: Continuation,
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> MaybeHandler:
+        """Wraps the handler."""
+        handler = await continuation(handler_call_details)
+        return None if handler is None else wrap(handler, partial(self.around, handler_call_details))
+
+    @abstractmethod
+    async def around(
+        self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
+    ) -> Any:
+        """Answers a call by `proceed`: see `Around`."""

@@ -5,7 +5,7 @@ from typing import Any
 import grpc
 
 from octet.rpc import call
-from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
+from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 
 # From what says most about a workload to what says least.
 _NAMES = ("peer_spiffe_id", "peer_uri", "peer_dns", "x509_common_name", "x509_subject")
@@ -13,22 +13,15 @@ _NAMES = ("peer_spiffe_id", "peer_uri", "peer_dns", "x509_common_name", "x509_su
 _MAX_CHARACTERS = 256
 
 
-class PeerInterceptor(grpc.aio.ServerInterceptor):
+class PeerInterceptor(AroundInterceptor):
     """Makes the name in the client's certificate the caller: SPIFFE id, URI, DNS name or common name."""
 
-    async def intercept_service(
-        self,
-        continuation: Continuation,
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> MaybeHandler:
-        """Wraps the handler."""
-        handler = await continuation(handler_call_details)
-        return None if handler is None else wrap(handler, _answer)
-
-
-async def _answer(request: Any, context: Context, proceed: Proceed) -> Any:
-    call.caller.set(_peer_name(context))
-    return await proceed()
+    async def around(
+        self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
+    ) -> Any:
+        """Names the caller."""
+        call.caller.set(_peer_name(context))
+        return await proceed()
 
 
 def _peer_name(context: Context) -> str:

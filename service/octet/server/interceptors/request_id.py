@@ -8,13 +8,13 @@ import grpc
 from octet.errors import InvalidRequestError
 from octet.rpc import call
 from octet.server.interceptors.errors import REQUEST_ID_HEADER
-from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
+from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 from octet.translate.request import check_request_id
 
 _OWN_PREFIXES = ("/octet.v1.", "/vllm.grpc.engine.")
 
 
-class RequestIdInterceptor(grpc.aio.ServerInterceptor):
+class RequestIdInterceptor(AroundInterceptor):
     """Gives each call an id: the request's own, that of its `x-request-id` metadata, or a new one.
 
     The id goes back in the initial metadata `x-request-id`, and into every line of the log. The services in
@@ -22,30 +22,20 @@ class RequestIdInterceptor(grpc.aio.ServerInterceptor):
     is refused before must not have any.
     """
 
-    async def intercept_service(
-        self,
-        continuation: Continuation,
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> MaybeHandler:
-        """Wraps the handler."""
-        handler = await continuation(handler_call_details)
-        if handler is None:
-            return None
-        from_metadata = dict(handler_call_details.invocation_metadata).get(REQUEST_ID_HEADER)
-        method = handler_call_details.method
-
-        async def answer(request: Any, context: Context, proceed: Proceed) -> Any:
-            request_id = _choose(getattr(request, "request_id", ""), from_metadata)
-            call.request_id.set(request_id)
-            headers = InitialMetadata(context, request_id)
-            call.initial_metadata.set(headers)
-            if not method.startswith(_OWN_PREFIXES):
-                await headers.send()
-            answered = await proceed()
+    async def around(
+        self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
+    ) -> Any:
+        """Chooses the id, and sends it as soon as that is allowed."""
+        from_metadata = dict(details.invocation_metadata).get(REQUEST_ID_HEADER)
+        request_id = _choose(getattr(request, "request_id", ""), from_metadata)
+        call.request_id.set(request_id)
+        headers = InitialMetadata(context, request_id)
+        call.initial_metadata.set(headers)
+        if not details.method.startswith(_OWN_PREFIXES):
             await headers.send()
-            return answered
-
-        return wrap(handler, answer)
+        answered = await proceed()
+        await headers.send()
+        return answered
 
 
 class InitialMetadata:
