@@ -5,7 +5,9 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <sys/mman.h>
 #include <torch/library.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
@@ -56,11 +58,30 @@ void* thread_scratch(size_t bytes) {
   return buffer.get();
 }
 
+// Blocks above this size are mapped anew by every malloc (DEFAULT_MMAP_THRESHOLD_MAX in glibc), and
+// entering their pages takes longer than the work on them unless the pages are huge.
+constexpr size_t kAlwaysMappedBytes = size_t{32} << 20;
+
+void ask_for_huge_pages([[maybe_unused]] const Tensor& fresh) {
+#ifdef MADV_HUGEPAGE
+  const size_t bytes = fresh.nbytes();
+  if (bytes <= kAlwaysMappedBytes) return;
+  // The call takes whole pages. It is advice: where it is not taken, nothing is wrong.
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(fresh.mutable_data_ptr());
+  const uintptr_t first_page = (begin + page - 1) / page * page;
+  madvise(reinterpret_cast<void*>(first_page), (begin + bytes - first_page) / page * page,
+          MADV_HUGEPAGE);
+#endif
+}
+
 // The quantizing kernels in use, with the rows split over torch's threads.
 struct CpuQuant {
   // at::empty without another turn of the dispatcher, which takes longer than a row.
   static Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device) {
-    return Tensor(at::detail::empty_cpu(sizes, dtype));
+    Tensor tensor(at::detail::empty_cpu(sizes, dtype));
+    ask_for_huge_pages(tensor);
+    return tensor;
   }
 
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device) {

@@ -363,43 +363,60 @@ class MantissaTable {
 // Rows shorter than this are not worth the table.
 constexpr int64_t kMinTableHidden = 512;
 
-// Converts a finite row whose blocks of 64 lie in `Order`, and what is left in order.
-template <class Order>
-void convert_bf16_row(const uint16_t* x, int64_t hidden, uint8_t* q, Fp8Format format,
-                      float scale) {
+// Converts a finite row whose blocks of 64 lie in `Order`, and what is left in order. Calls
+// beside(i) with each block.
+template <class Order, class Beside>
+void convert_bf16_row(const uint16_t* x, int64_t hidden, uint8_t* q, Fp8Format format, float scale,
+                      const Beside& beside) {
   const MantissaTable<Order> table(format, scale);
   int64_t i = 0;
-  for (; i + kBlock <= hidden; i += kBlock) table.convert(x + i, q + i);
+  for (; i + kBlock <= hidden; i += kBlock) {
+    table.convert(x + i, q + i);
+    beside(i);
+  }
   convert_row<BFloat16>(x + i, hidden - i, q + i, FiniteRow<true>(format, scale));
 }
 #endif
 
-// Quantizes `hidden` elements and returns their scale. `scale_ub` may be null.
-template <class Element>
-float quantize_row(const typename Element::Storage* x, int64_t hidden, const float* scale_ub,
-                   Fp8Format format, uint8_t* q) {
-  uint32_t max = max_magnitude<Element>(x, hidden);
+// Quantizes `hidden` elements whose max_magnitude() is `max` and returns their scale. `scale_ub`
+// may be null. Calls beside(i) for each whole block.
+template <class Element, class Beside>
+float quantize_row_of(uint32_t max, const typename Element::Storage* x, int64_t hidden,
+                      const float* scale_ub, Fp8Format format, uint8_t* q, const Beside& beside) {
   const bool has_nan = max > Element::kInfinity;
   if (has_nan) max = max_magnitude_without_nan<Element>(x, hidden);
   const float amax = Element::to_f32(max);
   const float scale = token_scale(amax, scale_ub, format);
 
   const bool limited = scale_ub != nullptr && *scale_ub < amax;
-  if (has_nan || limited || max == Element::kInfinity) {
-    convert_row<Element>(x, hidden, q, SaturatingRow(format, scale));
-    return scale;
-  }
-  const FiniteRow<Element::kReciprocal> convert(format, scale);
+  const bool saturates = has_nan || limited || max == Element::kInfinity;
 #ifdef __AVX512VBMI__
   if constexpr (Element::kIsBFloat16) {
-    if (hidden >= kMinTableHidden) {
-      convert_bf16_row<InOrder>(x, hidden, q, format, scale);
+    if (!saturates && hidden >= kMinTableHidden) {
+      convert_bf16_row<InOrder>(x, hidden, q, format, scale, beside);
       return scale;
     }
   }
 #endif
-  convert_row<Element>(x, hidden, q, convert);
+  if (saturates) {
+    convert_row<Element>(x, hidden, q, SaturatingRow(format, scale));
+  } else {
+    convert_row<Element>(x, hidden, q, FiniteRow<Element::kReciprocal>(format, scale));
+  }
+  for (int64_t i = 0; i + kBlock <= hidden; i += kBlock) beside(i);
   return scale;
+}
+
+struct NothingBeside {
+  void operator()(int64_t) const {}
+};
+
+// Quantizes `hidden` elements and returns their scale. `scale_ub` may be null.
+template <class Element>
+float quantize_row(const typename Element::Storage* x, int64_t hidden, const float* scale_ub,
+                   Fp8Format format, uint8_t* q) {
+  return quantize_row_of<Element>(max_magnitude<Element>(x, hidden), x, hidden, scale_ub, format, q,
+                                  NothingBeside{});
 }
 
 }  // namespace

@@ -154,6 +154,28 @@ def test_special_values(fmt: torch.dtype, dtype: torch.dtype, special: list[floa
 
 
 @formats
+@dtypes
+@pytest.mark.parametrize("hidden", [64, 575, 1152])
+def test_rows_of_every_kind_after_one_another(fmt: torch.dtype, dtype: torch.dtype, hidden: int) -> None:
+    """The row before may be what decides how a row is read, and where its maximum is found."""
+    x = torch.randn(64, hidden, generator=torch.Generator().manual_seed(9))
+    largest = torch.arange(64) * 37 % hidden  # everywhere in a row, its tail included
+    x[torch.arange(64), largest] = 100.0
+    for row, kind in enumerate([1.0, NAN, 1.0, 1.0, INF, NAN, 0.0, 1.0] * 8):
+        x[row] = x[row] * kind if kind in (0.0, 1.0) else x[row]
+        x[row, hidden - 1 - row % 3] = kind
+    check(x.to(dtype), fmt)
+    check(x.to(dtype), fmt, torch.tensor(3.0))
+
+
+@formats
+@pytest.mark.usefixtures("threads")
+def test_more_than_the_caches_hold(fmt: torch.dtype) -> None:
+    torch.set_num_threads(1)
+    check(torch.randn(1500, 3840, generator=torch.Generator().manual_seed(10)).bfloat16(), fmt)
+
+
+@formats
 def test_nan_of_either_sign_becomes_the_largest_value(fmt: torch.dtype) -> None:
     # Set by its bits: torch may drop the sign of a NaN.
     x = torch.tensor([[0x7FC0, 0xFFC0 - 0x10000, 0x3F80]], dtype=torch.int16).view(torch.bfloat16)
