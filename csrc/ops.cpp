@@ -30,7 +30,7 @@ constexpr int64_t kLinearProductsPerThread = int64_t{1} << 18;
 
 // Tiles that a thread should find, so that none waits long for another one's last, and the columns
 // below which tiles are cut no smaller for that, for each prepares its activations anew.
-constexpr int64_t kLinearTilesPerThread = 4;
+constexpr int64_t kLinearTilesPerThread = 2;
 constexpr int64_t kLinearMinTileCols = 384;
 // Rows and columns of a tile are whole vectors.
 constexpr int64_t kLinearTileMultiple = 16;
