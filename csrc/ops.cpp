@@ -25,7 +25,7 @@ namespace {
 using at::Tensor;
 
 // Work below which another thread costs more than it brings.
-constexpr int64_t kQuantElementsPerThread = int64_t{64} << 10;
+constexpr int64_t kQuantElementsPerThread = int64_t{32} << 10;
 constexpr int64_t kLinearProductsPerThread = int64_t{1} << 18;
 
 // Tiles that a thread should find, so that none waits long for another one's last, and the columns
