@@ -1,6 +1,6 @@
 // fp8_linear on AVX2 with FMA and F16C. E5M2 is the upper half of an IEEE half, and E4M3 is a half
 // scaled by 2^-8 once its magnitude is shifted into place; F16C then converts eight at a time,
-// subnormals included.
+// subnormals included. The sums are scaled back.
 #include <immintrin.h>
 #include <string.h>
 
@@ -15,7 +15,7 @@ struct Avx2 {
   using Vec = __m256;
   using Acc = __m256;
   static constexpr int kLanes = 8;
-  static constexpr int kVecs = 1;
+  static constexpr int kVecs = 4;
   static constexpr int kDirectRows = 4;
   static constexpr int kTileRows = 4;
   static constexpr int kTileCols = 3;
@@ -25,35 +25,44 @@ struct Avx2 {
    public:
     explicit Decoder(Fp8Format format) {
       const bool e4m3 = format == Fp8Format::kE4M3;
-      shift_ = _mm_cvtsi32_si128(e4m3 ? 7 : 8);
+      shift_ = _mm_cvtsi32_si128(e4m3 ? 1 : 0);
+      mask_ = _mm256_set1_epi16(static_cast<int16_t>(e4m3 ? 0xBF80 : 0xFFFF));
       // E5M2's NaN codes are NaNs as halves; E4M3's one magnitude has to be made one.
-      nan_magnitude_ = _mm_set1_epi16(e4m3 ? 0x7F : -1);
-      factor_ = _mm256_set1_ps(e4m3 ? 256.0f : 1.0f);
+      nan_ = _mm256_set1_epi8(static_cast<char>(e4m3 ? 0xFF : 0x00));
     }
 
+    static float factor(Fp8Format format) { return format == Fp8Format::kE4M3 ? 256.0f : 1.0f; }
+
     OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
-      convert(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(codes)), out);
+      convert(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), out);
     }
 
     OCTET_INLINE void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
-      uint64_t bytes = 0;
-      memcpy(&bytes, codes, static_cast<size_t>(count));
-      convert(_mm_cvtsi64_si128(static_cast<long long>(bytes)), out);
+      uint8_t bytes[32] = {};
+      memcpy(bytes, codes, static_cast<size_t>(count));
+      expand(bytes, out);
     }
 
    private:
-    OCTET_INLINE void convert(__m128i codes, Vec* out) const {
-      const __m128i wide = _mm_cvtepu8_epi16(codes);
-      const __m128i magnitude = _mm_and_si128(wide, _mm_set1_epi16(0x7F));
-      const __m128i sign = _mm_slli_epi16(_mm_xor_si128(wide, magnitude), 8);
-      const __m128i nan = _mm_srli_epi16(_mm_cmpeq_epi16(magnitude, nan_magnitude_), 1);
-      const __m128i finite = _mm_or_si128(_mm_sll_epi16(magnitude, shift_), sign);
-      *out = _mm256_mul_ps(_mm256_cvtph_ps(_mm_or_si128(finite, nan)), factor_);
+    OCTET_INLINE void convert(__m256i codes, Vec* out) const {
+      const __m256i sign_set = _mm256_or_si256(codes, _mm256_set1_epi8(static_cast<char>(0x80)));
+      const __m256i nan = _mm256_cmpeq_epi8(sign_set, nan_);
+      const __m256i zero = _mm256_setzero_si256();
+      convert(_mm256_unpacklo_epi8(zero, codes), _mm256_unpacklo_epi8(nan, nan), out);
+      convert(_mm256_unpackhi_epi8(zero, codes), _mm256_unpackhi_epi8(nan, nan), out + 2);
+    }
+
+    // Sixteen codes in the upper bytes. The shift copies the sign, which is kept where it was.
+    OCTET_INLINE void convert(__m256i upper, __m256i nan, Vec* out) const {
+      const __m256i finite = _mm256_and_si256(_mm256_sra_epi16(upper, shift_), mask_);
+      const __m256i halves = _mm256_or_si256(finite, nan);
+      out[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(halves));
+      out[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(halves, 1));
     }
 
     __m128i shift_;
-    __m128i nan_magnitude_;
-    __m256 factor_;
+    __m256i mask_;
+    __m256i nan_;
   };
 
   static OCTET_INLINE Vec load(const Operand* p) { return _mm256_load_ps(p); }

@@ -38,6 +38,8 @@ struct Scalar {
     explicit Decoder(Fp8Format format)
         : table_(format == Fp8Format::kE4M3 ? kE4M3Table : kE5M2Table) {}
 
+    static float factor(Fp8Format) { return 1.0f; }
+
     OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
       expand_tail(codes, kLanes, out);
     }

@@ -13,7 +13,8 @@
 //   load(p), store(p, v)    of a Vec
 //   kVecs                   registers that expand() fills at once, from kVecs * kLanes codes. The
 //                           order of the operands within them is free, since both sides share it.
-//   Decoder(format)         expand(codes, out), expand_tail(codes, count, out): zeros past count
+//   Decoder(format)         expand(codes, out), expand_tail(codes, count, out): zeros past count;
+//                           both give values divided by factor(format), a power of two
 //   kDirectRows, direct_cols(rows), kTileRows, kTileCols    the register tiles
 //
 // Everything here has internal linkage, for each including file is compiled with its own flags.
@@ -130,30 +131,36 @@ OCTET_INLINE void dot_tile(const typename Isa::Operand* x, int64_t k, const Colu
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) acc[r][c] = Isa::zero();
   }
-  const auto accumulate = [&](int64_t i, const Vec(&w)[C][Columns::kVecs])
-                              __attribute__((always_inline)) {
+  // Columns that are expanded on the way fill the registers one by one; of those that are there
+  // already, each row's operand is loaded once for all.
+  constexpr int kAtOnce = Columns::kVecs > 1 ? 1 : C;
+  const auto accumulate = [&](int64_t i, const auto& fetch) __attribute__((always_inline)) {
 #pragma GCC unroll 8
-                                for (int r = 0; r < R; ++r) {
+    for (int begin = 0; begin < C; begin += kAtOnce) {
+      Vec w[kAtOnce][Columns::kVecs];
 #pragma GCC unroll 8
-                                  for (int v = 0; v < Columns::kVecs; ++v) {
-                                    const Vec a = Isa::load(x + r * k + i + v * Isa::kLanes);
+      for (int c = 0; c < kAtOnce; ++c) fetch(begin + c, i, w[c]);
 #pragma GCC unroll 8
-                                    for (int c = 0; c < C; ++c)
-                                      acc[r][c] = Isa::dot(acc[r][c], a, w[c][v]);
-                                  }
-                                }
-                              };
-  Vec w[C][Columns::kVecs];
+      for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 8
+        for (int v = 0; v < Columns::kVecs; ++v) {
+          const Vec a = Isa::load(x + r * k + i + v * Isa::kLanes);
+#pragma GCC unroll 8
+          for (int c = 0; c < kAtOnce; ++c) {
+            acc[r][begin + c] = Isa::dot(acc[r][begin + c], a, w[c][v]);
+          }
+        }
+      }
+    }
+  };
   const int64_t whole = columns.whole();
   for (int64_t i = 0; i < whole; i += Columns::kVecs * Isa::kLanes) {
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) columns.fetch(c, i, w[c]);
-    accumulate(i, w);
+    accumulate(i, [&](int c, int64_t at, Vec* w)
+                      __attribute__((always_inline)) { columns.fetch(c, at, w); });
   }
   if (whole < k) {
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) columns.fetch_tail(c, whole, w[c]);
-    accumulate(whole, w);
+    accumulate(whole, [&](int c, int64_t at, Vec* w)
+                          __attribute__((always_inline)) { columns.fetch_tail(c, at, w); });
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -184,8 +191,10 @@ inline void output_tile(const Fp8Linear& args, int64_t row, int64_t col,
                         const typename Isa::Operand* x, int64_t k, const Columns& columns) {
   float sums[R * C];
   dot_tile<Isa, R, C>(x, k, columns, sums);
+  using Decoder = typename Isa::Decoder;
+  const float factor = Decoder::factor(args.x_format) * Decoder::factor(args.w_format);
   for (int r = 0; r < R; ++r) {
-    for (int c = 0; c < C; ++c) store_output(args, row + r, col + c, sums[r * C + c]);
+    for (int c = 0; c < C; ++c) store_output(args, row + r, col + c, sums[r * C + c] * factor);
   }
 }
 
