@@ -66,7 +66,8 @@ inline float quantize_made_row(uint16_t* y, int64_t hidden, __m512i max, Fp8Form
     return quantize_row<BFloat16>(y, hidden, nullptr, format, q);
   }
   const float scale = token_scale(BFloat16::to_f32(amax), nullptr, format);
-  convert_bf16_row<EvenThenOdd>(y, hidden, q, format, scale, NothingBeside{});
+  using Table = MantissaTable<EvenThenOdd>;
+  convert_by_table<BFloat16, Table>(y, hidden, q, format, scale, NothingBeside{});
   return scale;
 }
 

@@ -1,11 +1,12 @@
 // per_token_quant on AVX-512.
+#include "cpu/per_token_quant_avx512.h"
+
 #include "cpu/kernel_list.h"
-#include "cpu/quantize_row_avx512.h"
-#include "cpu/rows.h"
 
 namespace octet {
 void per_token_quant_avx512(const PerTokenQuant& args, int64_t begin, int64_t end) {
-  with_element(args.x_dtype, [&]<class Element>() { quantize_rows<Element>(args, begin, end); });
+  with_element(args.x_dtype,
+               [&]<class Element>() { quantize_rows_avx512<Element>(args, begin, end); });
 }
 
 }  // namespace octet

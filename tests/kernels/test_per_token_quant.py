@@ -71,17 +71,32 @@ def test_every_16_bit_value(fmt: torch.dtype, dtype: torch.dtype, largest: float
 
 
 @formats
-def test_every_bf16_value_under_many_scales(fmt: torch.dtype) -> None:
-    finite = all_values(torch.bfloat16)
+@pytest.mark.parametrize(
+    ("dtype", "exponents"),
+    [(torch.float16, range(-20, 16, 2)), (torch.bfloat16, range(-133, 128, 9))],
+    ids=["f16", "bf16"],
+)
+def test_every_16_bit_value_under_many_scales(fmt: torch.dtype, dtype: torch.dtype, exponents: range) -> None:
+    finite = all_values(dtype)
     finite = finite[finite.isfinite()]
     generator = torch.Generator().manual_seed(6)
-    exponents = torch.arange(-133, 128, 9)
-    mantissas = 1.0 + torch.randint(0, 128, exponents.shape, generator=generator) / 128
-    for largest in torch.ldexp(mantissas, exponents).to(torch.bfloat16):
+    mantissas = 1.0 + torch.randint(0, 128, (len(exponents),), generator=generator) / 128
+    for largest in torch.ldexp(mantissas, torch.tensor(exponents)).to(dtype):
         fitting = finite[finite.abs() <= largest]
         fitting = fitting[torch.randperm(len(fitting), generator=generator)[: 1023 * 8]]
         padded = torch.cat([fitting, fitting.new_zeros(-len(fitting) % 1023)])
         check(torch.cat([largest.expand(len(padded) // 1023, 1), padded.view(-1, 1023)], dim=1), fmt)
+
+
+@formats
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
+def test_around_every_tie_of_every_scale(fmt: torch.dtype, dtype: torch.dtype) -> None:
+    """A row for each significand of a scale, with every mantissa: where one code ends is found for each anew."""
+    binade = all_values(dtype)
+    binade = binade[(binade >= 1.0) & (binade < 2.0)]
+    rows = torch.cat([binade, binade * 0.25, -binade * 0.125]).expand(len(binade), -1)
+    padding = torch.zeros(len(binade), max(0, 640 - rows.shape[1]), dtype=dtype)
+    check(torch.cat([rows, padding, binade[:, None] * 4], dim=1), fmt)
 
 
 @formats
