@@ -91,7 +91,7 @@ def test_every_16_bit_value_under_many_scales(fmt: torch.dtype, dtype: torch.dty
 @formats
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["f16", "bf16"])
 def test_around_every_tie_of_every_scale(fmt: torch.dtype, dtype: torch.dtype) -> None:
-    """A row for each significand of a scale, with every mantissa: where one code ends is found for each anew."""
+    """A row for each significand of a scale, with every mantissa: each has its own ends of codes."""
     binade = all_values(dtype)
     binade = binade[(binade >= 1.0) & (binade < 2.0)]
     rows = torch.cat([binade, binade * 0.25, -binade * 0.125]).expand(len(binade), -1)
