@@ -224,19 +224,31 @@ class MantissaTable {
   }
 
  private:
-  // Which byte of a block each element's lower or upper one is.
-  static __m512i bytes(int upper) {
+  // Which byte of a block each element's lower or upper one is. A constant, for the loop takes as
+  // long as the whole table.
+  struct Bytes {
     alignas(64) uint8_t index[kBlock];
+  };
+  static constexpr Bytes bytes(int upper) {
+    Bytes bytes{};
     for (int i = 0; i < kBlock; ++i) {
-      index[Order::element_at(i)] = static_cast<uint8_t>(2 * i + upper);
+      bytes.index[Order::element_at(i)] = static_cast<uint8_t>(2 * i + upper);
     }
-    return _mm512_load_si512(index);
+    return bytes;
+  }
+  static __m512i even_bytes() {
+    static constexpr Bytes kBytes = bytes(0);
+    return _mm512_load_si512(kBytes.index);
+  }
+  static __m512i odd_bytes() {
+    static constexpr Bytes kBytes = bytes(1);
+    return _mm512_load_si512(kBytes.index);
   }
 
   SmallElements<BFloat16, Order> small_;
   __m128i shift_;
   __m512i low_, high_;  // what the shifted element adds to a code
-  __m512i even_ = bytes(0), odd_ = bytes(1);
+  __m512i even_ = even_bytes(), odd_ = odd_bytes();
 };
 #endif
 
