@@ -3,6 +3,7 @@
 #pragma once
 
 #ifdef __AVX512BF16__
+#include "cpu/activation_tables.h"
 #include "cpu/even_odd_avx512.h"
 #endif
 #include "cpu/lanes_avx512.h"
@@ -65,95 +66,154 @@ void activate_rows(const GatedQuant& args, int64_t begin, int64_t end, void* scr
 }
 
 #ifdef __AVX512BF16__
-// 2^t as 2^(t - f) * 2^f, where t - f is the nearest multiple of 1/32: a table has the powers of
-// its fraction, scalef applies its integer part, and for |f| <= 1/64 a parabola gives 2^f with a
-// relative error below 6e-8.
-struct PowerOfTwo {
-  __m512 rest;      // f
-  __m512 multiple;  // t - f
-  __m512i index;    // its multiple of 1/32, in the lower five bits
-
-  // t = a * b, of which only the sum with a multiple of 1/32 is rounded.
-  PowerOfTwo(__m512 a, __m512 b) {
-    const __m512 magic = _mm512_set1_ps(0x1.8p18f);  // a unit in its last place is 1/32
-    const __m512 sum = _mm512_fmadd_ps(a, b, magic);
-    index = _mm512_castps_si512(sum);
-    multiple = _mm512_sub_ps(sum, magic);
-    rest = _mm512_fmsub_ps(a, b, multiple);
+// The activations for gates of bf16, whose results round to the same bf16 as those above: a
+// parabola for each of 32 segments of the gate's magnitude (see tools/fit_activations.py), which
+// are narrow enough to have few gates. There is no exponential and no division.
+template <class Table>
+class Parabolas {
+ public:
+  // `magnitudes` are at most the table's limit.
+  void evaluate(const __m512 (&magnitudes)[4], __m512 (&values)[4]) const {
+    // The sum's lower bits are the index; the permutation looks at five of them.
+    const __m512 magic = _mm512_set1_ps(0x1.8p23f);
+    __m512i index[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      index[v] = _mm512_castps_si512(
+          _mm512_fmadd_ps(magnitudes[v], _mm512_set1_ps(Table::kSegmentsPerUnit), magic));
+    }
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) values[v] = coefficient(2, index[v]);
+#pragma GCC unroll 2
+    for (int k = 1; k >= 0; --k) {
+#pragma GCC unroll 4
+      for (int v = 0; v < 4; ++v) {
+        values[v] = _mm512_fmadd_ps(values[v], magnitudes[v], coefficient(k, index[v]));
+      }
+    }
   }
 
-  __m512 value() const {
-    const __m512 low = _mm512_setr_ps(0x1p0f, 0x1.059b0ep0f, 0x1.0b5586p0f, 0x1.11301ep0f,
-                                      0x1.172b84p0f, 0x1.1d4874p0f, 0x1.2387a6p0f, 0x1.29e9ep0f,
-                                      0x1.306fep0f, 0x1.371a74p0f, 0x1.3dea64p0f, 0x1.44e086p0f,
-                                      0x1.4bfdaep0f, 0x1.5342b6p0f, 0x1.5ab07ep0f, 0x1.6247ecp0f);
-    const __m512 high = _mm512_setr_ps(0x1.6a09e6p0f, 0x1.71f75ep0f, 0x1.7a1148p0f, 0x1.82589ap0f,
-                                       0x1.8ace54p0f, 0x1.93737cp0f, 0x1.9c4918p0f, 0x1.a5503cp0f,
-                                       0x1.ae89fap0f, 0x1.b7f77p0f, 0x1.c199bep0f, 0x1.cb720ep0f,
-                                       0x1.d5818ep0f, 0x1.dfc974p0f, 0x1.ea4afap0f, 0x1.f50766p0f);
-    const __m512 power = _mm512_permutex2var_ps(low, index, high);
-    const __m512 slope =
-        _mm512_fmadd_ps(rest, _mm512_set1_ps(0.24022651f), _mm512_set1_ps(0.69315735f));
-    // Scaled last, for infinity and a negative change would give a NaN.
-    const __m512 value = _mm512_fmadd_ps(power, _mm512_mul_ps(rest, slope), power);
-    return _mm512_scalef_ps(value, multiple);
+ private:
+  __m512 coefficient(int k, __m512i index) const {
+    return _mm512_permutex2var_ps(low_[k], index, high_[k]);
   }
+
+  static __m512 load(int k, int half) {
+    return _mm512_load_ps(Table::kCoefficients[k] + half * kLanes);
+  }
+  __m512 low_[3] = {load(0, 0), load(1, 0), load(2, 0)};
+  __m512 high_[3] = {load(0, 1), load(1, 1), load(2, 1)};
 };
 
-// The activations for gates of bf16. Their results round to the same bf16 as those above.
-inline __m512 activate_bf16(GeluTanh, __m512 x) {
-  constexpr float kTwoLog2E = 2.8853900817779268f, kSqrtTwoOverPi = 0.7978845608028654f;
-  const __m512 half = _mm512_set1_ps(0.5f);
-  const __m512 magnitude = magnitude_of(x);
-  // e^(-2|u|); tanh(|u|) is 1 from this magnitude of x on.
-  const __mmask16 inside = _mm512_cmp_ps_mask(magnitude, _mm512_set1_ps(5.046875f), _CMP_NGT_UQ);
-  const __m512 factor =
-      _mm512_fmadd_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(-0.044715f * kTwoLog2E * kSqrtTwoOverPi),
-                      _mm512_set1_ps(-kTwoLog2E * kSqrtTwoOverPi));
-  const __m512 e = PowerOfTwo(magnitude, factor).value();
-  // Halves of tanh(|u|) and of 1 + tanh(u), which doubling would not round.
-  const __m512 ratio = _mm512_div_ps(e, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
-  const __m512 half_tanh = _mm512_mask_sub_ps(half, inside, half, ratio);
-  constexpr int kAOrBAndC = 0xF8;
-  const __m512 sign = _mm512_set1_ps(-0.0f);
-  const __m512 signed_half_tanh = _mm512_castsi512_ps(
-      _mm512_ternarylogic_epi32(_mm512_castps_si512(half_tanh), _mm512_castps_si512(x),
-                                _mm512_castps_si512(sign), kAOrBAndC));
-  return _mm512_mul_ps(x, _mm512_add_ps(half, signed_half_tanh));
+// The magnitude of x, or the limit where that is smaller or x is a NaN.
+template <class Table>
+__m512 limited_magnitude(__m512 x) {
+  constexpr int kMinMagnitudeWithoutSign = 0xA;
+  return _mm512_range_ps(x, _mm512_set1_ps(Table::kLimit), kMinMagnitudeWithoutSign);
 }
 
-inline __m512 activate_bf16(Silu, __m512 x) {
-  // Clamped where e^-x is 0 or infinite, NaNs as well: what comes of them is decided by the
-  // quotient.
-  constexpr int kSmallerMagnitude = 0x2;
-  const __m512 clamped = _mm512_range_ps(x, _mm512_set1_ps(128.0f), kSmallerMagnitude);
-  const __m512 e = PowerOfTwo(clamped, _mm512_set1_ps(-1.4426950408889634f)).value();
-  return _mm512_div_ps(x, _mm512_add_ps(_mm512_set1_ps(1.0f), e));
-}
-
-// Makes 32 elements of a row, even ones first, and returns them.
 template <class Activation>
-__m512i activate_32(const uint16_t* gate, const uint16_t* up) {
-  const EvenOdd g = load_even_odd(gate), u = load_even_odd(up);
-  const __m512 even = round_without_nan_payload(activate_bf16(Activation{}, g.even));
-  const __m512 odd = round_without_nan_payload(activate_bf16(Activation{}, g.odd));
-  return narrow({_mm512_mul_ps(even, u.even), _mm512_mul_ps(odd, u.odd)});
+class Bf16Activation;
+
+template <>
+class Bf16Activation<GeluTanh> {
+ public:
+  static __mmask32 is_far(__m512i, __m512i) { return 0; }
+
+  void operator()(__m512 (&x)[4]) const {
+    __m512 magnitude[4], half_tanh[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) magnitude[v] = limited_magnitude<GeluHalfTanh>(x[v]);
+    parabolas_.evaluate(magnitude, half_tanh);
+    constexpr int kAOrBAndC = 0xF8;
+    const __m512i sign = _mm512_castps_si512(_mm512_set1_ps(-0.0f));
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      half_tanh[v] = _mm512_castsi512_ps(_mm512_ternarylogic_epi32(
+          _mm512_castps_si512(half_tanh[v]), _mm512_castps_si512(x[v]), sign, kAOrBAndC));
+    }
+    const __m512 half = _mm512_set1_ps(0.5f);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) x[v] = _mm512_mul_ps(x[v], _mm512_add_ps(half, half_tanh[v]));
+  }
+
+ private:
+  Parabolas<GeluHalfTanh> parabolas_;
+};
+
+template <>
+class Bf16Activation<Silu> {
+ public:
+  // Whether there are gates, of these, that the parabolas do not reach: below -kLimit, where SiLU
+  // is tiny but not zero. Negative numbers are the greater ones as unsigned integers.
+  static __mmask32 is_far(__m512i a, __m512i b) {
+    const auto limit = static_cast<int16_t>(bits_of(-SiluSigmoid::kLimit) >> 16);
+    return _mm512_cmpgt_epu16_mask(_mm512_max_epu16(a, b), _mm512_set1_epi16(limit));
+  }
+
+  // With q = 1 / (1 + e^|x|), it is x q below zero, and x - x q above. A zero keeps its sign, for
+  // the maximum of zeros is the second one.
+  void operator()(__m512 (&x)[4]) const {
+    __m512 magnitude[4], q[4];
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) magnitude[v] = limited_magnitude<SiluSigmoid>(x[v]);
+    parabolas_.evaluate(magnitude, q);
+#pragma GCC unroll 4
+    for (int v = 0; v < 4; ++v) {
+      x[v] = _mm512_fnmadd_ps(magnitude[v], q[v], _mm512_max_ps(_mm512_set1_ps(-0.0f), x[v]));
+    }
+  }
+
+ private:
+  Parabolas<SiluSigmoid> parabolas_;
+};
+
+// Rounds to bf16 and leaves it as f32. No result of the parabolas lies halfway between two numbers
+// of bf16, unless it is a denormal one.
+inline __m512 round_half_down(__m512 v) {
+  const __m512i sum = _mm512_add_epi32(_mm512_castps_si512(v), _mm512_set1_epi32(0x7FFF));
+  return _mm512_castsi512_ps(
+      _mm512_and_si512(sum, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
+}
+
+// Makes the elements [0, blocks) of a row, 32 by 32 even ones first, and returns the largest
+// magnitudes over lanes.
+template <class Activation>
+__m512i activate_blocks(const uint16_t* gate, const uint16_t* up, int64_t blocks, uint16_t* y) {
+  const Bf16Activation<Activation> activate;
+  const __m512i magnitude_mask = _mm512_set1_epi16(0x7FFF);
+  __m512i max = _mm512_setzero_si512();
+  for (int64_t i = 0; i < blocks; i += kBlock) {
+    const __m512i g[2] = {_mm512_loadu_si512(gate + i), _mm512_loadu_si512(gate + i + 32)};
+    const EvenOdd a = widen(g[0]), b = widen(g[1]);
+    __m512 x[4] = {a.even, a.odd, b.even, b.odd};
+    if (Bf16Activation<Activation>::is_far(g[0], g[1]) != 0) [[unlikely]] {
+      for (__m512& v : x) v = Activation::apply(v);
+    } else {
+      activate(x);
+    }
+#pragma GCC unroll 4
+    for (__m512& v : x) v = round_half_down(v);
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      const EvenOdd u = load_even_odd(up + i + 32 * half);
+      const __m512i made =
+          narrow({_mm512_mul_ps(x[2 * half], u.even), _mm512_mul_ps(x[2 * half + 1], u.odd)});
+      max = BFloat16::max(max, _mm512_and_si512(made, magnitude_mask));
+      _mm512_storeu_si512(y + i + 32 * half, made);
+    }
+  }
+  return max;
 }
 
 template <class Activation>
 void activate_bf16_rows(const GatedQuant& args, int64_t begin, int64_t end, void* scratch) {
   auto* y = static_cast<uint16_t*>(scratch);
   const int64_t blocks = even_odd_elements(args.hidden);
-  const __m512i magnitude_mask = _mm512_set1_epi16(0x7FFF);
   for (int64_t row = begin; row < end; ++row) {
     const uint16_t* gate = static_cast<const uint16_t*>(args.x) + row * args.x_stride;
     const uint16_t* up = gate + args.hidden;
-    __m512i max = _mm512_setzero_si512();
-    for (int64_t i = 0; i < blocks; i += 32) {
-      const __m512i made = activate_32<Activation>(gate + i, up + i);
-      max = BFloat16::max(max, _mm512_and_si512(made, magnitude_mask));
-      _mm512_storeu_si512(y + i, made);
-    }
+    const __m512i max = activate_blocks<Activation>(gate, up, blocks, y);
     activate<Activation, BFloat16>(gate, up, blocks, args.hidden, y);
     args.scale[row] =
         quantize_made_row(y, args.hidden, max, args.format, args.q + row * args.q_stride);

@@ -180,6 +180,40 @@ def test_every_bf16_gate_in_long_rows(fused: Gated, unfused: Gated, fmt: torch.d
     check_gated(fused, unfused, x, fmt)
 
 
+@pytest.mark.parametrize(
+    ("fused", "activation", "ties"),
+    [
+        # Its tanh leaves so few digits there that the activation lies halfway between numbers of bf16.
+        (ops.gelu_tanh_and_mul_quant_fp8, torch.nn.GELU(approximate="tanh"), {-4.90625}),
+        (ops.silu_and_mul_quant_fp8, torch.nn.SiLU(), set()),
+    ],
+    ids=["gelu_tanh", "silu"],
+)
+def test_activations_of_bf16_gates_are_torchs(
+    fused: Gated, activation: torch.nn.Module, ties: set[float]
+) -> None:
+    gate = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    gate = gate[gate.isfinite()]
+    # Far above the least scale, and finite.
+    up = torch.where(gate.abs() < 2.0**7, 2.0**100, 1.0).to(torch.bfloat16)
+    expected = reference.per_token_quant_fp8((activation(gate) * up).unsqueeze(1))[1]
+    # Alone in its row, an activation decides the scale; in long rows, for they may take another way.
+    chunks = zip(torch.split(gate, 4096), torch.split(up, 4096), strict=True)
+    wide = (torch.stack(pair, dim=1).repeat_interleave(512, dim=1) for pair in chunks)
+    actual = torch.cat([fused(x, FORMATS[0])[1] for x in wide])
+    assert set(gate[(actual != expected).squeeze(1)].tolist()) <= ties
+    torch.testing.assert_close(actual, expected, rtol=2.0**-7, atol=0.0)
+
+
+@gated
+def test_a_few_gates_far_below_zero(fused: Gated, unfused: Gated) -> None:
+    x = rows(11, 3, 4000, torch.bfloat16)
+    x[:, 5:2000:300] = torch.tensor([-15.0, -15.0625, -16.0, -40.0, -88.5, -89.0, -1e30])
+    x[2, :2000] -= 16.0
+    for fmt in FORMATS:
+        check_gated(fused, unfused, x, fmt)
+
+
 def test_denormal_sums_with_the_residual_are_kept() -> None:
     # Sums of multiples of bf16's smallest number, which some conversions to bf16 take for zero.
     count = torch.arange(1000, dtype=torch.float32) % 100
