@@ -1,6 +1,7 @@
 // Quantizing a row on AVX2 with FMA and F16C in two passes, the second from cache, and the elements
-// that a row may hold. See quantize_row_avx512.h for the reasoning; this is the same in registers
-// of half the width, with the end of a row left to the scalar functions of fp8.h.
+// that a row may hold. See elements_avx512.h and quantize_row_avx512.h for the reasoning; this is
+// the same in registers of half the width, with the end of a row left to the scalar functions of
+// fp8.h.
 #pragma once
 
 #include <immintrin.h>

@@ -1,0 +1,83 @@
+// fp8_linear on AVX-512 without its BF16 products: in f32, with the halves of fp8_linear_avx2.cpp
+// in registers of twice the width.
+#include <immintrin.h>
+#include <string.h>
+
+#include "cpu/fp8_linear_tile.h"
+#include "cpu/kernel_list.h"
+
+namespace octet {
+namespace {
+
+struct Avx512 {
+  using Operand = float;
+  using Vec = __m512;
+  using Acc = __m512;
+  static constexpr int kLanes = 16;
+  static constexpr int kVecs = 4;
+  static constexpr int kDirectRows = 4;
+  static constexpr int kTileRows = 4;
+  static constexpr int kTileCols = 6;
+  static constexpr int direct_cols(int) { return 4; }
+
+  class Decoder {
+   public:
+    explicit Decoder(Fp8Format format) {
+      const bool e4m3 = format == Fp8Format::kE4M3;
+      shift_ = _mm_cvtsi32_si128(e4m3 ? 1 : 0);
+      mask_ = _mm512_set1_epi16(static_cast<int16_t>(e4m3 ? 0xBF80 : 0xFFFF));
+      // E5M2's NaN codes are NaNs as halves; E4M3's one magnitude has to be made one.
+      nan_ = _mm512_set1_epi16(static_cast<int16_t>(e4m3 ? 0xFF00 : 0x0000));
+    }
+
+    static float factor(Fp8Format format) { return format == Fp8Format::kE4M3 ? 256.0f : 1.0f; }
+
+    OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
+      convert(_mm512_loadu_si512(codes), out);
+    }
+
+    OCTET_INLINE void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
+      convert(_mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, codes), out);
+    }
+
+   private:
+    OCTET_INLINE void convert(__m512i codes, Vec* out) const {
+      const __m512i zero = _mm512_setzero_si512();
+      convert_upper(_mm512_unpacklo_epi8(zero, codes), out);
+      convert_upper(_mm512_unpackhi_epi8(zero, codes), out + 2);
+    }
+
+    // Thirty-two codes in the upper bytes. The shift copies the sign, which is kept where it was.
+    OCTET_INLINE void convert_upper(__m512i upper, Vec* out) const {
+      const __m512i sign_set =
+          _mm512_or_si512(upper, _mm512_set1_epi16(static_cast<int16_t>(0x8000)));
+      const __mmask32 nan = _mm512_cmpeq_epi16_mask(sign_set, nan_);
+      const __m512i finite = _mm512_and_si512(_mm512_sra_epi16(upper, shift_), mask_);
+      const __m512i halves = _mm512_mask_set1_epi16(finite, nan, -1);
+      out[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
+      out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
+    }
+
+    __m128i shift_;
+    __m512i mask_;
+    __m512i nan_;
+  };
+
+  static OCTET_INLINE Vec load(const Operand* p) { return _mm512_load_ps(p); }
+  static OCTET_INLINE void store(Operand* p, Vec v) { _mm512_store_ps(p, v); }
+  static OCTET_INLINE Acc zero() { return _mm512_setzero_ps(); }
+  static OCTET_INLINE Acc dot(Acc acc, Vec a, Vec b) { return _mm512_fmadd_ps(a, b, acc); }
+  static OCTET_INLINE float sum(Acc acc) { return _mm512_reduce_add_ps(acc); }
+};
+
+}  // namespace
+
+void fp8_linear_avx512(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+  fp8_linear_tile<Avx512>(args, tile, scratch);
+}
+
+Fp8LinearLimits fp8_linear_limits_avx512(const Fp8Linear& args) {
+  return fp8_linear_limits<Avx512>(args);
+}
+
+}  // namespace octet
