@@ -94,6 +94,23 @@ def replace_gemma3_decoder_layer(layer: type[Any]) -> None:
     gemma3.Gemma3DecoderLayer = layer
 
 
+def prepare_output_layers(prepare: Callable[[Any], bool]) -> None:
+    """Makes vLLM ask `prepare` to make an unquantized embedding or output layer ready for products.
+
+    Where that answers False, vLLM does it as ever.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    stock = inspect.unwrap(UnquantizedEmbeddingMethod.process_weights_after_loading)
+
+    @functools.wraps(stock)
+    def process(self: Any, layer: Any) -> None:
+        if not prepare(layer):
+            stock(self, layer)
+
+    UnquantizedEmbeddingMethod.process_weights_after_loading = process
+
+
 def stock_per_token_quant(rows: int, width: int) -> Callable[[], Any]:
     """What calls vLLM's own CUDA kernel for the quantization of [rows, width] in bf16, to compare with."""
     import torch

@@ -63,7 +63,7 @@ def _register_kernels(device: str) -> None:
         return
     from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
 
-    from octet.engine.vllm import fused, linear
+    from octet.engine.vllm import fused, linear, output_layer
     from octet.engine.vllm.quant import OctetQuantFP8
 
     name = QuantFP8.name
@@ -71,6 +71,8 @@ def _register_kernels(device: str) -> None:
     # register_oot renames the class; what users switch with --compilation-config custom_ops keeps its name.
     OctetQuantFP8.name = name
     available = kernels.operators(device)
+    if device == "cpu":
+        output_layer.register()
     if "fp8_linear" in available:
         linear.register()
     if set(kernels.FUSED) <= set(available):
