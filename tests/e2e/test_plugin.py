@@ -1,8 +1,12 @@
 """The plugin in this process's vLLM: what it replaces, what it leaves alone, and when it stays out."""
 
+import inspect
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,6 +18,7 @@ from octet.engine.vllm.plugin import register
 from octet.errors import StartupError
 
 T, K, N = 9, 192, 320
+HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 @pytest.fixture
@@ -28,11 +33,21 @@ def vllm_config() -> Iterator[None]:
 @pytest.fixture
 def clean_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's registries as they are without Octet; whatever a test puts into them is taken out again."""
+    from vllm import envs
     from vllm.model_executor.kernels import linear
     from vllm.model_executor.layers.fusion import fused_act_quant
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
     from vllm.model_executor.models import gemma3
     from vllm.platforms import PlatformEnum
 
+    monkeypatch.setattr(envs, "environment_variables", dict(envs.environment_variables))
+    monkeypatch.setattr(
+        UnquantizedEmbeddingMethod,
+        "process_weights_after_loading",
+        inspect.unwrap(UnquantizedEmbeddingMethod.process_weights_after_loading),
+    )
+    monkeypatch.setenv(HUGE_PAGES, "")
+    monkeypatch.delenv(HUGE_PAGES)
     registry = compat.out_of_tree_ops()
     monkeypatch.delitem(registry, "QuantFP8", raising=False)
     stock = {}
@@ -76,6 +91,7 @@ def test_the_switch_leaves_vllm_as_it_is(clean_vllm: Any, monkeypatch: pytest.Mo
     register()
     assert "QuantFP8" not in clean_vllm.registry
     assert list(compat.fp8_linear_kernels("cpu")) == clean_vllm.stock
+    assert HUGE_PAGES not in os.environ
     assert clean_vllm.gemma3.Gemma3DecoderLayer is clean_vllm.layer
     assert not any(key in _per_token_keys() for _, key in compat.fused_activations()[0])
 
@@ -83,12 +99,48 @@ def test_the_switch_leaves_vllm_as_it_is(clean_vllm: Any, monkeypatch: pytest.Mo
 def test_compiled_models_are_cached_apart(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from vllm import envs
 
-    monkeypatch.setattr(envs, "environment_variables", dict(envs.environment_variables))
     register()
     on = envs.compile_factors()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": False})
+    register()
+    elsewhere = envs.compile_factors()
     monkeypatch.setenv("OCTET_KERNELS", "off")
     register()
-    assert envs.compile_factors() != on
+    off = envs.compile_factors()
+    assert elsewhere not in (on, off)
+    assert on != off
+
+
+def square(x: torch.Tensor) -> torch.Tensor:
+    return torch.mm(x, x)
+
+
+def test_a_compiled_model_can_be_loaded_again(clean_vllm: Any, tmp_path: Path) -> None:
+    """vLLM calls finalize_loading of what torch has saved, and compiles again where that fails."""
+    register()
+    x = torch.randn(3, 3)
+    compile_ahead: Any = torch.compile(square, fullgraph=True)
+    compiled = compile_ahead.aot_compile(((x,), {}))
+    compiled.save_compiled_function(str(tmp_path / "model"))
+    with (tmp_path / "model").open("rb") as file:
+        loaded: Any = torch.compiler.load_compiled_function(file)
+    loaded._artifacts.compiled_fn.finalize_loading(None)
+    assert torch.equal(loaded(x), square(x))
+
+
+@pytest.mark.parametrize("chosen", [None, "0"])
+def test_workers_map_large_tensors_in_huge_pages(
+    chosen: str | None, clean_vllm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "[never]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text():
+        pytest.skip("this system maps no huge pages")
+    if chosen is not None:
+        monkeypatch.setenv(HUGE_PAGES, chosen)
+    register()
+    program = "import torch; x = torch.zeros(1 << 24); print(open('/proc/self/smaps').read())"
+    maps = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    advised = any(line.startswith("VmFlags:") and " hg" in line for line in maps.splitlines())
+    assert advised == (chosen is None)
 
 
 def test_the_switch_takes_on_and_off_only(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,22 @@ def count_ranks_uncompiled() -> None:
         logprobs.batched_count_greater_than = inspect.unwrap(logprobs.batched_count_greater_than)
 
 
+def keep_compiled_models() -> None:
+    """Makes vLLM take a model that it compiled before from its cache, on CPUs as well.
+
+    vLLM tells what it has loaded to finish loading. Its own compilation, of a model in pieces, knows that;
+    what torch has compiled whole, as on CPUs, does not, and vLLM takes the AttributeError for a broken cache
+    and compiles anew, for a minute and more, at every start. What was compiled for one processor must not
+    come out of the cache on another.
+    """
+    import torch
+    from torch._dynamo import aot_compile_types
+
+    compiled: Any = aot_compile_types.BundledAOTAutogradSerializableCallable
+    compiled.finalize_loading = lambda self, config: None
+    set_compile_factor("OCTET_PROCESSOR", str(sorted(torch.cpu.get_capabilities().items())))
+
+
 def sleep_between_messages() -> None:
     """On CPUs, makes an engine core and its workers sleep, instead of spin, until the other one has written.
 

@@ -4,8 +4,13 @@ vLLM calls `register` in every process that it starts, before a model is built, 
 `vllm serve`. It must therefore be repeatable, and never the reason why vLLM does not start.
 """
 
+import os
+
 import octet
 from octet.engine.vllm import compat, kernels
+
+# torch's own switch.
+_HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 def register() -> None:
@@ -38,9 +43,21 @@ def register() -> None:
             logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason, scope="global")
         else:
             compat.sleep_between_messages()
+            compat.keep_compiled_models()
+            _map_tensors_in_huge_pages(device)
             active = f"{octet.__version__} {kernels.variant(device)}"
             _register_kernels(device)
     compat.set_compile_factor(kernels.SWITCH, active)
+
+
+def _map_tensors_in_huge_pages(device: str) -> None:
+    """On CPUs, makes torch ask for huge pages for large tensors, in the processes that this one starts.
+
+    Decoding reads every weight once a token, and address translation takes a part of that time. torch looks
+    at the variable when it first allocates, which in this process it has done.
+    """
+    if device == "cpu":
+        os.environ.setdefault(_HUGE_PAGES, "1")
 
 
 def _register_tool_parser() -> None:
