@@ -176,14 +176,25 @@ inline __m512 round_half_down(__m512 v) {
       _mm512_and_si512(sum, _mm512_set1_epi32(static_cast<int>(0xFFFF0000u))));
 }
 
+inline void prefetch_block(const uint16_t* p) {
+  _mm_prefetch(p, _MM_HINT_T0);
+  _mm_prefetch(p + 32, _MM_HINT_T0);
+}
+
 // Makes the elements [0, blocks) of a row, 32 by 32 even ones first, and returns the largest
-// magnitudes over lanes.
+// magnitudes over lanes. Prefetches the row that lies `ahead`, if any: the hardware, which would
+// have to follow two streams that end with each row, runs too little ahead of the arithmetic.
 template <class Activation>
-__m512i activate_blocks(const uint16_t* gate, const uint16_t* up, int64_t blocks, uint16_t* y) {
+__m512i activate_blocks(const uint16_t* gate, const uint16_t* up, int64_t blocks, int64_t ahead,
+                        uint16_t* y) {
   const Bf16Activation<Activation> activate;
   const __m512i magnitude_mask = _mm512_set1_epi16(0x7FFF);
   __m512i max = _mm512_setzero_si512();
   for (int64_t i = 0; i < blocks; i += kBlock) {
+    if (ahead != 0) {
+      prefetch_block(gate + ahead + i);
+      prefetch_block(up + ahead + i);
+    }
     const __m512i g[2] = {_mm512_loadu_si512(gate + i), _mm512_loadu_si512(gate + i + 32)};
     const EvenOdd a = widen(g[0]), b = widen(g[1]);
     __m512 x[4] = {a.even, a.odd, b.even, b.odd};
@@ -213,7 +224,8 @@ void activate_bf16_rows(const GatedQuant& args, int64_t begin, int64_t end, void
   for (int64_t row = begin; row < end; ++row) {
     const uint16_t* gate = static_cast<const uint16_t*>(args.x) + row * args.x_stride;
     const uint16_t* up = gate + args.hidden;
-    const __m512i max = activate_blocks<Activation>(gate, up, blocks, y);
+    const int64_t ahead = row + 1 < end ? args.x_stride : 0;
+    const __m512i max = activate_blocks<Activation>(gate, up, blocks, ahead, y);
     activate<Activation, BFloat16>(gate, up, blocks, args.hidden, y);
     args.scale[row] =
         quantize_made_row(y, args.hidden, max, args.format, args.q + row * args.q_stride);
