@@ -88,12 +88,14 @@ EvenOdd load_even_odd_input(const uint16_t* x, const uint16_t* residual) {
   return {_mm512_add_ps(value.even, other.even), _mm512_add_ps(value.odd, other.odd)};
 }
 
-// Whether there are denormals among the elements is found out on the way.
+// Adds the squares of the elements [0, blocks) to `sums`. Returns whether there may be denormals
+// among their sums with the residual: only where both are below 2^-111, for above that a sum is
+// zero, or at least a unit in the last place of a number half as large.
 template <bool kHasResidual>
 bool add_bf16_squares(const uint16_t* x, const uint16_t* residual, int64_t blocks,
                       __m512 (&sums)[4]) {
-  constexpr int kDenormal = 0x20;
-  __mmask16 denormal = 0;
+  const __m512i not_tiny = _mm512_set1_epi16(0x7800);  // exponent bits, of 2^-111 and more
+  __mmask32 normal = ~__mmask32{0};
   for (int64_t i = 0; i < blocks; i += kBlock) {
 #pragma GCC unroll 2
     for (int part = 0; part < 2; ++part) {
@@ -102,12 +104,13 @@ bool add_bf16_squares(const uint16_t* x, const uint16_t* residual, int64_t block
       sums[2 * part] = _mm512_fmadd_ps(value.even, value.even, sums[2 * part]);
       sums[2 * part + 1] = _mm512_fmadd_ps(value.odd, value.odd, sums[2 * part + 1]);
       if constexpr (kHasResidual) {
-        denormal |= _mm512_fpclass_ps_mask(value.even, kDenormal) |
-                    _mm512_fpclass_ps_mask(value.odd, kDenormal);
+        const __m512i both =
+            _mm512_or_si512(_mm512_loadu_si512(x + at), _mm512_loadu_si512(residual + at));
+        normal = _mm512_mask_test_epi16_mask(normal, both, not_tiny);
       }
     }
   }
-  return denormal != 0;
+  return kHasResidual && normal != ~__mmask32{0};
 }
 
 // The sum as elements of the residual, in order.
@@ -121,21 +124,25 @@ __m512i rounded_sum(EvenOdd value) {
   return _mm512_permutexvar_epi16(even_odd_positions(), narrow(value));
 }
 
-// Returns the largest magnitudes over lanes.
+// value * factor * (1 + weight). The sum is exact but for weights below 2^-16.
+inline __m512 scaled(__m512 value, __m512 factors, __m512 weight) {
+  const __m512 normed = _mm512_mul_ps(value, factors);
+  return _mm512_fmadd_ps(normed, weight, normed);
+}
+
+// Makes the elements [0, blocks) of a row and returns the largest magnitudes over lanes.
 template <bool kHasResidual, bool kHasDenormals>
-__m512i scale_bf16_elements(const uint16_t* x, uint16_t* residual, const uint16_t* weight,
-                            __m512 factors, int64_t blocks, uint16_t* y) {
-  const __m512 one = _mm512_set1_ps(1.0f);
+__m512i scale_blocks(const Row<BFloat16>& row, const uint16_t* weight, __m512 factors,
+                     int64_t blocks, uint16_t* y) {
   __m512i max = _mm512_setzero_si512();
   for (int64_t i = 0; i < blocks; i += 32) {
-    const EvenOdd value = load_even_odd_input<kHasResidual>(x + i, residual + i);
+    const EvenOdd value = load_even_odd_input<kHasResidual>(row.x + i, row.residual + i);
     if constexpr (kHasResidual) {
-      _mm512_storeu_si512(residual + i, rounded_sum<kHasDenormals>(value));
+      _mm512_storeu_si512(row.residual + i, rounded_sum<kHasDenormals>(value));
     }
     const EvenOdd w = load_even_odd(weight + i);
     const __m512i made =
-        narrow({_mm512_mul_ps(_mm512_mul_ps(value.even, factors), _mm512_add_ps(one, w.even)),
-                _mm512_mul_ps(_mm512_mul_ps(value.odd, factors), _mm512_add_ps(one, w.odd))});
+        narrow({scaled(value.even, factors, w.even), scaled(value.odd, factors, w.odd)});
     max = BFloat16::max(max, _mm512_and_si512(made, _mm512_set1_epi16(0x7FFF)));
     _mm512_storeu_si512(y + i, made);
   }
@@ -153,9 +160,9 @@ void normalize_bf16_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t e
     const bool denormals = add_bf16_squares<kHasResidual>(row.x, row.residual, blocks, sums);
     add_squares<BFloat16, kHasResidual>(row.x, row.residual, blocks, args.hidden, sums);
     const __m512 factors = _mm512_set1_ps(inverse_rms(sums, args.hidden, args.eps));
-    const auto scale_blocks = denormals ? scale_bf16_elements<kHasResidual, true>
-                                        : scale_bf16_elements<kHasResidual, false>;
-    const __m512i max = scale_blocks(row.x, row.residual, weight, factors, blocks, y);
+    const auto scale =
+        denormals ? scale_blocks<kHasResidual, true> : scale_blocks<kHasResidual, false>;
+    const __m512i max = scale(row, weight, factors, blocks, y);
     scale_elements<BFloat16, kHasResidual>(row.x, row.residual, args, factors, blocks, y);
     args.scale[i] = quantize_made_row(y, args.hidden, max, args.format, args.q + i * args.q_stride);
   }

@@ -223,6 +223,17 @@ def test_denormal_sums_with_the_residual_are_kept() -> None:
     check_norm(x, norm_weight(1000, torch.bfloat16), FORMATS[0], residual)
 
 
+def test_denormal_sums_of_larger_numbers_are_kept() -> None:
+    # In each row the neighbours in bf16 of one power of two, less the power: denormals up to some row.
+    exponents = torch.arange(-126, -100, dtype=torch.float32).unsqueeze(1)
+    residual = (2.0**exponents).to(torch.bfloat16).repeat(1, 640)
+    steps = torch.arange(640, dtype=torch.int16) % 16 - 8
+    x = -(residual.view(torch.int16) + steps).view(torch.bfloat16)
+    sums = (x.float() + residual.float()).abs()
+    assert ((sums > 0.0) & (sums < 2.0**-126)).any(dim=1).sum() > 5
+    check_norm(x, norm_weight(640, torch.bfloat16), FORMATS[0], residual)
+
+
 @formats
 @gated
 def test_products_that_become_subnormal_codes(fused: Gated, unfused: Gated, fmt: torch.dtype) -> None:
