@@ -191,7 +191,8 @@ def _memory() -> Finding:
 
 def _model(name: str, report: Report) -> list[Finding]:
     """Whether the model would load here."""
-    from octet.engine.vllm.checkpoint import CheckpointError, load_obstacles, read_checkpoint
+    from octet.engine.vllm.checkpoint import load_obstacles, read_checkpoint
+    from octet.weight_index import CheckpointError
 
     try:
         checkpoint = read_checkpoint(name)

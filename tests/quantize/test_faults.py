@@ -123,7 +123,7 @@ def test_a_header_that_is_not_json(source: Path, refused: Callable[..., str]) ->
 def test_a_missing_shard(sharded: Path, refused: Callable[..., str]) -> None:
     missing = "model-00002-of-00003.safetensors"
     (sharded / missing).unlink()
-    assert refused(sharded) == f"{sharded} lacks the weight file {missing}, which its index names"
+    assert refused(sharded) == f"{sharded} lacks 1 of 3 weight files, such as {missing}"
 
 
 def test_a_tensor_that_the_index_puts_elsewhere(sharded: Path, refused: Callable[..., str]) -> None:

@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from octet import demo
 from octet.cli.inspect import inspect as inspect_command
 from octet.engine.vllm import kernels
-from octet.engine.vllm.checkpoint import CheckpointError
 from octet.inspection import inspect, services
+from octet.weight_index import CheckpointError
 
 LAYERS = "language_model.model.layers"
 

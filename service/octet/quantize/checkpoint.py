@@ -18,8 +18,9 @@ from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
 from octet.quantize.journal import Journal, fingerprint
 from octet.quantize.options import Options
 from octet.quantize.plan import Plan, make_plan
-from octet.quantize.source import CONFIG, INDEX, Source
+from octet.quantize.source import CONFIG, Source
 from octet.quantize.writer import UNFINISHED, flush, write_shards
+from octet.weight_index import INDEX
 
 if TYPE_CHECKING:
     from octet.quantize.verify import TensorError

@@ -1,14 +1,13 @@
 """The checkpoint that is quantized: a local directory, or a model of the hub."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from octet.quantize.errors import QuantizeError, reason_of
+from octet.weight_index import INDEX, CheckpointError, read_json, read_weight_map
 
 CONFIG = "config.json"
-INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 
 _COPIED = (
@@ -65,12 +64,15 @@ def open_source(source: str, revision: str | None = None) -> Source:
         QuantizeError: there is no such checkpoint, it lacks files, or it is quantized already.
     """
     local = Path(source).expanduser()
-    if local.is_dir():
-        if revision is not None:
-            raise QuantizeError(f"{local} is a directory, of which there is no revision {revision}")
-        return _describe(local, local.resolve().name, None)
-    directory = _download(source, revision)
-    return _describe(directory, source, directory.name)
+    if local.is_dir() and revision is not None:
+        raise QuantizeError(f"{local} is a directory, of which there is no revision {revision}")
+    try:
+        if local.is_dir():
+            return _describe(local, local.resolve().name, None)
+        directory = _download(source, revision)
+        return _describe(directory, source, directory.name)
+    except CheckpointError as error:
+        raise QuantizeError(str(error)) from error
 
 
 def _download(repository: str, revision: str | None) -> Path:
@@ -99,36 +101,17 @@ def _first_line(error: Exception) -> str:
 
 
 def _describe(directory: Path, name: str, revision: str | None) -> Source:
-    config = _read_json(directory / CONFIG)
+    config = read_json(directory / CONFIG)
     if not config.get("architectures"):
         raise QuantizeError(f"{directory / CONFIG} names no architecture")
     if config.get("quantization_config"):
         method = config["quantization_config"].get("quant_method", "an unnamed method")
         raise QuantizeError(f"{directory / CONFIG}: the checkpoint is quantized already ({method})")
-    if (directory / INDEX).exists():
-        weight_map = _read_json(directory / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise QuantizeError(f"{directory / INDEX} holds no weight_map")
+    weight_map = read_weight_map(directory)
+    if weight_map is not None:
         shards = tuple(sorted(set(weight_map.values())))
     elif (directory / SINGLE).exists():
-        weight_map, shards = None, (SINGLE,)
+        shards = (SINGLE,)
     else:
         raise QuantizeError(f"{directory} holds neither {SINGLE} nor {INDEX}")
-    for shard in shards:
-        if Path(shard).name != shard:
-            raise QuantizeError(f"{directory / INDEX} names a weight file elsewhere: {shard}")
-        if not (directory / shard).is_file():
-            raise QuantizeError(f"{directory} lacks the weight file {shard}, which its index names")
     return Source(directory, name, revision, config, shards, weight_map)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise QuantizeError(f"{path} cannot be read: {reason_of(error)}") from error
-    except ValueError as error:
-        raise QuantizeError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise QuantizeError(f"{path} holds no JSON object")
-    return content

@@ -8,9 +8,10 @@ import pytest
 
 from octet.engine.types import Quantization
 from octet.engine.vllm import kernels
-from octet.engine.vllm.checkpoint import CheckpointError, load_obstacles, read_checkpoint
+from octet.engine.vllm.checkpoint import load_obstacles, read_checkpoint
 from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.model_info import quantization
+from octet.weight_index import CheckpointError
 
 WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "dynamic": False}
 ACTIVATIONS = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
@@ -88,6 +89,20 @@ def test_missing_shards(folder: Path) -> None:
     names = {"a": "model.safetensors", "b": "model-00002.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     with pytest.raises(CheckpointError, match=r"lacks 1 of 2 weight files, such as model-00002"):
+        read_checkpoint(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ([], "holds no JSON object"),
+        ({}, "holds no weight_map"),
+        ({"weight_map": {"a": "../other.safetensors"}}, r"elsewhere: \.\./other\.safetensors"),
+    ],
+)
+def test_an_index_that_is_none(folder: Path, index: Any, message: str) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match=message):
         read_checkpoint(str(folder))
 
 

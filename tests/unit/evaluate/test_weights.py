@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 
 from octet import demo
 from octet.cli.eval import eval as eval_command
-from octet.engine.vllm.checkpoint import CheckpointError
 from octet.evaluate import weights as weights_module
 from octet.evaluate.weights import WeightComparison
 from octet.ops import reference
+from octet.weight_index import CheckpointError
 
 MASTER = Path(__file__).parents[3] / "tools" / "demo_checkpoint" / "master"
 NAMES = [f"model.layers.{layer}.mlp.{kind}_proj" for layer in range(2) for kind in ("up", "down")]

@@ -1,21 +1,13 @@
 """What a checkpoint on disk says about itself, and whether vLLM here could load it; nothing is loaded."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from octet.engine.types import Quantization
 from octet.engine.vllm import formats
 from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.model_info import quantization
-from octet.errors import OctetError
-
-
-class CheckpointError(OctetError):
-    """A model that is not there or is not whole. The message is one line."""
-
-    reason = "CHECKPOINT"
+from octet.weight_index import CheckpointError, read_json, read_weight_map
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +48,7 @@ def read_checkpoint(model: str) -> Checkpoint:
         CheckpointError: there is no such model here, or files are missing.
     """
     folder = find_folder(model)
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     weights = weight_files(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tekken.json")):
         raise CheckpointError(f"{folder} holds no tokenizer")
@@ -121,34 +113,16 @@ def find_folder(model: str) -> Path:
     return Path(found).parent
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return content
-
-
 def weight_files(folder: Path) -> list[Path]:
     """A model's weight files, in the order of their names.
 
     Raises:
         CheckpointError: there are none, or some that the index names are missing.
     """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = sorted({folder / name for name in _json(index).get("weight_map", {}).values()})
-    else:
-        files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    missing = [path.name for path in files if not path.is_file()]
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {len(missing)} of {len(files)} weight files, such as {missing[0]}"
-        )
+    weight_map = read_weight_map(folder)
+    if weight_map is not None:
+        return [folder / name for name in sorted(set(weight_map.values()))]
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if not files:
         raise CheckpointError(f"{folder} holds no weights")
     return files
