@@ -181,16 +181,18 @@ def test_every_bf16_gate_in_long_rows(fused: Gated, unfused: Gated, fmt: torch.d
 
 
 @pytest.mark.parametrize(
-    ("fused", "activation", "ties"),
+    ("fused", "activation", "beside", "ties"),
     [
         # Its tanh leaves so few digits there that the activation lies halfway between numbers of bf16.
-        (ops.gelu_tanh_and_mul_quant_fp8, torch.nn.GELU(approximate="tanh"), {-4.90625}),
-        (ops.silu_and_mul_quant_fp8, torch.nn.SiLU(), set()),
+        (ops.gelu_tanh_and_mul_quant_fp8, torch.nn.GELU(approximate="tanh"), None, {-4.90625}),
+        (ops.silu_and_mul_quant_fp8, torch.nn.SiLU(), None, set()),
+        # A gate far below zero may take its neighbours another way.
+        (ops.silu_and_mul_quant_fp8, torch.nn.SiLU(), -16.0, set()),
     ],
-    ids=["gelu_tanh", "silu"],
+    ids=["gelu_tanh", "silu", "silu_far_below_zero"],
 )
 def test_activations_of_bf16_gates_are_torchs(
-    fused: Gated, activation: torch.nn.Module, ties: set[float]
+    fused: Gated, activation: torch.nn.Module, beside: float | None, ties: set[float]
 ) -> None:
     gate = torch.arange(-32768, 32768, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     gate = gate[gate.isfinite()]
@@ -199,8 +201,13 @@ def test_activations_of_bf16_gates_are_torchs(
     expected = reference.per_token_quant_fp8((activation(gate) * up).unsqueeze(1))[1]
     # Alone in its row, an activation decides the scale; in long rows, for they may take another way.
     chunks = zip(torch.split(gate, 4096), torch.split(up, 4096), strict=True)
-    wide = (torch.stack(pair, dim=1).repeat_interleave(512, dim=1) for pair in chunks)
-    actual = torch.cat([fused(x, FORMATS[0])[1] for x in wide])
+    scales = []
+    for pair in chunks:
+        x = torch.stack(pair, dim=1).repeat_interleave(512, dim=1)
+        if beside is not None:
+            x[:, :512:64], x[:, 512::64] = beside, 0.0
+        scales.append(fused(x, FORMATS[0])[1])
+    actual = torch.cat(scales)
     assert set(gate[(actual != expected).squeeze(1)].tolist()) <= ties
     torch.testing.assert_close(actual, expected, rtol=2.0**-7, atol=0.0)
 
