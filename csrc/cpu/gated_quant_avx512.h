@@ -125,7 +125,6 @@ class Bf16Activation<GeluTanh> {
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) magnitude[v] = limited_magnitude<GeluHalfTanh>(x[v]);
     parabolas_.evaluate(magnitude, half_tanh);
-    constexpr int kAOrBAndC = 0xF8;
     const __m512i sign = _mm512_castps_si512(_mm512_set1_ps(-0.0f));
 #pragma GCC unroll 4
     for (int v = 0; v < 4; ++v) {
