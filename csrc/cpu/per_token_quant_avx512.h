@@ -53,9 +53,9 @@ void quantize_rows_in_cache(const PerTokenQuant& args, int64_t begin, int64_t en
   }
 }
 
-// Memory is read faster in one stream than in two, so that rows which the last-level cache cannot
-// hold are read one after the other.
-constexpr int64_t kMaxCachedBytes = int64_t{16} << 20;
+// Memory is read faster in one stream than in two, so that rows which are likely to come from there
+// are read one after the other.
+constexpr int64_t kMaxCachedBytes = int64_t{8} << 20;
 
 bool fit_the_cache(const PerTokenQuant& args, int64_t rows) {
   return rows * args.hidden * static_cast<int64_t>(sizeof(uint16_t) + 1) <= kMaxCachedBytes;
