@@ -1,5 +1,8 @@
 """The operators as torch sees them: schemas, fake kernels, tracing."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -91,3 +94,19 @@ def test_operators_trace_with_symbolic_sizes() -> None:
     x = torch.randn(7, 64)
     assert torch.equal(traced(x), layer(x))
     assert {node.target for node in traced.graph.nodes} >= {QUANT, LINEAR}
+
+
+def test_large_outputs_are_mapped_in_huge_pages() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[never]" in setting.read_text():
+        pytest.skip("this system maps no huge pages")
+    codes, _ = QUANT(torch.ones(2304, 15360, dtype=torch.bfloat16), torch.float8_e4m3fn)
+    inside = codes.data_ptr() + codes.numel() // 2
+    found = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if match := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            found = int(match[1], 16) <= inside < int(match[2], 16)
+        elif found and line.startswith("VmFlags:"):
+            assert "hg" in line.split()
+            return
+    pytest.fail("the output is nowhere in this process")
