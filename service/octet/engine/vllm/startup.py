@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from octet.engine.vllm import kernels, logs, threads
+from octet.engine.vllm import kernels, logs, sockets, threads
 from octet.engine.vllm.args import EngineSettings, one_line
 from octet.errors import StartupError
 from octet.telemetry.metrics import LOG_LINES_DROPPED
@@ -91,6 +91,7 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
 
 def _start(settings: EngineSettings, create: Callable[[], T]) -> T:
     """What `create` makes, whose processes write through this one."""
+    sockets.keep_together()
     output = _EngineOutput()
     try:
         with output, threads.bound(settings.engine):
