@@ -126,6 +126,16 @@ struct Float16 : Halves {
   }
 };
 
+// `max`, and the magnitudes of the elements [begin, hidden).
+template <class Element>
+__m512i max_with_rest(__m512i max, const typename Element::Storage* x, int64_t begin,
+                      int64_t hidden) {
+  for (int64_t i = begin; i < hidden; i += Element::kBitsLanes) {
+    max = Element::max(max, Element::magnitudes(x + i, hidden - i));
+  }
+  return max;
+}
+
 // The largest magnitude of a row, as bits of its own type; above kInfinity if there is a NaN.
 template <class Element>
 uint32_t max_magnitude(const typename Element::Storage* x, int64_t hidden) {
@@ -138,9 +148,7 @@ uint32_t max_magnitude(const typename Element::Storage* x, int64_t hidden) {
       max[v] = Element::max(max[v], Element::magnitudes(x + i + v * kStep, kStep));
     }
   }
-  for (; i < hidden; i += kStep) {
-    max[0] = Element::max(max[0], Element::magnitudes(x + i, hidden - i));
-  }
+  max[0] = max_with_rest<Element>(max[0], x, i, hidden);
   return Element::reduce_max(
       Element::max(Element::max(max[0], max[1]), Element::max(max[2], max[3])));
 }

@@ -54,10 +54,7 @@ inline int64_t even_odd_elements(int64_t hidden) { return hidden / kBlock * kBlo
 inline float quantize_made_row(uint16_t* y, int64_t hidden, __m512i max, Fp8Format format,
                                uint8_t* q) {
   const int64_t blocks = even_odd_elements(hidden);
-  for (int64_t i = blocks; i < hidden; i += BFloat16::kBitsLanes) {
-    max = BFloat16::max(max, BFloat16::magnitudes(y + i, hidden - i));
-  }
-  const uint32_t amax = BFloat16::reduce_max(max);
+  const uint32_t amax = BFloat16::reduce_max(max_with_rest<BFloat16>(max, y, blocks, hidden));
   if (amax >= BFloat16::kInfinity) {
     const __m512i order = even_odd_positions();
     for (int64_t i = 0; i < blocks; i += 32) {

@@ -24,14 +24,14 @@ struct Avx2 {
   class Decoder {
    public:
     explicit Decoder(Fp8Format format) {
-      const bool e4m3 = format == Fp8Format::kE4M3;
-      shift_ = _mm_cvtsi32_si128(e4m3 ? 1 : 0);
-      mask_ = _mm256_set1_epi16(static_cast<int16_t>(e4m3 ? 0xBF80 : 0xFFFF));
+      const HalfForm form(format);
+      shift_ = _mm_cvtsi32_si128(form.shift);
+      mask_ = _mm256_set1_epi16(form.mask);
       // E5M2's NaN codes are NaNs as halves; E4M3's one magnitude has to be made one.
-      nan_ = _mm256_set1_epi8(static_cast<char>(e4m3 ? 0xFF : 0x00));
+      nan_ = _mm256_set1_epi8(static_cast<char>(format == Fp8Format::kE4M3 ? 0xFF : 0x00));
     }
 
-    static float factor(Fp8Format format) { return format == Fp8Format::kE4M3 ? 256.0f : 1.0f; }
+    static float factor(Fp8Format format) { return HalfForm(format).factor; }
 
     OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
       convert(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes)), out);
@@ -52,7 +52,7 @@ struct Avx2 {
       convert(_mm256_unpackhi_epi8(zero, codes), _mm256_unpackhi_epi8(nan, nan), out + 2);
     }
 
-    // Sixteen codes in the upper bytes. The shift copies the sign, which is kept where it was.
+    // Sixteen codes in the upper bytes. See HalfForm.
     OCTET_INLINE void convert(__m256i upper, __m256i nan, Vec* out) const {
       const __m256i finite = _mm256_and_si256(_mm256_sra_epi16(upper, shift_), mask_);
       const __m256i halves = _mm256_or_si256(finite, nan);

@@ -23,14 +23,14 @@ struct Avx512 {
   class Decoder {
    public:
     explicit Decoder(Fp8Format format) {
-      const bool e4m3 = format == Fp8Format::kE4M3;
-      shift_ = _mm_cvtsi32_si128(e4m3 ? 1 : 0);
-      mask_ = _mm512_set1_epi16(static_cast<int16_t>(e4m3 ? 0xBF80 : 0xFFFF));
+      const HalfForm form(format);
+      shift_ = _mm_cvtsi32_si128(form.shift);
+      mask_ = _mm512_set1_epi16(form.mask);
       // E5M2's NaN codes are NaNs as halves; E4M3's one magnitude has to be made one.
-      nan_ = _mm512_set1_epi16(static_cast<int16_t>(e4m3 ? 0xFF00 : 0x0000));
+      nan_ = _mm512_set1_epi16(static_cast<int16_t>(format == Fp8Format::kE4M3 ? 0xFF00 : 0x0000));
     }
 
-    static float factor(Fp8Format format) { return format == Fp8Format::kE4M3 ? 256.0f : 1.0f; }
+    static float factor(Fp8Format format) { return HalfForm(format).factor; }
 
     OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
       convert(_mm512_loadu_si512(codes), out);
@@ -47,7 +47,7 @@ struct Avx512 {
       convert_upper(_mm512_unpackhi_epi8(zero, codes), out + 2);
     }
 
-    // Thirty-two codes in the upper bytes. The shift copies the sign, which is kept where it was.
+    // Thirty-two codes in the upper bytes. See HalfForm.
     OCTET_INLINE void convert_upper(__m512i upper, Vec* out) const {
       const __m512i sign_set =
           _mm512_or_si512(upper, _mm512_set1_epi16(static_cast<int16_t>(0x8000)));

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include "fp8.h"
+
 // The innermost loops live in registers only if all that they call is inlined.
 #define OCTET_INLINE inline __attribute__((always_inline))
 
@@ -20,6 +22,19 @@ constexpr int64_t round_up(int64_t value, int64_t multiple) {
 
 constexpr int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// How a code in the upper byte of 16 bits becomes an IEEE half. E5M2 is one. E4M3 is 2^8 times the
+// half that an arithmetic shift makes of it, but for the sign's copy, which the mask drops.
+struct HalfForm {
+  int shift;
+  int16_t mask;
+  float factor;
+
+  explicit constexpr HalfForm(Fp8Format format)
+      : shift(format == Fp8Format::kE4M3 ? 1 : 0),
+        mask(format == Fp8Format::kE4M3 ? static_cast<int16_t>(0xBF80) : int16_t{-1}),
+        factor(format == Fp8Format::kE4M3 ? 256.0f : 1.0f) {}
+};
 
 template <int N>
 struct Count {

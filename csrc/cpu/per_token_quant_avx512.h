@@ -22,11 +22,9 @@ class BlockwiseMax {
 
   // With the blocks and what is left of the row.
   uint32_t of_row(int64_t hidden) const {
-    __m512i max = Element::max(first_, second_);
-    for (int64_t i = hidden / kBlock * kBlock; i < hidden; i += 32) {
-      max = Element::max(max, Element::magnitudes(x_ + i, hidden - i));
-    }
-    return Element::reduce_max(max);
+    const int64_t rest = hidden / kBlock * kBlock;
+    return Element::reduce_max(
+        max_with_rest<Element>(Element::max(first_, second_), x_, rest, hidden));
   }
 
  private:
