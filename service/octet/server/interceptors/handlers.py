@@ -51,7 +51,7 @@ def wrap(handler: Handler, around: Around) -> Handler:
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
-    """Runs `around` about each call that has a handler."""
+    """Runs `around` about each call that has a handler and that it `concerns`."""
 
     async def intercept_service(
         self,
@@ -60,7 +60,13 @@ class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):
     ) -> MaybeHandler:
         """Wraps the handler."""
         handler = await continuation(handler_call_details)
-        return None if handler is None else wrap(handler, partial(self.around, handler_call_details))
+        if handler is None or not self.concerns(handler_call_details.method):
+            return handler
+        return wrap(handler, partial(self.around, handler_call_details))
+
+    def concerns(self, method: str) -> bool:
+        """Whether calls of a method, "/package.Service/Method", are to be wrapped: all, by default."""
+        return True
 
     @abstractmethod
     async def around(

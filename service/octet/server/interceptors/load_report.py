@@ -5,30 +5,26 @@ from typing import Any
 import grpc
 
 from octet.errors import OctetError, OverloadedError, UnavailableError
-from octet.server.interceptors.handlers import Context, Continuation, MaybeHandler, Proceed, wrap
+from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 from octet.telemetry.load_report import TRAILER, LoadReporter
 
 _CHATS = ("/octet.v1.ChatService/Chat", "/octet.v1.ChatService/StreamChat")
 
 
-class LoadReportInterceptor(grpc.aio.ServerInterceptor):
+class LoadReportInterceptor(AroundInterceptor):
     """Puts a load report into the trailers of chats, whether they are answered or refused."""
 
     def __init__(self, reporter: LoadReporter) -> None:
         self._reporter = reporter
 
-    async def intercept_service(
-        self,
-        continuation: Continuation,
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> MaybeHandler:
-        """Wraps the handler."""
-        handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method not in _CHATS:
-            return handler
-        return wrap(handler, self._answer)
+    def concerns(self, method: str) -> bool:
+        """Only chats: what else there is says nothing of the load."""
+        return method in _CHATS
 
-    async def _answer(self, request: Any, context: Context, proceed: Proceed) -> Any:
+    async def around(
+        self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
+    ) -> Any:
+        """Adds the report, whatever becomes of the call."""
         failed = False
         try:
             return await proceed()
