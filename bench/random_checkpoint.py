@@ -8,7 +8,7 @@ no tokenizer: the engine is to be started with --skip-tokenizer-init and to be a
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,16 +72,35 @@ _FP8_DYNAMIC: dict[str, Any] = {
 }
 
 
+# The tensors that stay bf16, and those of linear layers, which FP8_DYNAMIC quantizes.
+Part = tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
+
 def write(folder: Path, layers: int = 26, seed: int = 0) -> None:
-    """Writes `folder`/fp8 and `folder`/bf16, one file a layer, so that memory holds one layer at a time."""
+    """Writes `folder`/fp8 and `folder`/bf16 in the shape of Gemma 3 1B."""
     config = CONFIG | {"num_hidden_layers": layers}
+    generator = torch.Generator().manual_seed(seed)
+    write_parts(folder, config, text_parts(config, generator))
+
+
+def write_parts(
+    folder: Path, config: dict[str, Any], parts: Iterable[Part], ignore: Sequence[str] = ("lm_head",)
+) -> None:
+    """Writes `folder`/fp8 and `folder`/bf16, a file for each part, so that memory holds one at a time.
+
+    Args:
+        folder: where the two folders go.
+        config: what config.json says of the bf16 checkpoint.
+        parts: the weights.
+        ignore: what FP8_DYNAMIC leaves out, as compressed-tensors writes it.
+    """
     for name in FORMATS:
         (folder / name).mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "bf16" / "config.json", config)
-    _write_json(folder / "fp8" / "config.json", config | {"quantization_config": _FP8_DYNAMIC})
-    generator = torch.Generator().manual_seed(seed)
+    quantization = _FP8_DYNAMIC | {"ignore": list(ignore)}
+    write_json(folder / "bf16" / "config.json", config)
+    write_json(folder / "fp8" / "config.json", config | {"quantization_config": quantization})
     weight_maps: dict[str, dict[str, str]] = {name: {} for name in FORMATS}
-    for part, (plain, linear) in enumerate(_parts(config, generator)):
+    for part, (plain, linear) in enumerate(parts):
         file = f"model-{part:05}.safetensors"
         tensors = {"fp8": dict(plain), "bf16": dict(plain)}
         for name, weight in linear.items():
@@ -94,29 +113,33 @@ def write(folder: Path, layers: int = 26, seed: int = 0) -> None:
             weight_maps[form] |= dict.fromkeys(tensors[form], file)
     for form in FORMATS:
         index = {"metadata": {}, "weight_map": weight_maps[form]}
-        _write_json(folder / form / "model.safetensors.index.json", index)
+        write_json(folder / form / "model.safetensors.index.json", index)
 
 
-def _parts(
-    config: dict[str, Any], generator: torch.Generator
-) -> Iterator[tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]]:
-    """The tensors that stay bf16 and those of linear layers: of the embedding first, then layer by layer."""
+def text_parts(
+    config: dict[str, Any], generator: torch.Generator, prefix: str = "model", deviation: float | None = 0.02
+) -> Iterator[Part]:
+    """The weights of a Gemma 3 text model: of the embedding first, then layer by layer.
+
+    Args:
+        config: of the text model.
+        generator: where the numbers come from.
+        prefix: what the tensors' names begin with.
+        deviation: of the linear layers' weights; None takes 1 / sqrt(inputs), which keeps what a layer
+            adds as large as what comes in.
+    """
     hidden, head_dim = config["hidden_size"], config["head_dim"]
     queries, keys = config["num_attention_heads"] * head_dim, config["num_key_value_heads"] * head_dim
     feed_forward = config["intermediate_size"]
 
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator).mul_(0.02).to(torch.bfloat16)
-
     yield (
         {
-            "model.embed_tokens.weight": normal(config["vocab_size"], hidden),
-            "model.norm.weight": normal(hidden),
+            f"{prefix}.embed_tokens.weight": normal(generator, config["vocab_size"], hidden),
+            f"{prefix}.norm.weight": normal(generator, hidden),
         },
         {},
     )
     for layer in range(config["num_hidden_layers"]):
-        prefix = f"model.layers.{layer}"
         norms = {
             "input_layernorm": hidden,
             "post_attention_layernorm": hidden,
@@ -134,13 +157,23 @@ def _parts(
             "mlp.up_proj": (feed_forward, hidden),
             "mlp.down_proj": (hidden, feed_forward),
         }
+        name = f"{prefix}.layers.{layer}"
         yield (
-            {f"{prefix}.{name}.weight": normal(size) for name, size in norms.items()},
-            {f"{prefix}.{name}.weight": normal(*shape) for name, shape in linear.items()},
+            {f"{name}.{norm}.weight": normal(generator, size) for norm, size in norms.items()},
+            {
+                f"{name}.{part}.weight": normal(generator, *shape, deviation=deviation or shape[1] ** -0.5)
+                for part, shape in linear.items()
+            },
         )
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def normal(generator: torch.Generator, *shape: int, deviation: float = 0.02) -> torch.Tensor:
+    """Normally distributed numbers in bf16."""
+    return torch.randn(shape, generator=generator).mul_(deviation).to(torch.bfloat16)
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file as checkpoints have them."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
