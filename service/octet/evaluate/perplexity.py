@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +105,9 @@ def _top(wanted: int | None, vocab_size: int) -> int:
 async def _score(model: Scorer, window: Window, top: int) -> TokenScores:
     scores = await model.score(window.tokens, top)
     last = slice(-window.scored, None)
-    return TokenScores(scores.logprobs[last], scores.top_ids[last], scores.top_logprobs[last])
+    return TokenScores(
+        scores.ids[last], scores.logprobs[last], scores.top_ids[last], scores.top_logprobs[last]
+    )
 
 
 class _Stored:
@@ -115,12 +117,12 @@ class _Stored:
         self._folder = Path(tempfile.mkdtemp(dir=parent))
 
     def write(self, number: int, scores: TokenScores) -> None:
-        np.savez(self._path(number), scores.logprobs, scores.top_ids, scores.top_logprobs)
+        np.savez(self._path(number), **{field.name: getattr(scores, field.name) for field in fields(scores)})
 
     def read(self, count: int) -> Iterator[TokenScores]:
         for number in range(count):
             with np.load(self._path(number)) as arrays:
-                yield TokenScores(arrays["arr_0"], arrays["arr_1"], arrays["arr_2"])
+                yield TokenScores(**arrays)
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number}.npz"

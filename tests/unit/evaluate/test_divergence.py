@@ -21,8 +21,9 @@ def logits(seed: int) -> torch.Tensor:
 def scores(logs: torch.Tensor, top: int) -> TokenScores:
     """What a model with these log probabilities [T, V] returns for the tokens 0, 1, 2, ..."""
     values, ids = logs.topk(top, dim=1)
-    own = logs[torch.arange(len(logs)), torch.arange(len(logs))]
-    return TokenScores(own.float().numpy(), ids.int().numpy(), values.float().numpy())
+    tokens = torch.arange(len(logs))
+    own = logs[tokens, tokens]
+    return TokenScores(tokens.int().numpy(), own.float().numpy(), ids.int().numpy(), values.float().numpy())
 
 
 def pair(noise: float = 0.3) -> tuple[torch.Tensor, torch.Tensor]:

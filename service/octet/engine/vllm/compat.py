@@ -111,6 +111,60 @@ def prepare_output_layers(prepare: Callable[[Any], bool]) -> None:
     UnquantizedEmbeddingMethod.process_weights_after_loading = process
 
 
+def check_cpu_configuration(check: Callable[[Any], None]) -> None:
+    """Makes vLLM's CPU platform hand every complete configuration to `check`, whose errors end the start."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    stock = inspect.unwrap(CpuPlatform.check_and_update_config.__func__)
+
+    @functools.wraps(stock)
+    def check_and_update_config(cls: Any, vllm_config: Any) -> None:
+        stock(cls, vllm_config)
+        check(vllm_config)
+
+    CpuPlatform.check_and_update_config = classmethod(check_and_update_config)
+
+
+def rewrite_cpu_attention_batches(rewrite: Callable[[Any], Any]) -> None:
+    """Makes vLLM's CPU attention prepare itself for what `rewrite` makes of a CommonAttentionMetadata."""
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
+
+    stock = inspect.unwrap(CPUAttentionMetadataBuilder.build)
+
+    @functools.wraps(stock)
+    def build(self: Any, common_prefix_len: int, common_attn_metadata: Any, fast_build: bool = False) -> Any:
+        return stock(self, common_prefix_len, rewrite(common_attn_metadata), fast_build)
+
+    CPUAttentionMetadataBuilder.build = build
+
+
+def shorten_chunks(shorten: Callable[[int, int, int, list[tuple[int, int]]], int]) -> None:
+    """Makes vLLM's scheduler ask where a part of a prompt with pictures that it would compute may end.
+
+    Args:
+        shorten: gets the first token's position, how many there are, how many a step can ever compute for one
+            request, and the first and last positions of the picture that the part ends in; returns how many
+            tokens may be computed.
+    """
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    stock = inspect.unwrap(Scheduler._try_schedule_encoder_inputs)
+
+    @functools.wraps(stock)
+    def try_schedule_encoder_inputs(
+        self: Any, request: Any, first: int, count: int, budget: int, **shift: int
+    ) -> Any:
+        config = self.scheduler_config
+        most = min(self.max_num_scheduled_tokens, config.long_prefill_token_threshold or sys.maxsize)
+        for feature in request.mm_features if self.vllm_config.model_config.is_mm_prefix_lm else ():
+            place = feature.mm_position
+            if place.offset < first + count < place.offset + place.length:
+                count = shorten(first, count, most, place.extract_embeds_range())
+        return stock(self, request, first, count, budget, **shift)
+
+    Scheduler._try_schedule_encoder_inputs = try_schedule_encoder_inputs
+
+
 def stock_per_token_quant(rows: int, width: int) -> Callable[[], Any]:
     """What calls vLLM's own CUDA kernel for the quantization of [rows, width] in bf16, to compare with."""
     import torch

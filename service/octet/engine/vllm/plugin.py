@@ -32,21 +32,24 @@ def register() -> None:
     compat.count_ranks_uncompiled()
     _register_tool_parser()
     _register_quantization()
+    from vllm.platforms import current_platform
+
+    device = current_platform.device_type
+    if device == "cpu":
+        from octet.engine.vllm import picture_attention
+
+        picture_attention.register(active=wanted)
     active = "off"
     if not wanted:
         logger.info_once("octet kernels off: %s=off", kernels.SWITCH, scope="global")
+    elif reason := kernels.unavailable_reason(device):
+        logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason, scope="global")
     else:
-        from vllm.platforms import current_platform
-
-        device = current_platform.device_type
-        if reason := kernels.unavailable_reason(device):
-            logger.warning_once("octet kernels off: %s; vLLM's own kernels stay", reason, scope="global")
-        else:
-            compat.sleep_between_messages()
-            compat.keep_compiled_models()
-            _map_tensors_in_huge_pages(device)
-            active = f"{octet.__version__} {kernels.variant(device)}"
-            _register_kernels(device)
+        compat.sleep_between_messages()
+        compat.keep_compiled_models()
+        _map_tensors_in_huge_pages(device)
+        active = f"{octet.__version__} {kernels.variant(device)}"
+        _register_kernels(device)
     compat.set_compile_factor(kernels.SWITCH, active)
 
 

@@ -23,11 +23,13 @@ class TokenScores:
     """What a model predicts for each token of a text but the first, after those before it.
 
     Attributes:
+        ids: int32 [T], the tokens.
         logprobs: f32 [T], the natural logarithm of each token's probability.
         top_ids: int32 [T, K], the K most probable tokens at its place, the most probable first.
         top_logprobs: f32 [T, K], theirs.
     """
 
+    ids: npt.NDArray[np.int32]
     logprobs: npt.NDArray[np.float32]
     top_ids: npt.NDArray[np.int32]
     top_logprobs: npt.NDArray[np.float32]
@@ -110,4 +112,4 @@ def _read(flat: Any, top: int) -> TokenScores:
     rows = len(flat) - 1
     logprobs = np.asarray(flat.logprobs, dtype=np.float32).reshape(rows, top + 1)
     ids = np.asarray(flat.token_ids, dtype=np.int32).reshape(rows, top + 1)
-    return TokenScores(logprobs[:, 0], ids[:, 1:], logprobs[:, 1:])
+    return TokenScores(ids[:, 0], logprobs[:, 0], ids[:, 1:], logprobs[:, 1:])
