@@ -84,7 +84,11 @@ def write(folder: Path, layers: int = 26, seed: int = 0) -> None:
 
 
 def write_parts(
-    folder: Path, config: dict[str, Any], parts: Iterable[Part], ignore: Sequence[str] = ("lm_head",)
+    folder: Path,
+    config: dict[str, Any],
+    parts: Iterable[Part],
+    ignore: Sequence[str] = ("lm_head",),
+    forms: Sequence[str] = FORMATS,
 ) -> None:
     """Writes `folder`/fp8 and `folder`/bf16, a file for each part, so that memory holds one at a time.
 
@@ -93,12 +97,12 @@ def write_parts(
         config: what config.json says of the bf16 checkpoint.
         parts: the weights.
         ignore: what FP8_DYNAMIC leaves out, as compressed-tensors writes it.
+        forms: which of FORMATS to write.
     """
-    for name in FORMATS:
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    quantization = _FP8_DYNAMIC | {"ignore": list(ignore)}
-    write_json(folder / "bf16" / "config.json", config)
-    write_json(folder / "fp8" / "config.json", config | {"quantization_config": quantization})
+    quantization = {"quantization_config": _FP8_DYNAMIC | {"ignore": list(ignore)}}
+    for form in forms:
+        (folder / form).mkdir(parents=True, exist_ok=True)
+        write_json(folder / form / "config.json", config | (quantization if form == "fp8" else {}))
     weight_maps: dict[str, dict[str, str]] = {name: {} for name in FORMATS}
     for part, (plain, linear) in enumerate(parts):
         file = f"model-{part:05}.safetensors"
@@ -108,10 +112,10 @@ def write_parts(
             scales = scales.to(torch.bfloat16)
             tensors["fp8"] |= {name: codes, f"{name}_scale": scales}
             tensors["bf16"][name] = codes.to(torch.bfloat16) * scales
-        for form in FORMATS:
+        for form in forms:
             save_file(tensors[form], folder / form / file, metadata={"format": "pt"})
             weight_maps[form] |= dict.fromkeys(tensors[form], file)
-    for form in FORMATS:
+    for form in forms:
         index = {"metadata": {}, "weight_map": weight_maps[form]}
         write_json(folder / form / "model.safetensors.index.json", index)
 

@@ -208,6 +208,8 @@ def _model(name: str, report: Report) -> list[Finding]:
         "weight_bytes": checkpoint.weight_bytes,
     }
     findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
+    if findings[0].status is Status.OK and compat.reads_pictures_both_ways(checkpoint.config):
+        findings.append(_pictures())
     if scheme is None or scheme.scheme != "FP8_DYNAMIC":
         detail = (
             f"is {scheme.scheme if scheme else 'not quantized'}: Octet's kernels have nothing to do in it"
@@ -228,6 +230,18 @@ def _unless_broken(obstacles: Callable[[], list[str]]) -> Finding:
     return Finding(
         "model", Status.ERROR if found else Status.OK, "; ".join(found) or "vLLM knows how to load it"
     )
+
+
+def _pictures() -> Finding:
+    """What happens to the mask of a model that reads the tokens of a picture in both directions."""
+    if compat.engine_device() != "cpu":
+        detail = "read in both directions: on CUDA vLLM takes attention backends only that can do so"
+        return Finding("pictures", Status.OK, detail)
+    if os.environ.get(kernels.SWITCH) == "off":
+        detail = "read causally, otherwise than in training: vLLM's CPU attention alone has no such mask"
+        return Finding("pictures", Status.WARNING, detail, f"unset {kernels.SWITCH}")
+    detail = "read in both directions, by Octet; vLLM's CPU attention alone reads them causally"
+    return Finding("pictures", Status.OK, detail)
 
 
 def _fits(weight_bytes: int) -> Finding:

@@ -8,7 +8,7 @@ of layers are smaller than the published model's, unless asked for: 34 and 27.
 
 import argparse
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,14 @@ VISION: dict[str, Any] = {
 IMAGE_TOKENS = 256
 
 
-def write(folder: Path, layers: int = 6, vision_layers: int = 4, seed: int = 0, **text: Any) -> None:
+def write(
+    folder: Path,
+    layers: int = 6,
+    vision_layers: int = 4,
+    seed: int = 0,
+    forms: Sequence[str] = FORMATS,
+    **text: Any,
+) -> None:
     """Writes `folder`/fp8 and `folder`/bf16: weights, configuration, tokenizer, template and processor.
 
     Args:
@@ -70,13 +77,14 @@ def write(folder: Path, layers: int = 6, vision_layers: int = 4, seed: int = 0, 
         layers: of the text model.
         vision_layers: of the vision tower.
         seed: of the weights.
+        forms: which of the two folders to write.
         text: what else of the text model's configuration is to differ from the published one's.
     """
     config = configuration(layers, vision_layers, **text)
     generator = torch.Generator().manual_seed(seed)
-    write_parts(folder, config, _parts(config, generator), IGNORE)
+    write_parts(folder, config, _parts(config, generator), IGNORE, forms)
     made = tokenizer.build()
-    for form in FORMATS:
+    for form in forms:
         _write_processing(made, folder / form)
 
 
@@ -90,6 +98,8 @@ def configuration(layers: int, vision_layers: int, **text: Any) -> dict[str, Any
         "architectures": ["Gemma3ForConditionalGeneration"],
         "model_type": "gemma3",
         "dtype": "bfloat16",
+        # The published one's. Without it transformers takes the tokenizer for one of Mistral's.
+        "transformers_version": "4.50.0.dev0",
         "text_config": TEXT | {"num_hidden_layers": layers, "layer_types": kinds} | text,
         "vision_config": VISION | {"num_hidden_layers": vision_layers},
         "mm_tokens_per_image": IMAGE_TOKENS,

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from octet import demo
 from octet import doctor as doctor_module
 from octet.cli.doctor import doctor
 from octet.doctor import Status, examine
@@ -46,6 +47,24 @@ def test_a_wrong_switch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_switched_off_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCTET_KERNELS", "off")
     assert finding("kernels").status is Status.WARNING
+
+
+def test_how_pictures_are_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = str(demo.PATH)
+    assert "in both directions, by Octet" in finding("pictures", model).detail
+    monkeypatch.setenv("OCTET_KERNELS", "off")
+    found = finding("pictures", model)
+    assert found.status is Status.WARNING
+    assert "read causally" in found.detail
+
+
+def test_nothing_is_told_of_pictures_to_a_model_without(tmp_path: Path) -> None:
+    for file in demo.PATH.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((demo.PATH / "config.json").read_text())["text_config"]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Gemma3ForCausalLM"]}))
+    assert all(found.subject != "pictures" for found in examine(str(tmp_path)).findings)
 
 
 def test_a_plugin_that_vllm_is_told_to_leave_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from octet.engine.types import Quantization
 from octet.engine.vllm import formats
@@ -16,6 +17,7 @@ class Checkpoint:
 
     Attributes:
         folder: where its files are.
+        config: its config.json.
         architectures: the classes that its config names.
         quantization: how it is quantized, None when it is not.
         quant_method: the method's name in the config, "" when it is not quantized.
@@ -23,6 +25,7 @@ class Checkpoint:
     """
 
     folder: Path
+    config: dict[str, Any]
     architectures: tuple[str, ...]
     quantization: Quantization | None
     quant_method: str
@@ -59,6 +62,7 @@ def read_checkpoint(model: str) -> Checkpoint:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     return Checkpoint(
         folder=folder,
+        config=config,
         architectures=tuple(config.get("architectures") or ()),
         quantization=scheme,
         quant_method=str(quant_config.get("quant_method", "")) if quant_config else "",

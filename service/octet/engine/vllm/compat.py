@@ -111,6 +111,18 @@ def prepare_output_layers(prepare: Callable[[Any], bool]) -> None:
     UnquantizedEmbeddingMethod.process_weights_after_loading = process
 
 
+def reads_pictures_both_ways(config: dict[str, Any]) -> bool:
+    """Whether a picture's tokens attend to each other in both directions in a model with this config.json."""
+    from types import SimpleNamespace
+
+    from vllm.transformers_utils import model_arch_config_convertor as convertors
+
+    own = convertors.MODEL_ARCH_CONFIG_CONVERTORS.get(
+        config.get("model_type"), convertors.ModelArchConfigConvertorBase
+    )
+    return bool(own.is_mm_prefix_lm(SimpleNamespace(hf_config=SimpleNamespace(**config))))
+
+
 def check_cpu_configuration(check: Callable[[Any], None]) -> None:
     """Makes vLLM's CPU platform hand every complete configuration to `check`, whose errors end the start."""
     from vllm.platforms.cpu import CpuPlatform

@@ -118,11 +118,11 @@ def _check(config: Any) -> None:
     Raises:
         ValueError: where a step could not hold a picture.
     """
-    pictured = _picture_tokens(config)
-    if pictured is None:
+    model, scheduler = config.model_config, config.scheduler_config
+    if model is None or not model.is_mm_prefix_lm:
         return
-    tokens, window = pictured
-    scheduler = config.scheduler_config
+    tokens = getattr(model.hf_config, "mm_tokens_per_image", 0)
+    window = getattr(model.hf_text_config, "sliding_window", None)
     # A running request takes a token of each step first.
     needed = tokens + scheduler.max_num_seqs - 1
     if scheduler.max_num_batched_tokens < needed:
@@ -148,18 +148,8 @@ def _check(config: Any) -> None:
 
 def _warn(config: Any) -> None:
     """Says what vLLM's CPU attention does to pictures where Octet leaves it alone."""
-    if _picture_tokens(config) is not None:
+    if config.model_config is not None and config.model_config.is_mm_prefix_lm:
         logger.warning(
             "pictures are read causally: vLLM's CPU attention has no mask for their tokens, which this model "
             "was trained to read in both directions; answers about pictures are worse than they should be"
         )
-
-
-def _picture_tokens(config: Any) -> tuple[int, int | None] | None:
-    """A picture's tokens and the sliding window, for a model that reads pictures in both directions."""
-    model = config.model_config
-    if model is None or not model.is_mm_prefix_lm:
-        return None
-    tokens = getattr(model.hf_config, "mm_tokens_per_image", None)
-    window = getattr(model.hf_text_config, "sliding_window", None)
-    return None if tokens is None else (tokens, window)
