@@ -3,7 +3,7 @@
     python -m tools.real_geometry.measure FOLDER [--lengths 512 2048] [--pictures 1 2 4] [SERVE FLAGS]...
 
 Starts `octet serve` on a checkpoint that `tools.real_geometry.write` wrote, and asks for one token after
-prompts of these lengths, then after these numbers of pictures, each prompt once and unlike the others, so that
+prompts of these lengths, then after these numbers of pictures. No prompt is like another, so that
 nothing comes out of a cache. Memory is what the processes have to themselves (USS), after the prompt.
 """
 
