@@ -10,10 +10,10 @@ from octet.engine.vllm.vision.tower import Encoding, SlicedTower
 
 
 class Encoder:
-    """The pictures of a worker that are on their way through the tower."""
+    """The pictures of a worker that are on their way through its `tower`."""
 
     def __init__(self, tower: SlicedTower) -> None:
-        self._tower = tower
+        self.tower = tower
         self._begun: dict[str, Encoding] = {}
 
     def follow(self, instruction: Instruction, cache: MutableMapping[str, torch.Tensor]) -> float:
@@ -29,7 +29,7 @@ class Encoder:
         part = instruction.slice
         if part is not None:
             if part.item is not None:
-                self._begun[part.picture] = Encoding(self._tower, part.item["pixel_values"].data)
+                self._begun[part.picture] = Encoding(self.tower, part.item["pixel_values"].data)
             encoding = self._begun[part.picture]
             encoding.advance(part.stop)
             if part.stop == part.units:

@@ -1,4 +1,4 @@
-"""vLLM's model runner on CPUs, which encodes pictures a slice a step. Importing this imports vLLM."""
+"""vLLM's model runner on CPUs, which encodes pictures a slice a step. Imports vLLM."""
 
 import copy
 from typing import Any
@@ -18,7 +18,7 @@ logger = init_logger("vllm.plugins.octet")
 class PictureRunner(CPUModelRunner):  # type: ignore[misc]
     """Does what PictureScheduler sends along with a step, and tells it how long that took."""
 
-    _octet_encoder: Encoder | None = None
+    octet_encoder: Encoder | None = None
     _octet_seconds: float | None = None
 
     def load_model(self, load_dummy_weights: bool = False) -> None:
@@ -26,12 +26,12 @@ class PictureRunner(CPUModelRunner):  # type: ignore[misc]
         super().load_model(load_dummy_weights)
         if isinstance(self.model, Gemma3ForConditionalGeneration):
             tower = SlicedTower(self.model)
-            self._octet_encoder = Encoder(tower)
+            self.octet_encoder = Encoder(tower)
             logger.info_once("octet encodes pictures in slices, in %s", tower.dtype, scope="global")
 
     def warming_up_model(self) -> None:
         """vLLM's, without the pictures that it would encode to see how much memory of a GPU they take."""
-        if self._octet_encoder is not None:
+        if self.octet_encoder is not None:
             self.model_config.multimodal_config.skip_mm_profiling = True
         super().warming_up_model()
 
@@ -39,8 +39,8 @@ class PictureRunner(CPUModelRunner):  # type: ignore[misc]
         # Here the step has dropped what left the cache, and has not looked yet for what it needs of it.
         result = super()._update_states(scheduler_output)
         instruction = getattr(scheduler_output, "octet_pictures", None)
-        if instruction is not None and self._octet_encoder is not None:
-            seconds = self._octet_encoder.follow(instruction, self.encoder_cache)
+        if instruction is not None and self.octet_encoder is not None:
+            seconds = self.octet_encoder.follow(instruction, self.encoder_cache)
             self._octet_seconds = seconds if instruction.slice else None
         return result
 

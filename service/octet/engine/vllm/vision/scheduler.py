@@ -1,4 +1,4 @@
-"""vLLM's scheduler, which leaves a picture out of its steps until it is encoded. Importing it imports vLLM."""
+"""vLLM's scheduler, which leaves a picture out of its steps until it is encoded. Imports vLLM."""
 
 from typing import Any
 
