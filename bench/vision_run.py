@@ -50,7 +50,7 @@ def _seconds(call: Any) -> float:
 
 
 def _embeddings(worker: Any, checkpoint: str) -> tuple[float, list[list[float]]]:
-    """Runs in the worker: the seconds that the tower takes for a picture, and what it gives, [tokens, width]."""
+    """In the worker: the seconds that the tower takes for a picture, and what it gives, [tokens, width]."""
     runner = worker.model_runner
     encoder = getattr(runner, "octet_encoder", None)
     values = pixels(Path(checkpoint), 0)
