@@ -137,17 +137,15 @@ class Engine:
         steps = self._steps()
         before = [next(steps)[0] for _ in range(12)]
         self._add("pictures", self._with_pictures(self._pictures), 1)
+        self._add("text", {"prompt": _TURN.format("And now?")}, 1)
         last = start = time.perf_counter()
-        text, gaps, text_s, pictures_s = 0.0, [], None, None
+        gaps, text_s, pictures_s = [], None, None
         for at, names in steps:
             if "stream" in names:
                 gaps.append(at - last)
                 last = at
-            if len(gaps) == 3 and not text:
-                self._add("text", {"prompt": _TURN.format("And now?")}, 1)
-                text = time.perf_counter()
             if "text" in names:
-                text_s = at - text
+                text_s = at - start
             if "pictures" in names:
                 pictures_s = at - start
             if pictures_s is not None and text_s is not None:
