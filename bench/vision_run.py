@@ -1,6 +1,6 @@
-"""One engine, or transformers, measured in a process of its own: what a picture costs, and whom it holds up.
+"""An engine, or transformers in a precision, in a process of its own: what pictures cost, and whom they hold up.
 
-    python -m bench.vision_run engine|transformers CHECKPOINT [--pictures 4]     # prints one JSON object
+    python -m bench.vision_run engine|bfloat16|float32 CHECKPOINT [--pictures 4]     # prints one JSON object
 
 With OCTET_KERNELS=off the engine is vLLM as it comes.
 """

@@ -5,6 +5,7 @@ from typing import Any
 
 from vllm.logger import init_logger
 from vllm.model_executor.models.gemma3_mm import Gemma3ForConditionalGeneration
+from vllm.model_executor.models.siglip import SiglipVisionModel
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
@@ -24,7 +25,7 @@ class PictureRunner(CPUModelRunner):  # type: ignore[misc]
     def load_model(self, load_dummy_weights: bool = False) -> None:
         """vLLM's; makes a Gemma 3 tower ready to be run in slices."""
         super().load_model(load_dummy_weights)
-        if isinstance(self.model, Gemma3ForConditionalGeneration):
+        if _has_tower(self.model):
             tower = SlicedTower(self.model)
             self.octet_encoder = Encoder(tower)
             logger.info_once("octet encodes pictures in slices, in %s", tower.dtype, scope="global")
@@ -62,3 +63,10 @@ class PictureRunner(CPUModelRunner):  # type: ignore[misc]
         output = copy.copy(output)
         output.octet_seconds, self._octet_seconds = self._octet_seconds, None
         return output
+
+
+def _has_tower(model: Any) -> bool:
+    """Whether this is Gemma 3 with its tower, which is not loaded where no pictures are allowed."""
+    return isinstance(model, Gemma3ForConditionalGeneration) and isinstance(
+        model.vision_tower, SiglipVisionModel
+    )
