@@ -1,4 +1,4 @@
-"""An engine, or transformers in a precision, in a process of its own: what pictures cost, and whom they hold up.
+"""An engine, or transformers, in a process of its own: what pictures cost, and whom they hold up.
 
     python -m bench.vision_run engine|bfloat16|float32 CHECKPOINT [--pictures 4]     # prints one JSON object
 
