@@ -34,12 +34,16 @@ def vllm_config() -> Iterator[None]:
 def clean_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's registries as they are without Octet; whatever a test puts into them is taken out again."""
     from vllm import envs
+    from vllm.config import SchedulerConfig
     from vllm.model_executor.kernels import linear
     from vllm.model_executor.layers.fusion import fused_act_quant
     from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
     from vllm.model_executor.models import gemma3
     from vllm.platforms import PlatformEnum
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
 
+    for owner, name in ((SchedulerConfig, "get_scheduler_cls"), (WorkerWrapperBase, "init_device")):
+        monkeypatch.setattr(owner, name, inspect.unwrap(getattr(owner, name)))
     monkeypatch.setattr(envs, "environment_variables", dict(envs.environment_variables))
     monkeypatch.setattr(
         UnquantizedEmbeddingMethod,
@@ -86,9 +90,42 @@ def test_registering_again_changes_nothing(clean_vllm: Any) -> None:
     assert clean_vllm.gemma3.Gemma3DecoderLayer is FusedGemma3DecoderLayer
 
 
+def scheduler_with(**changes: Any) -> type[Any]:
+    """The class with which an engine core of this configuration would schedule."""
+    from vllm.config import SchedulerConfig
+
+    config = SchedulerConfig.default_factory()
+    config.async_scheduling = False
+    for name, value in changes.items():
+        setattr(config, name, value)
+    chosen: type[Any] = config.get_scheduler_cls()
+    return chosen
+
+
+def test_pictures_are_scheduled_apart(clean_vllm: Any) -> None:
+    from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+    from vllm.v1.core.sched.scheduler import Scheduler
+
+    from octet.engine.vllm.vision.scheduler import PictureScheduler
+
+    assert scheduler_with() is Scheduler
+    for _ in range(2):
+        register()
+    assert scheduler_with() is PictureScheduler
+    assert scheduler_with(async_scheduling=True) is AsyncScheduler
+
+    class Own(Scheduler):  # type: ignore[misc]
+        pass
+
+    assert scheduler_with(scheduler_cls=Own) is Own, "whoever configures another gets that"
+
+
 def test_the_switch_leaves_vllm_as_it_is(clean_vllm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1.core.sched.scheduler import Scheduler
+
     monkeypatch.setenv("OCTET_KERNELS", "off")
     register()
+    assert scheduler_with() is Scheduler
     assert "QuantFP8" not in clean_vllm.registry
     assert list(compat.fp8_linear_kernels("cpu")) == clean_vllm.stock
     assert HUGE_PAGES not in os.environ

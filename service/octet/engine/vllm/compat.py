@@ -273,6 +273,41 @@ def _wait_asleep(wait: Callable[[Any, int | None], None]) -> Callable[[Any, int 
     return sleep
 
 
+def replace_scheduler(scheduler: Callable[[], type[Any]]) -> None:
+    """Makes an engine core schedule with the class that `scheduler` gives, a subclass of vLLM's own.
+
+    One that was configured, or that schedules asynchronously (never on CPUs), stays.
+    """
+    from vllm.config import SchedulerConfig
+
+    stock = inspect.unwrap(SchedulerConfig.get_scheduler_cls)
+
+    @functools.wraps(stock)
+    def get_scheduler_cls(self: Any) -> type[Any]:
+        chosen = stock(self)
+        from vllm.v1.core.sched.scheduler import Scheduler
+
+        return scheduler() if chosen is Scheduler else chosen
+
+    SchedulerConfig.get_scheduler_cls = get_scheduler_cls
+
+
+def replace_cpu_runner(runner: Callable[[], type[Any]]) -> None:
+    """Makes CPU workers run models with the class that `runner` gives, a subclass of vLLM's own."""
+    from vllm.v1.worker.worker_base import WorkerWrapperBase
+
+    stock = inspect.unwrap(WorkerWrapperBase.init_device)
+
+    @functools.wraps(stock)
+    def init_device(self: Any) -> None:
+        from vllm.v1.worker import cpu_worker
+
+        cpu_worker.CPUModelRunner = runner()
+        stock(self)
+
+    WorkerWrapperBase.init_device = init_device
+
+
 async def ask_workers(llm: Any, method: str, *args: Any) -> list[Any]:
     """What the workers of all engine cores behind an AsyncLLM answer, by data-parallel replica and rank.
 

@@ -85,6 +85,7 @@ def _register_kernels(device: str) -> None:
 
     from octet.engine.vllm import fused, linear, output_layer
     from octet.engine.vllm.quant import OctetQuantFP8
+    from octet.engine.vllm.vision import install
 
     name = QuantFP8.name
     QuantFP8.register_oot(OctetQuantFP8, name="QuantFP8")
@@ -93,6 +94,7 @@ def _register_kernels(device: str) -> None:
     available = kernels.operators(device)
     if device == "cpu":
         output_layer.register()
+        install.register()
     if "fp8_linear" in available:
         linear.register()
     if set(kernels.FUSED) <= set(available):
