@@ -11,6 +11,7 @@ import grpc
 
 from octet.config import ServerConfig
 from octet.errors import StartupError
+from octet.server.grpc_faults import mend
 
 NEVER_MS = 2**31 - 1
 """What gRPC takes for "never"."""
@@ -18,6 +19,7 @@ NEVER_MS = 2**31 - 1
 
 def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
     """A server without services or port."""
+    mend()
     return grpc.aio.server(
         interceptors=interceptors,
         options=[
