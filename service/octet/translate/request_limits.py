@@ -1,6 +1,9 @@
 """How much a request may hold: what follows from the model's context window, and is counted first."""
 
 from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.struct_pb2 import Struct, Value
 
 from octet.engine.types import ModelInfo
 from octet.errors import InvalidRequestError
@@ -67,3 +70,23 @@ def check_counts(request: chat_service_pb2.ChatRequest, limits: RequestLimits) -
                 f"takes the parts of the request to {parts}, more than the {limits.parts} that the model's "
                 "context takes; put texts together",
             )
+
+
+def count_values(value: Any, most: int) -> int:
+    """How many JSON values a Struct or a Python value holds, itself included; at most `most` and one."""
+    count = 0
+    waiting = [value]
+    while waiting and count <= most:
+        count += 1
+        value = waiting.pop()
+        if isinstance(value, Value):
+            kind = value.WhichOneof("kind")
+            value = value.struct_value if kind == "struct_value" else value.list_value.values
+        if isinstance(value, Struct):
+            value = value.fields
+        if isinstance(value, str | int | float | None):
+            continue
+        if count + len(waiting) + len(value) > most:
+            return most + 1
+        waiting.extend(value.values() if hasattr(value, "values") else value)
+    return count

@@ -5,7 +5,7 @@ while nothing else can run. Fields are counted here in Python, between whose ste
 further than to the limit.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeAlias
 
 from google.protobuf.descriptor import Descriptor
@@ -43,8 +43,21 @@ def check_wire(data: bytes, message: Descriptor, limits: RequestLimits) -> None:
     except IndexError:
         raise MalformedRequestError("", "the message ends within a field") from None
     except _TooMuch as error:
-        field = message.fields_by_number.get(count.at_field)
-        raise InvalidRequestError("" if field is None else field.name, str(error)) from None
+        raise InvalidRequestError(_path(message, count.numbers), str(error)) from None
+
+
+def _path(message: Descriptor | None, numbers: Iterable[int]) -> str:
+    """The path of a field by the numbers of those that hold it, as far as it has no index."""
+    names: list[str] = []
+    for number in numbers:
+        field = None if message is None else message.fields_by_number.get(number)
+        if field is None:
+            break
+        names.append(field.name)
+        if field.is_repeated:
+            break
+        message = field.message_type
+    return ".".join(names)
 
 
 class _TooMuch(Exception):
@@ -78,11 +91,11 @@ class _Count:
     """Goes through a serialized message.
 
     Attributes:
-        at_field: number of the outermost message's field that is being looked at.
+        numbers: of the field that was looked at last, and before it of those that hold it.
     """
 
     def __init__(self, data: bytes, limits: RequestLimits) -> None:
-        self.at_field = 0
+        self.numbers: list[int] = []
         self._data = data
         self._limits = limits
         self._fields = 0
@@ -92,21 +105,21 @@ class _Count:
         """Counts what stands from `at` to `end`."""
         if depth > _MAX_DEPTH:
             raise MalformedRequestError("", f"its messages are nested more than {_MAX_DEPTH} deep")
-        data = self._data
+        data, numbers = self._data, self.numbers
+        numbers.append(0)
         while at < end:
+            begin = at
+            tag = data[at]
+            at += 1
+            if tag & 0x80:
+                tag, at = self._varint(at - 1)
+            numbers[depth] = tag >> 3
             self._fields += 1
             if self._fields > self._limits.fields:
                 raise _TooMuch(
                     f"takes the request to more than {self._limits.fields} fields, the limit that follows "
                     "from the model's context window; put texts together, send less data"
                 )
-            begin = at
-            tag = data[at]
-            at += 1
-            if tag & 0x80:
-                tag, at = self._varint(at - 1)
-            if depth == 0:
-                self.at_field = tag >> 3
             kind = tag & 7
             if kind == _BYTES:
                 length = data[at]
@@ -136,6 +149,7 @@ class _Count:
                     f"takes the request to more than {self._limits.text_bytes} bytes without its pictures, "
                     "the limit that follows from the model's context window"
                 )
+        numbers.pop()
 
     def _varint(self, at: int) -> tuple[int, int]:
         """The number that stands at `at`, and where it ends."""
