@@ -13,6 +13,9 @@ from octet.config import ServerConfig
 from octet.errors import StartupError
 from octet.server.grpc_faults import mend
 
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Longest message sent: very many log probabilities."""
+
 NEVER_MS = 2**31 - 1
 """What gRPC takes for "never"."""
 
@@ -24,7 +27,7 @@ def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInte
         interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
             # Between the two limits gRPC would refuse at random.
             ("grpc.max_metadata_size", config.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),
