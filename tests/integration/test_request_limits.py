@@ -63,7 +63,7 @@ FLOODS: dict[str, tuple[chat_service_pb2.ChatRequest, str, str]] = {
     ),
     "values": (with_numbers(300_000), "messages", "more than 81920 fields"),
     "text": (ask("x" * 5_000_000), "messages", "more than 4325376 bytes without its pictures"),
-    "tool calls": (with_calls(60, 1_000_000), "messages", "more than 4325376 bytes without its pictures"),
+    "tool calls": (with_calls(30, 1_000_000), "messages", "more than 4325376 bytes without its pictures"),
     "tools": (chat_service_pb2.ChatRequest(messages=[TURN], tools=[{}] * 100_000), "tools", "81920 fields"),
     "stop texts": (ask(sampling={"stop": ["x"] * 1_000_000}), "sampling.stop", "more than 81920 fields"),
     "biases": (
@@ -121,6 +121,14 @@ async def test_the_same_of_other_methods(start: Start) -> None:
     await refused(running.models.Detokenize(ids), "token_ids", "more than 4325376 bytes")
     name = model_service_pb2.GetModelRequest(name="x" * 5_000_000)
     await refused(running.models.GetModel(name), "name", "more than 4325376 bytes")
+
+
+async def test_what_is_longer_than_any_request_is_not_even_received(start: Start) -> None:
+    running = await start()
+    for request in (with_calls(60, 1_000_000), ask("x" * 63_000_000)):
+        with pytest.raises(grpc.aio.AioRpcError, match="larger than max") as raised:
+            await running.chat.Chat(request)
+        assert raised.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_what_is_within_the_limits_is_answered(start: Start) -> None:

@@ -1,13 +1,12 @@
 """Requests out of bytes, without keeping the event loop from other calls."""
 
-import asyncio
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from octet.errors import InvalidRequestError, MalformedRequestError
+from octet.rpc.fair_threads import FairThreads
 from octet.translate.request_limits import RequestLimits
 from octet.translate.wire import SMALL_BYTES, check_wire
 
@@ -30,7 +29,7 @@ class RequestReader:
         threads: where large ones are looked at before.
     """
 
-    def __init__(self, threads: Executor) -> None:
+    def __init__(self, threads: FairThreads) -> None:
         self._threads = threads
         self._limits = RequestLimits()
 
@@ -42,9 +41,7 @@ class RequestReader:
         """The request of class `message` that `data` is, or an `Unreadable`."""
         if len(data) > SMALL_BYTES:
             try:
-                await asyncio.get_running_loop().run_in_executor(
-                    self._threads, check_wire, data, message.DESCRIPTOR, self._limits
-                )
+                await self._threads.run(check_wire, data, message.DESCRIPTOR, self._limits)
             except InvalidRequestError as error:
                 return Unreadable(error)
         return parse(data, message)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from octet.engine.types import GenerationRequest, ModelInfo
 from octet.rpc import call
 from octet.rpc.admission.cost import Cost, estimate
+from octet.rpc.fair_threads import FairThreads
 from octet.translate.media import ImageLimits
 from octet.translate.messages import image_fields, uris_to_fetch
 from octet.translate.request import is_costly, to_generation_request
@@ -30,12 +31,17 @@ class Translator:
     Args:
         limits: limits on pictures.
         image_threads: where requests with pictures are translated; as many as are decoded at the same time.
-        threads: where everything else is done that is costly, so that pictures do not hold it up.
+        threads: where everything else is done that is costly, so that pictures do not hold it up, nor callers
+            each other.
         fetcher: fetches pictures that are elsewhere; None leaves that to nobody.
     """
 
     def __init__(
-        self, limits: ImageLimits, image_threads: Executor, threads: Executor, fetcher: "ImageFetcher | None"
+        self,
+        limits: ImageLimits,
+        image_threads: Executor,
+        threads: FairThreads,
+        fetcher: "ImageFetcher | None",
     ) -> None:
         self._limits = limits
         self._image_threads = image_threads
@@ -75,7 +81,7 @@ class Translator:
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls a function in one of the threads, in the context of this call."""
-        return await _in(self._threads, partial(function, *args, **kwargs))
+        return await self._threads.run(function, *args, **kwargs)
 
 
 async def _in(threads: Executor, function: Callable[[], T]) -> T:

@@ -15,6 +15,7 @@ from octet.errors import EngineDeadError, StartupError, UnavailableError
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import limits_of
 from octet.rpc.chat import ChatService
+from octet.rpc.fair_threads import FairThreads
 from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
 from octet.rpc.reading import RequestReader
@@ -49,8 +50,8 @@ HEALTH_POLL_SECONDS = 0.5
 STOP_GRACE_SECONDS = 0.5
 """What remains for responses on their way, and for health watchers, when the server stops."""
 
-_THREADS = 2
-"""For what is costly beside pictures: large schemas, many log probabilities."""
+_THREADS = 3
+"""For what is costly beside pictures: large requests and schemas, many log probabilities."""
 
 SERVICE_NAMES: tuple[str, ...] = (
     chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
@@ -91,7 +92,7 @@ class Server:
         self.admission = Admission()
         """Lets calls in; tells its listeners."""
         self._image_threads = ThreadPoolExecutor(config.image_threads, thread_name_prefix="images")
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="translate")
+        self._threads = FairThreads(_THREADS, "translate")
         self._fetcher = fetcher or _make_fetcher(config)
         self._reader = RequestReader(self._threads)
         translator = Translator(limits, self._image_threads, self._threads, self._fetcher)
@@ -213,8 +214,8 @@ class Server:
         if self._reloading is not None:
             self._reloading.cancel()
         await self._server.stop(STOP_GRACE_SECONDS)
-        for threads in (self._image_threads, self._threads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._image_threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         if self._fetcher is not None:
             await self._fetcher.close()
         await asyncio.to_thread(self._tracing.close)

@@ -18,9 +18,12 @@ from octet.rpc.admission.fair_queue import FairQueue
 from octet.rpc.admission.limits import Limits
 from octet.rpc.admission.listener import AdmissionListener, Load
 from octet.rpc.admission.pace import Pace
-from octet.rpc.admission.token_calls import TokenCalls
+from octet.rpc.admission.turns import Turns
 
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 30.0
+
+TOKEN_CALLS_AT_ONCE = 3
+"""Calls about tokens that are answered at the same time."""
 
 _DEFAULT_RETRY_SECONDS = 1.0
 _JITTER = 0.25
@@ -96,7 +99,7 @@ class Admission:
         self._waiting_images = 0
         self._running = 0
         self._running_sequences: Counter[str] = Counter()
-        self._token_calls: TokenCalls[Ticket] = TokenCalls()
+        self._token_calls: Turns[Ticket] = Turns(TOKEN_CALLS_AT_ONCE)
         self._in_flight: Counter[str] = Counter()
         self._listeners: list[AdmissionListener] = []
 
@@ -200,7 +203,7 @@ class Admission:
         finally:
             self._waiting_images -= images
             if ticket.started is not None:
-                self._token_calls.leave(ticket)
+                self._token_calls.leave(caller)
             elif ticket.refusal is None:
                 self._token_calls.drop(ticket)
             self._token_calls.start_next(self._clock())

@@ -7,8 +7,8 @@ import pytest
 
 from octet.errors import OverloadedError
 from octet.rpc.admission.admission import MAX_RETRY_SECONDS, MIN_RETRY_SECONDS, Admission, Ticket
+from octet.rpc.admission.admission import TOKEN_CALLS_AT_ONCE as AT_ONCE
 from octet.rpc.admission.limits import Limits
-from octet.rpc.admission.token_calls import AT_ONCE
 
 LIMITS = Limits(running=1, waiting=0, waiting_tokens=0, waiting_images=100, token_calls=12)
 
