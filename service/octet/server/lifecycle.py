@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SWITCH_SECONDS = 0.001
-"""How long a thread that computes may keep the event loop waiting for the interpreter, which is 5 ms by itself.
+"""How long a thread that computes may keep the event loop from the interpreter; 5 ms by default.
 
-With two threads that looked at large requests, the loop was 157 ms late at the 99th percentile with 5 ms, and
-31 ms with this. Where nothing else computes it changes nothing.
+While two threads looked at large requests, the loop was 157 ms late at the 99th percentile with 5 ms, and 31
+ms with this. Where nothing else computes it changes nothing.
 """
 
 logger = logging.getLogger("octet")

@@ -27,7 +27,7 @@ def turns(*parts: int) -> ChatRequest:
 
 def test_limits_follow_from_the_context_window(model: ModelInfo) -> None:
     large = limits_of(replace(model, context_window=131072, longest_token=31))
-    assert (large.messages, large.parts, large.values) == (8192, 8192, 131072)
+    assert (large.messages, large.parts, large.values) == (2048, 2048, 131072)
     assert large.text_bytes == 4 * 2**20 + 131072 * 31
     assert large.fields == 65536 + 4 * 131072
     small = limits_of(replace(model, context_window=2048))
