@@ -26,16 +26,23 @@ class InvalidRequestError(OctetError):
     """A field of a request is wrong.
 
     Attributes:
-        field: path of the field as in the proto, such as ``messages[2].parts[0].image.data``.
+        field: path of the field as in the proto, such as ``messages[2].parts[0].image.data``; empty where
+            it is the request as a whole.
         message: one sentence that tells the client's author what to change.
     """
 
     reason = "INVALID_FIELD"
 
     def __init__(self, field: str, message: str) -> None:
-        super().__init__(f"{field}: {message}")
+        super().__init__(f"{field}: {message}" if field else message)
         self.field = field
         self.message = message
+
+
+class MalformedRequestError(InvalidRequestError):
+    """What the call carries is no request: not one message, or bytes that are none of the method's."""
+
+    reason = "MALFORMED_REQUEST"
 
 
 class ContextLengthError(InvalidRequestError):

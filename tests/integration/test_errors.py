@@ -68,13 +68,3 @@ async def test_unknown_method(start: Start) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await call
     assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
-
-
-async def test_garbage_bytes_for_a_message(start: Start) -> None:
-    running = await start()
-    call = running.channel.unary_unary("/octet.v1.ChatService/Chat")(b"\xff\xff\xff")
-    with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await call
-    assert raised.value.code() == grpc.StatusCode.UNKNOWN  # gRPC's own, from below the interceptors
-    assert running.engine.asked == []
-    await running.chat.Chat(ask())

@@ -301,3 +301,29 @@ async def test_what_routing_does_not_need_is_not_there(worker: Worker, method: s
         "Embed": vllm_engine_pb2.EmbedRequest,
     }
     assert await getattr(worker.stub, method)(requests[method]()).code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_what_is_no_request(worker: Worker) -> None:
+    """As everywhere: a status with details, for each of the methods."""
+    for method in ("Generate", "Abort", "HealthCheck", "GetModelInfo", "GetTokenizer"):
+        for messages in ([b"\xff"], [], [b"", b""]):
+            call = worker.channel.stream_stream(f"/{SERVICE_NAME}/{method}")()
+            for message in messages:
+                await call.write(message)
+            await call.done_writing()
+            assert await call.code() == grpc.StatusCode.INVALID_ARGUMENT, (method, messages)
+
+
+async def test_requests_that_hold_too_much(worker: Worker) -> None:
+    abort = vllm_engine_pb2.AbortRequest(request_ids=["r"] * 1001)
+    with pytest.raises(grpc.aio.AioRpcError, match="has 1001 ids, more than 1000") as raised:
+        await worker.stub.Abort(abort)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    long = Request(request_id="r", text="x" * 5_000_000)
+    assert await code_of(worker.stub.Generate(long)) == grpc.StatusCode.INVALID_ARGUMENT
+    # Pictures have limits of their own.
+    picture = Request(request_id="r")
+    picture.media_refs.items.add(modality=common_pb2.IMAGE, url="data:image/png;base64," + "A" * 5_000_000)
+    call = worker.stub.Generate(picture)
+    assert await code_of(call) == grpc.StatusCode.INVALID_ARGUMENT
+    assert "media_refs" in await call.details()

@@ -77,6 +77,8 @@ def compute(config: ServerConfig, engine_args: list[str]) -> None:
 
 def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
     """Serves vLLM's engine until a signal."""
+    # gRPC's core writes a line past the log for each call with malformed metadata, which anybody may send.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     async def start_engine() -> "Engine":
         from octet.engine.vllm.engine import create_engine

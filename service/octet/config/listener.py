@@ -20,7 +20,9 @@ class ListenerConfig:
         uds: path of a Unix socket to listen on as well; None: none.
         uds_mode: permissions of that socket; whoever may write to it may connect.
         tcp: whether the TCP port is opened at all.
-        max_message_bytes: longest gRPC message taken.
+        max_message_bytes: longest gRPC message taken. By default the largest picture, and what the text of a
+            request may take with a context window of 128 Ki tokens of at most 64 bytes
+            (`octet.translate.request_limits`).
         max_metadata_bytes: longest metadata taken with a call.
         max_concurrent_streams: calls at the same time over one connection; a client waits with further ones.
         window_bytes: HTTP/2 window, what a client may send in one call before the server has taken it; 0
@@ -42,7 +44,7 @@ class ListenerConfig:
     uds: str | None = None
     uds_mode: int = 0o660
     tcp: bool = True
-    max_message_bytes: int = 64 * 1024 * 1024
+    max_message_bytes: int = 32 * 1024 * 1024
     max_metadata_bytes: int = 16 * 1024
     max_concurrent_streams: int = 1000
     window_bytes: int = 0

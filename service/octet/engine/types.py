@@ -324,6 +324,7 @@ class ModelInfo:
         max_images: most pictures in a request; 0 when none are taken.
         tokens_per_image: tokens that one picture takes in a prompt; 0 when none are taken.
         vocabulary_size: how many tokens the model tells apart; token ids are smaller.
+        longest_token: bytes of the longest token's text.
         pans_and_scans: whether pictures can be shown in crops as well.
         adapters: names of the LoRA adapters that requests may use.
         takes_priorities: whether waiting requests are ordered by priority.
@@ -344,3 +345,4 @@ class ModelInfo:
     adapters: tuple[str, ...] = ()
     takes_priorities: bool = False
     max_sequences: int = 256
+    longest_token: int = 32

@@ -36,6 +36,9 @@ initial_metadata: ContextVar[InitialMetadata] = ContextVar("initial_metadata")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The call's request id; empty outside of a call."""
 
+request_bytes: ContextVar[int] = ContextVar("request_bytes", default=0)
+"""Length of the call's serialized request."""
+
 caller: ContextVar[str] = ContextVar("caller", default="")
 """Whose call it is: the name of the key that it carried; empty on a server without keys."""
 

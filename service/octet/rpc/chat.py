@@ -13,7 +13,6 @@ from octet.engine.protocol import Engine
 from octet.engine.types import Deltas, Event, GenerationRequest, PromptAccepted
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
-from octet.rpc.admission.cost import estimate
 from octet.rpc.gate import EngineGate
 from octet.rpc.progress import Progress
 from octet.rpc.running import CancelledByCallerError, RunningRequests
@@ -129,7 +128,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     ) -> AsyncGenerator[Event, None]:
         """The engine's events for a request, made complete here if CancelChat ends it early."""
         request_id, caller = call.request_id.get(), call.caller.get()
-        cost = estimate(request, engine.model)
+        cost = await self._translator.to_cost(request, engine.model)
         progress.expect(cost.sequences)
         with self._running.register(caller, request_id, time_left) as running:
             try:

@@ -7,7 +7,7 @@ from typing import Any, ParamSpec, TypeAlias, TypeVar
 import grpc
 
 from octet.engine.protocol import Engine
-from octet.engine.types import PromptAccepted, Tokens
+from octet.engine.types import PromptAccepted
 from octet.errors import InvalidRequestError
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
@@ -15,7 +15,6 @@ from octet.rpc.gate import EngineGate
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
 from octet.translate.media import ImageLimits
-from octet.translate.messages import image_fields
 from octet.translate.model import to_count, to_model, to_models, to_text, to_token_ids, to_tokens
 from octet.translate.request import resolve_model
 from octet.v1 import model_service_pb2, model_service_pb2_grpc
@@ -88,9 +87,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Counts the tokens of a prompt."""
         if not request.HasField("request"):
             raise InvalidRequestError("request", "is missing; set the request as it would be sent to Chat")
+        engine = self._gate.engine()
         try:
-            images = len(image_fields(request.request.messages))
-            counted = await self._until_deadline(context, images, self._count, self._gate.engine(), request)
+            cost = await self._translator.to_cost(request.request, engine.model)
+            counted = await self._until_deadline(context, cost.images, self._count, engine, request)
         except InvalidRequestError as error:
             raise type(error)(f"request.{error.field}", error.message) from error
         return to_count(counted)
@@ -102,27 +102,32 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         engine = self._gate.engine()
         text = to_text(request, engine.model)
         add_special_tokens = request.add_special_tokens if request.HasField("add_special_tokens") else True
-        tokens: Tokens = await self._until_deadline(
-            context, 0, engine.tokenize, text, add_special_tokens=add_special_tokens
-        )
-        return await self._translator.in_thread(to_tokens, tokens)
+        return await self._until_deadline(context, 0, self._tokenize, engine, text, add_special_tokens)
 
     async def Detokenize(
         self, request: model_service_pb2.DetokenizeRequest, context: DetokenizeContext
     ) -> model_service_pb2.DetokenizeResponse:
         """Puts tokens together to text."""
-        engine = self._gate.engine()
-        ids = await self._translator.in_thread(to_token_ids, request, engine.model)
-        text = await self._until_deadline(
-            context, 0, engine.detokenize, ids, skip_special_tokens=request.skip_special_tokens
-        )
-        return model_service_pb2.DetokenizeResponse(text=text)
+        return await self._until_deadline(context, 0, self._detokenize, self._gate.engine(), request)
 
     async def _count(self, engine: Engine, request: model_service_pb2.CountTokensRequest) -> PromptAccepted:
         generation = await self._translator.to_generation_request(
             request.request, engine.model, request.request.request_id or call.request_id.get()
         )
         return await engine.count_tokens(generation)
+
+    async def _tokenize(
+        self, engine: Engine, text: str, add_special_tokens: bool
+    ) -> model_service_pb2.TokenizeResponse:
+        tokens = await engine.tokenize(text, add_special_tokens=add_special_tokens)
+        return await self._translator.in_thread(to_tokens, tokens)
+
+    async def _detokenize(
+        self, engine: Engine, request: model_service_pb2.DetokenizeRequest
+    ) -> model_service_pb2.DetokenizeResponse:
+        ids = await self._translator.in_thread(to_token_ids, request, engine.model)
+        text = await engine.detokenize(ids, skip_special_tokens=request.skip_special_tokens)
+        return model_service_pb2.DetokenizeResponse(text=text)
 
     async def _until_deadline(
         self,
@@ -132,7 +137,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        """Awaits what the engine does for a call with so many pictures, if there is room for it.
+        """Awaits what is done for a call with so many pictures, when it is its turn.
 
         It ends at the call's deadline; a drain waits for it.
         """
@@ -140,6 +145,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         # An id of its own: one can count the tokens of a request that is being answered.
         with (
             self._running.register(caller, uuid.uuid4().hex, context.time_remaining()) as running,
-            self._admission.enter_token_call(caller, images),
+            self._admission.enter_token_call(
+                caller, images, caller_limit=call.caller_limits.get().max_concurrent_requests
+            ) as ticket,
         ):
+            await running.wait_for(ticket.turn)
             return await running.wait_for(start, *args, **kwargs)

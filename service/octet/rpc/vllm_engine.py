@@ -22,7 +22,7 @@ from octet.telemetry.metrics import Metrics
 from octet.translate.gateway_events import GatewayEvents
 from octet.translate.media import ImageLimits
 from octet.translate.media_refs import inline_pictures, refs_to_fetch
-from octet.translate.request import check_request_id
+from octet.translate.request import MAX_CANCELLED_IDS, check_request_id
 from octet.translate.sampling import MAX_CANDIDATES
 
 if TYPE_CHECKING:
@@ -111,6 +111,10 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         self, request: vllm_engine_pb2.AbortRequest, context: Context
     ) -> vllm_engine_pb2.AbortResponse:
         """Stops the caller's requests by id; nobody else's."""
+        if len(request.request_ids) > MAX_CANCELLED_IDS:
+            raise InvalidRequestError(
+                "request_ids", f"has {len(request.request_ids)} ids, more than {MAX_CANCELLED_IDS}"
+            )
         self._running.cancel(call.caller.get(), request.request_ids)
         return vllm_engine_pb2.AbortResponse()
 

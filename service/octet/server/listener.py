@@ -11,6 +11,10 @@ import grpc
 
 from octet.config import ServerConfig
 from octet.errors import StartupError
+from octet.server.grpc_faults import mend
+
+MAX_ANSWER_BYTES = 64 * 1024 * 1024
+"""Longest message sent: very many log probabilities."""
 
 NEVER_MS = 2**31 - 1
 """What gRPC takes for "never"."""
@@ -18,11 +22,12 @@ NEVER_MS = 2**31 - 1
 
 def make_server(config: ServerConfig, interceptors: Sequence[grpc.aio.ServerInterceptor]) -> grpc.aio.Server:
     """A server without services or port."""
+    mend()
     return grpc.aio.server(
         interceptors=interceptors,
         options=[
             ("grpc.max_receive_message_length", config.max_message_bytes),
-            ("grpc.max_send_message_length", config.max_message_bytes),
+            ("grpc.max_send_message_length", MAX_ANSWER_BYTES),
             # Between the two limits gRPC would refuse at random.
             ("grpc.max_metadata_size", config.max_metadata_bytes),
             ("grpc.absolute_max_metadata_size", config.max_metadata_bytes),

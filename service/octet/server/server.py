@@ -15,10 +15,13 @@ from octet.errors import EngineDeadError, StartupError, UnavailableError
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import limits_of
 from octet.rpc.chat import ChatService
+from octet.rpc.fair_threads import FairThreads
 from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
+from octet.rpc.reading import RequestReader
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
+from octet.server.health import HealthServicer
 from octet.server.interceptors import interceptors
 from octet.server.keys import KeyRing
 from octet.server.listener import addresses, explain_bind_error, listen, make_server
@@ -31,6 +34,7 @@ from octet.telemetry.endpoint import MetricsEndpoint
 from octet.telemetry.load_report import LoadReporter
 from octet.telemetry.metrics import Metrics
 from octet.telemetry.tracing import Tracing, find_collector
+from octet.translate import request_limits
 from octet.translate.media import ImageLimits
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
 
@@ -46,8 +50,8 @@ HEALTH_POLL_SECONDS = 0.5
 STOP_GRACE_SECONDS = 0.5
 """What remains for responses on their way, and for health watchers, when the server stops."""
 
-_THREADS = 2
-"""For what is costly beside pictures: large schemas, many log probabilities."""
+_THREADS = 3
+"""For what is costly beside pictures: large requests and schemas, many log probabilities."""
 
 SERVICE_NAMES: tuple[str, ...] = (
     chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
@@ -88,10 +92,11 @@ class Server:
         self.admission = Admission()
         """Lets calls in; tells its listeners."""
         self._image_threads = ThreadPoolExecutor(config.image_threads, thread_name_prefix="images")
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="translate")
+        self._threads = FairThreads(_THREADS, "translate")
         self._fetcher = fetcher or _make_fetcher(config)
+        self._reader = RequestReader(self._threads)
         translator = Translator(limits, self._image_threads, self._threads, self._fetcher)
-        self._health = health.aio.HealthServicer()
+        self._health = HealthServicer()
         self._reloader = Reloader(lambda files, failed: self.metrics.reload_failed.labels(files).set(failed))
         self._reloading: asyncio.Task[None] | None = None
         self._tls = self._load_tls()
@@ -100,6 +105,7 @@ class Server:
         self._server = make_server(
             config,
             interceptors(
+                self._reader,
                 self._load_keys(),
                 self.metrics,
                 self._tracing,
@@ -169,6 +175,7 @@ class Server:
         if self._vllm_engine is not None:
             assert self._create_servicer is not None, "config.smg needs create_servicer"
             self._vllm_engine.attach(await self._create_servicer(engine))
+        self._reader.open(request_limits.limits_of(engine.model))
         self.admission.open(limits_of(self._config, engine.model))
         self._load_reporter.attach(engine)
         self._gate.open(engine)
@@ -207,8 +214,8 @@ class Server:
         if self._reloading is not None:
             self._reloading.cancel()
         await self._server.stop(STOP_GRACE_SECONDS)
-        for threads in (self._image_threads, self._threads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._image_threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
         if self._fetcher is not None:
             await self._fetcher.close()
         await asyncio.to_thread(self._tracing.close)

@@ -1,6 +1,7 @@
 """TLS: the server's certificate, and the authorities that vouch for clients, out of files that may change."""
 
 import logging
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from cryptography.hazmat.primitives.serialization import (
 from octet.errors import StartupError
 
 T = TypeVar("T")
+
+_PEM_END = re.compile(rb"-----END [A-Z0-9 ]+-----")
 
 logger = logging.getLogger("octet")
 
@@ -105,10 +108,14 @@ def _check_pair(certificate_file: str, chain: bytes, key_file: str, key: bytes) 
 
 
 def _read(path: str) -> bytes:
+    """A PEM file's content, all blocks of which have their end: parsers drop a last one that has not."""
     try:
-        return Path(path).read_bytes()
+        pem = Path(path).read_bytes()
     except OSError as error:
         raise StartupError(f"cannot read {path}: {error.strerror}") from None
+    if pem.count(b"-----BEGIN ") != len(_PEM_END.findall(pem)):
+        raise StartupError(f"{path}: a block in PEM form has no end; the file may be half written")
+    return pem
 
 
 def _parse(parse: Callable[[bytes], T], pem: bytes, path: str, what: str) -> T:

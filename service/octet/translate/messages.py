@@ -1,6 +1,7 @@
 """The conversation of a request."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -22,6 +23,7 @@ from octet.engine.types import (
 from octet.errors import InvalidRequestError
 from octet.translate.data_uri import is_data_uri, parse_data_uri
 from octet.translate.media import ImageLimits, decode_image
+from octet.translate.request_limits import count_values, limits_of
 from octet.translate.tool_declarations import check_tool_name
 from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict
 from octet.v1 import content_pb2, tool_pb2
@@ -65,7 +67,7 @@ def to_messages(
         raise InvalidRequestError("messages", "is empty; a request needs at least one message")
     roles = _to_roles(messages)
     _check_image_count(messages, model)
-    conversation = _Conversation(limits, fetched)
+    conversation = _Conversation(limits, fetched, limits_of(model).values)
     return tuple(
         Message(role, conversation.to_parts(message.parts, role, f"messages[{i}]"))
         for i, (role, message) in enumerate(zip(roles, messages, strict=True))
@@ -134,12 +136,16 @@ class _Conversation:
     Attributes:
         limits: of pictures.
         fetched: pictures by their URIs.
+        max_values: JSON values that its tool calls and results may hold together.
+        values: those that they have held so far.
         open_calls: ids of the calls without a result, with the names of their tools.
         answered: ids of the calls that have their result.
     """
 
     limits: ImageLimits
     fetched: Mapping[str, bytes]
+    max_values: int
+    values: int = 0
     open_calls: dict[str, str] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
 
@@ -215,7 +221,7 @@ class _Conversation:
             raise InvalidRequestError(f"{path}.id", f"{call.id!r} is the id of an earlier call, too")
         check_tool_name(call.name, f"{path}.name")
         self.open_calls[call.id] = call.name
-        return ToolCallPart(call.id, call.name, _to_arguments_json(call, path))
+        return ToolCallPart(call.id, call.name, self._to_arguments_json(call, path))
 
     def _to_tool_result(self, result: tool_pb2.ToolResult, path: str) -> ToolResultPart:
         if result.call_id in self.answered:
@@ -230,9 +236,48 @@ class _Conversation:
             case "text":
                 return ToolResultPart(result.call_id, name, result.text)
             case "data":
-                return ToolResultPart(result.call_id, name, _to_json(result.data, f"{path}.data"))
+                return ToolResultPart(result.call_id, name, self._to_json(result.data, f"{path}.data"))
             case _:
                 raise InvalidRequestError(path, "has no result; set text or data")
+
+    def _to_arguments_json(self, call: tool_pb2.ToolCall, path: str) -> str:
+        if not call.arguments_json:
+            if not call.HasField("arguments"):
+                raise InvalidRequestError(
+                    path, "has no arguments; set arguments or arguments_json, to {} where there are none"
+                )
+            return self._to_json(call.arguments, f"{path}.arguments")
+        if len(call.arguments_json) > MAX_ARGUMENTS_LENGTH:
+            raise InvalidRequestError(
+                f"{path}.arguments_json",
+                f"has {len(call.arguments_json)} characters, more than {MAX_ARGUMENTS_LENGTH}",
+            )
+        try:
+            arguments = parse_json_object(call.arguments_json)
+        except ValueError as error:
+            raise InvalidRequestError(f"{path}.arguments_json", str(error)) from error
+        self._count(arguments, f"{path}.arguments_json")
+        # Answers set both, and clients send their messages back as they are.
+        if call.HasField("arguments") and not _is_same(call.arguments, arguments):
+            raise InvalidRequestError(f"{path}.arguments_json", "contradicts arguments; set one of the two")
+        return call.arguments_json
+
+    def _to_json(self, struct: Struct, path: str) -> str:
+        self._count(struct, path)
+        try:
+            return json.dumps(struct_to_dict(struct), ensure_ascii=False)
+        except ValueError as error:
+            raise InvalidRequestError(path, f"is not JSON: {error}") from error
+
+    def _count(self, value: Struct | Mapping[str, Any], path: str) -> None:
+        """Counts JSON values before anything else is done with them."""
+        self.values += count_values(value, self.max_values - self.values)
+        if self.values > self.max_values:
+            raise InvalidRequestError(
+                path,
+                f"takes the JSON values of tool calls and results to more than {self.max_values}, as many as "
+                "the model's context has tokens",
+            )
 
 
 def _said(text: str, path: str) -> str:
@@ -241,38 +286,12 @@ def _said(text: str, path: str) -> str:
     return text
 
 
-def _to_arguments_json(call: tool_pb2.ToolCall, path: str) -> str:
-    if not call.arguments_json:
-        if not call.HasField("arguments"):
-            raise InvalidRequestError(
-                path, "has no arguments; set arguments or arguments_json, to {} where there are none"
-            )
-        return _to_json(call.arguments, f"{path}.arguments")
-    if len(call.arguments_json) > MAX_ARGUMENTS_LENGTH:
-        raise InvalidRequestError(
-            f"{path}.arguments_json",
-            f"has {len(call.arguments_json)} characters, more than {MAX_ARGUMENTS_LENGTH}",
-        )
-    try:
-        arguments = parse_json_object(call.arguments_json)
-    except ValueError as error:
-        raise InvalidRequestError(f"{path}.arguments_json", str(error)) from error
-    # Answers set both, and clients send their messages back as they are.
-    if call.HasField("arguments") and not _is_same(call.arguments, arguments):
-        raise InvalidRequestError(f"{path}.arguments_json", "contradicts arguments; set one of the two")
-    return call.arguments_json
-
-
 def _is_same(struct: Struct, arguments: Mapping[str, Any]) -> bool:
     """Whether `struct` says what `arguments` does, as exactly as a Struct can."""
+    most = count_values(arguments, sys.maxsize)
+    if count_values(struct, most) != most:
+        return False
     try:
         return struct_to_dict(struct) == struct_to_dict(dict_to_struct(arguments))
     except ValueError:
         return False
-
-
-def _to_json(struct: Struct, path: str) -> str:
-    try:
-        return json.dumps(struct_to_dict(struct), ensure_ascii=False)
-    except ValueError as error:
-        raise InvalidRequestError(path, f"is not JSON: {error}") from error

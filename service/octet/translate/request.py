@@ -26,7 +26,9 @@ MAX_CANCELLED_IDS = 1000
 _REQUEST_ID = re.compile(r"[\x20-\x7e]{1,128}")
 
 # Checking a schema that was not seen before takes some ten milliseconds for every KiB.
-_COSTLY_BYTES = 2 * 1024
+_COSTLY_SCHEMA_BYTES = 2 * 1024
+# Of many small parts, or of numbers, this takes some ten milliseconds.
+_COSTLY_BYTES = 16 * 1024
 
 
 def to_generation_request(
@@ -87,10 +89,17 @@ def to_generation_request(
     )
 
 
-def is_costly(request: chat_service_pb2.ChatRequest) -> bool:
-    """Whether `to_generation_request` takes long even without pictures, so that a thread should do it."""
+def is_costly(request: chat_service_pb2.ChatRequest, size: int) -> bool:
+    """Whether `to_generation_request` takes long even without pictures, so that a thread should do it.
+
+    Args:
+        request: what the client sent.
+        size: its length as bytes.
+    """
+    if size > _COSTLY_BYTES:
+        return True
     schemas = sum(tool.ByteSize() for tool in request.tools) + request.output_format.ByteSize()
-    return schemas > _COSTLY_BYTES
+    return schemas > _COSTLY_SCHEMA_BYTES
 
 
 def resolve_model(name: str, model: ModelInfo) -> str:

@@ -10,16 +10,30 @@ from typing import Any
 
 FENCE = "```"
 _FENCE_MARKS = ("", "json", "python", "tool_code")
-_OPENER = re.compile(r"[\[{`]")
-_LINE_START = re.compile(r"^[ \t]*", re.MULTILINE)
+# A bracket, a fence, or the beginning of a line behind which a name may stand.
+_CANDIDATE = re.compile(r"[\[{`]|\n[ \t]*(?=[A-Za-z_])")
+_INDENT = re.compile(r"[ \t]*")
 _WORD = re.compile(r"[A-Za-z_]*")
 _IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)("?)', re.DOTALL)
+_IDENTIFIER_REST = re.compile(r"[\w.]*")
+_SPACE = re.compile(r"\s*")
+_LINE_SPACE = re.compile(r"[ \t\r]*")
+_NOTHING = re.compile("")
 _ARGUMENT_KEYS = ("parameters", "arguments")
 
 
 class Incomplete(Exception):
-    """More text is needed to decide."""
+    """More text is needed to decide.
+
+    Attributes:
+        idle: text that this matches as a whole would leave it at that, and need not be looked at again. A
+            call's start has few places where any amount of it may stand, so that what waits is read a few
+            times and not with each piece that comes.
+    """
+
+    def __init__(self, idle: re.Pattern[str] = _NOTHING) -> None:
+        super().__init__()
+        self.idle = idle
 
 
 class NoCall(Exception):
@@ -42,12 +56,16 @@ class Opening:
 
 
 class Reader:
-    """Reads the start of a call from text of which more may come."""
+    """Reads the start of a call from text of which more may come.
 
-    def __init__(self, text: str, names: frozenset[str]) -> None:
+    Attributes:
+        at: how far the text has been read.
+    """
+
+    def __init__(self, text: str, names: frozenset[str], at: int = 0) -> None:
         self._text = text
         self._names = names
-        self.at = 0
+        self.at = at
 
     def opening(self) -> Opening:
         """A call's start, with what encloses it.
@@ -55,7 +73,7 @@ class Reader:
         Raises:
             NoCall, Incomplete
         """
-        fenced = self._text.startswith("`")
+        fenced = self._text.startswith("`", self.at)
         if fenced:
             self._fence()
         return self.statement(fenced=fenced)
@@ -98,18 +116,21 @@ class Reader:
         return mark
 
     def skips(self, mark: str) -> bool:
-        """Whether `mark` is the next character behind white space, which is skipped then."""
-        if self._peek() != mark:
+        """Whether `mark`, of one character or more, comes next behind white space; it is skipped then."""
+        self._peek()
+        if not self._text.startswith(mark, self.at):
+            if self._is_cut_off(mark):
+                raise Incomplete
             return False
-        self.at += 1
+        self.at += len(mark)
         return True
 
     def _fence(self) -> None:
-        head = self._text[: len(FENCE)]
-        if head != FENCE[: len(head)]:
-            raise NoCall
-        word = _WORD.match(self._text, len(FENCE))
-        if len(head) < len(FENCE) or word is None or word.end() == len(self._text):
+        if not self._text.startswith(FENCE, self.at):
+            raise Incomplete if self._is_cut_off(FENCE) else NoCall
+        word = _WORD.match(self._text, self.at + len(FENCE))
+        assert word is not None
+        if word.end() == len(self._text) and any(mark.startswith(word[0]) for mark in _FENCE_MARKS):
             raise Incomplete
         if word[0] not in _FENCE_MARKS:
             raise NoCall
@@ -130,6 +151,8 @@ class Reader:
             keyword = _IDENTIFIER.match(self._text, self.at)
             if keyword is None:
                 raise NoCall
+            if keyword.end() == len(self._text):
+                raise Incomplete(_IDENTIFIER_REST)
             self.at = keyword.end()
             self._expect("=")
         return Opening(start, None, in_list, fenced, python=True)
@@ -143,83 +166,102 @@ class Reader:
             return any(known.startswith(name[0]) for known in self._names)
         return name[0] in self._names
 
-    def _space(self) -> int:
-        rest = self._text[self.at :]
-        return len(rest) - len(rest.lstrip())
+    def stands_alone(self, *, fenced: bool) -> bool:
+        """Whether nothing but the end of the line, or of the fenced block, follows a Python call.
+
+        Raises:
+            Incomplete
+        """
+        space = _LINE_SPACE.match(self._text, self.at)
+        assert space is not None
+        self.at = space.end()
+        if self.at == len(self._text):
+            raise Incomplete(_LINE_SPACE)
+        if fenced and self._is_cut_off(FENCE):
+            raise Incomplete
+        return self._text.startswith("\n", self.at) or (fenced and self._text.startswith(FENCE, self.at))
 
     def _peek(self) -> str:
-        self.at += self._space()
+        space = _SPACE.match(self._text, self.at)
+        assert space is not None
+        self.at = space.end()
         if self.at == len(self._text):
-            raise Incomplete
+            raise Incomplete(_SPACE)
         return self._text[self.at]
 
     def _expect(self, mark: str) -> None:
         self.one_of(mark)
 
+    def _is_cut_off(self, mark: str) -> bool:
+        """Whether the text ends within `mark`."""
+        return len(self._text) - self.at < len(mark) and mark.startswith(self._text[self.at :])
+
     def _string(self, options: Collection[str]) -> str:
-        """A JSON string that is one of `options`."""
+        """A JSON string that is one of `options`, written without escapes."""
         if self._peek() != '"':
             raise NoCall
-        match = _STRING.match(self._text, self.at)
-        assert match is not None
-        if not match[2]:
-            if any(option.startswith(match[1]) for option in options):
+        begin, longest = self.at + 1, max(map(len, options), default=0)
+        end = self._text.find('"', begin, begin + longest + 1)
+        found = self._text[begin : begin + longest + 1 if end < 0 else end]
+        if end < 0 and begin + len(found) == len(self._text):
+            if any(option.startswith(found) for option in options):
                 raise Incomplete
-            raise NoCall
-        if match[1] not in options:
-            raise NoCall
-        self.at = match.end()
-        return match[1]
+        elif end >= 0 and found in options:
+            self.at = end + 1
+            return found
+        raise NoCall
 
 
-def call_start(text: str, names: frozenset[str], *, at_line_start: bool) -> int | None:
+def call_start(text: str, names: frozenset[str], at: int, *, at_line_start: bool) -> int | None:
     """Where the first thing that may be a call begins: a bracket, a fence, or a tool's name on a new line.
 
-    `at_line_start` says whether the text itself begins on a new line.
+    Args:
+        text: the text.
+        names: the tools' names.
+        at: where to begin to look.
+        at_line_start: whether that place itself is on a new line.
     """
-    opener = _OPENER.search(text)
-    end = opener.start() if opener else len(text)
     reader = Reader(text, names)
-    for line in _LINE_START.finditer(text, 0, end):
-        if (line.start() or at_line_start) and reader.names_tool(line.end()):
-            return line.end()
-    return opener.start() if opener else None
-
-
-def stands_alone(follows: str, *, fenced: bool) -> bool:
-    """Whether nothing but the end of the line, or of the fenced block, follows a Python call.
-
-    Raises:
-        Incomplete
-    """
-    rest = follows.lstrip(" \t\r")
-    if not rest or (fenced and rest != FENCE and FENCE.startswith(rest)):
-        raise Incomplete
-    return rest.startswith("\n") or (fenced and rest.startswith(FENCE))
+    if at_line_start:
+        indent = _INDENT.match(text, at)
+        assert indent is not None
+        at = indent.end()
+        if reader.names_tool(at):
+            return at
+    while candidate := _CANDIDATE.search(text, at):
+        if not candidate[0].startswith("\n"):
+            return candidate.start()
+        at = candidate.end()
+        if reader.names_tool(at):
+            return at
+    return None
 
 
 class Balance:
     """Finds the bracket that closes the first one, in text that comes in pieces.
 
     Attributes:
-        at: how much of the text has been looked at; what lies behind cannot be understood without more.
+        closed: whether it has been found.
     """
 
-    def __init__(self, *, python: bool, at: int = 0) -> None:
-        self.at = at
+    def __init__(self, *, python: bool) -> None:
+        self.closed = False
         self._plain = _PYTHON_MARKS if python else _JSON_MARKS
         self._python = python
         self._depth = 0
         self._quote = ""
 
-    def advance(self, text: str) -> int | None:
-        """Where the closing bracket ends, or None; `text` is all of it, from its beginning."""
-        while mark := (_QUOTED[self._quote] if self._quote else self._plain).search(text, self.at):
+    def advance(self, text: str, at: int) -> int:
+        """Reads on from `at`; returns the place behind the closing bracket, or behind what is understood.
+
+        What lies behind, at most two characters where nothing was closed, has to be given again with what
+        follows it.
+        """
+        while mark := (_QUOTED[self._quote] if self._quote else self._plain).search(text, at):
             found = mark[0]
             if mark.end() == len(text) and self._may_go_on(found):
-                self.at = mark.start()
-                return None
-            self.at = mark.end()
+                return mark.start()
+            at = mark.end()
             if found[0] == "\\":
                 continue
             if found[0] in "\"'":
@@ -228,11 +270,11 @@ class Balance:
             else:
                 self._depth += 1 if found in "[({" else -1
                 if self._depth == 0:
-                    return self.at
+                    self.closed = True
+                    return at
         # Quotes at the end may be the beginning of the three that end a string.
-        ending = text[self.at :] if len(self._quote) == 3 else ""
-        self.at = len(text) - len(ending) + len(ending.rstrip(self._quote[:1] or None))
-        return None
+        ending = text[max(at, len(text) - 2) :] if len(self._quote) == 3 else ""
+        return len(text) - len(ending) + len(ending.rstrip(self._quote[:1] or None))
 
     def _may_go_on(self, mark: str) -> bool:
         """Whether a mark at the end of the text may be the beginning of a longer one."""
@@ -277,6 +319,8 @@ def python_call(text: str) -> tuple[str, str]:
     Raises:
         NoCall
     """
+    if any(_is_prefixed(text, string.start()) for string in _STRINGS.finditer(text)):
+        raise NoCall
     try:
         with warnings.catch_warnings(action="ignore"):  # about escapes such as \d, which Python knows not
             call = ast.parse(text.strip(), mode="eval").body
@@ -285,6 +329,20 @@ def python_call(text: str) -> tuple[str, str]:
         return ast.unparse(call.func), _dump(_python_arguments(call))
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise NoCall from error
+
+
+def _is_prefixed(text: str, quote: int) -> bool:
+    """Whether a letter before a string's quote makes it something else than text.
+
+    Such strings are no literals that JSON can hold, and Python 3.11 takes quadratic time to parse f-strings.
+    """
+    before = text[max(0, quote - 2) : quote]
+    return _WORD_END.search(before) is not None and _TEXT_PREFIX.search(before) is None
+
+
+_STRINGS = re.compile(r"""("{3}|'{3})(?:\\.|[^\\])*?\1|(["'])(?:\\.|(?!\2)[^\\])*\2""", re.DOTALL)
+_WORD_END = re.compile(r"\w\Z")
+_TEXT_PREFIX = re.compile(r"(?:\A|\W)[rRuU]\Z")
 
 
 def _dump(arguments: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from octet.server.interceptors.errors import DOMAIN, MAX_MESSAGE_BYTES, to_statu
 
 CODES = {
     errors.InvalidRequestError: code_pb2.INVALID_ARGUMENT,
+    errors.MalformedRequestError: code_pb2.INVALID_ARGUMENT,
     errors.ContextLengthError: code_pb2.INVALID_ARGUMENT,
     errors.ImageFetchError: code_pb2.INVALID_ARGUMENT,
     errors.MethodNotFoundError: code_pb2.UNIMPLEMENTED,

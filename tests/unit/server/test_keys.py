@@ -43,6 +43,31 @@ def test_a_files_keys_have_names_and_limits(tmp_path: Path) -> None:
         assert found.find(key) is None
 
 
+def test_a_file_that_is_written_half_way_makes_no_key_valid(tmp_path: Path) -> None:
+    """However far its writer has come, and however long that takes."""
+    file = tmp_path / "keys"
+    file.write_text("search old")
+    found = ring(api_keys_file=str(file))
+    whole = f"search old-and-new\nbatch sha256:{sha256('hashed')} max_concurrent_requests=16\n# end\n"
+    valid = {hashlib.sha256(key).digest() for key in (b"old-and-new", b"hashed")}
+    for length in range(len(whole)):
+        file.write_text(whole[:length])
+        try:
+            found.load()
+        except StartupError:
+            continue
+        assert whole[length - 1] == "\n"
+        assert {key.digest for key in found._keys} <= valid
+        assert {key.limits for key in found._keys if key.caller == "batch"} <= {CallerLimits(16)}
+    file.write_text(whole)
+    found.load()
+    assert {key.digest for key in found._keys} == valid
+    file.write_text(whole[:-1])
+    with pytest.raises(StartupError, match="does not end in a newline; the file may be half written"):
+        found.load()
+    assert {key.digest for key in found._keys} == valid
+
+
 def test_flag_environment_and_file_add_up(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text("b two")

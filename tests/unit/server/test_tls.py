@@ -50,6 +50,21 @@ def test_files_in_each_others_place(certificates: Certificates) -> None:
     expect(f"{other_key}: is not the key of the first certificate in {certificate}", certificate, other_key)
 
 
+def test_files_that_are_written_half_way(certificates: Certificates, tmp_path: Path) -> None:
+    """Of the authorities, or of the chain, no part is taken for the whole."""
+    certificate, key = certificates.issue("server", NAME)
+    several = Path(certificates.ca).read_text() + Path(certificate).read_text()
+    end = several.index("-----END") + len("-----END CERTIFICATE-----\n")
+    half = tmp_path / "half"
+    for length in (*range(end + 11, len(several) - 1, 97), len(several.rstrip()) - 1):
+        half.write_text(several[:length])
+        expect(f"{half}: a block in PEM form has no end", certificate, key, str(half))
+        half.write_text(Path(certificate).read_text() + several[:length])
+        expect(f"{half}: a block in PEM form has no end", str(half), key)
+    half.write_text(several)
+    ServerTls(certificate, key, str(half)).load()
+
+
 def test_a_key_that_is_encrypted(certificates: Certificates, tmp_path: Path) -> None:
     certificate, key = certificates.issue("server", NAME)
     private = serialization.load_pem_private_key(Path(key).read_bytes(), None)

@@ -184,11 +184,12 @@ def test_malformed_ids(request_id: str) -> None:
 
 def test_is_costly(request_: ChatRequest) -> None:
     request_.tools.add(name="f", parameters=dict_to_struct({"type": "object"}))
-    assert not is_costly(request_)
+    assert not is_costly(request_, 100)
+    assert is_costly(request_, 20_000)
     request_.tools[0].parameters.update({"properties": {str(i): {} for i in range(1000)}})
-    assert is_costly(request_)
+    assert is_costly(request_, 100)
     large_format = ChatRequest(output_format={"json_schema": request_.tools[0].parameters})
-    assert is_costly(large_format)
+    assert is_costly(large_format, 100)
 
 
 def test_cancelled_ids_come_once_each() -> None:

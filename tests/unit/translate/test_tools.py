@@ -127,6 +127,7 @@ def test_text_around_calls_stays_text(text: str, calls: list[tuple[str, str]]) -
         "[f(a={1})]",
         "[f(a={1: 2})]",
         "[f(a=f'{x}')]",
+        "[f(a='x'f'{x}')]",
         "[f(a=b)]",
         "[f(a=__import__('os').system('true'))]",
         "[f(a=(lambda: 1)())]",

@@ -88,7 +88,7 @@ class VllmEngine:
         )
         self._adapters = adapters.requests(settings.adapters)
         self._defaults = config.model_config.get_diff_sampling_param()
-        self._model = describe_model(config, settings, active_kernels)
+        self._model = describe_model(config, settings, active_kernels, vocabulary.longest)
 
     @property
     def llm(self) -> "AsyncLLM":

@@ -20,9 +20,16 @@ FP8_DYNAMIC = "FP8_DYNAMIC"
 
 
 def describe_model(
-    config: "VllmConfig", settings: "EngineSettings", active_kernels: tuple[str, ...]
+    config: "VllmConfig", settings: "EngineSettings", active_kernels: tuple[str, ...], longest_token: int
 ) -> ModelInfo:
-    """Describes the model that an engine with `config` has loaded."""
+    """Describes the model that an engine with `config` has loaded.
+
+    Args:
+        config: vLLM's.
+        settings: Octet's own.
+        active_kernels: as the workers report them.
+        longest_token: bytes of the longest token's text.
+    """
     model = config.model_config
     source = source_name(model.model)
     names = settings.engine.served_model_name or source
@@ -41,6 +48,7 @@ def describe_model(
         pans_and_scans=max_images > 0 and model.hf_config.model_type == "gemma3",
         adapters=tuple(settings.adapters),
         takes_priorities=config.scheduler_config.policy == "priority",
+        longest_token=longest_token,
         max_sequences=config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size,
     )
 

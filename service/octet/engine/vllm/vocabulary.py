@@ -14,6 +14,10 @@ class Vocabulary:
     vLLM's own token texts will not do: a token that holds a part of a character is empty there, and the one
     that completes the character has all of it.
 
+    Attributes:
+        size: how many tokens the model tells apart.
+        longest: bytes of the longest token.
+
     Args:
         tokenizer: vLLM's, which may be used by several threads at once.
         size: how many tokens the model tells apart; those that the tokenizer does not know stand for nothing.
@@ -23,6 +27,7 @@ class Vocabulary:
         self.size = size
         self._tokenizer = tokenizer
         self._data = _token_bytes(tokenizer, size)
+        self.longest = max(map(len, self._data), default=1)
         # One long text after the other, so that no two of them take the processor from the engine.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="tokenize")
 

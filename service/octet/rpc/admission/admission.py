@@ -18,8 +18,12 @@ from octet.rpc.admission.fair_queue import FairQueue
 from octet.rpc.admission.limits import Limits
 from octet.rpc.admission.listener import AdmissionListener, Load
 from octet.rpc.admission.pace import Pace
+from octet.rpc.admission.turns import Turns
 
 MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 30.0
+
+TOKEN_CALLS_AT_ONCE = 3
+"""Calls about tokens that are answered at the same time."""
 
 _DEFAULT_RETRY_SECONDS = 1.0
 _JITTER = 0.25
@@ -95,7 +99,7 @@ class Admission:
         self._waiting_images = 0
         self._running = 0
         self._running_sequences: Counter[str] = Counter()
-        self._token_calls = 0
+        self._token_calls: Turns[Ticket] = Turns(TOKEN_CALLS_AT_ONCE)
         self._in_flight: Counter[str] = Counter()
         self._listeners: list[AdmissionListener] = []
 
@@ -115,7 +119,7 @@ class Admission:
             waiting=len(self._queue),
             waiting_tokens=self._waiting_tokens,
             waiting_images=self._waiting_images,
-            token_calls=self._token_calls,
+            token_calls=len(self._token_calls),
         )
 
     @contextmanager
@@ -137,7 +141,7 @@ class Admission:
         deadline = None if time_left is None else now + time_left
         ticket = Ticket(caller, cost, now, deadline, self._pace)
         with self._telling_refusals(caller):
-            self._check_caller(caller, caller_limit)
+            self._check_caller(caller, caller_limit, self._in_flight[caller], "requests")
             self._check_images(cost.images)
             self._check_deadline(ticket)
             displaced = self._make_room(ticket)
@@ -166,27 +170,61 @@ class Admission:
             self._start_next()
 
     @contextmanager
-    def enter_token_call(self, caller: str, images: int = 0) -> Iterator[None]:
-        """Counts a call that asks about tokens, with so many pictures, while the context lasts.
+    def enter_token_call(
+        self, caller: str, images: int = 0, *, caller_limit: int | None = None
+    ) -> Iterator[Ticket]:
+        """Gives a call that asks about tokens its place while the context lasts; await its `turn`.
+
+        Args:
+            caller: the name of the key that it came with.
+            images: pictures of the prompt whose tokens are counted.
+            caller_limit: such calls that the caller may have here at the same time; None for any number.
 
         Raises:
-            OverloadedError: when there is no room for it. It never waits.
+            OverloadedError: when there is no room for it.
         """
+        ticket = Ticket(caller, Cost(images=images), self._clock(), None, self._pace)
         with self._telling_refusals(caller):
+            self._check_caller(caller, caller_limit, self._token_calls.of(caller), "calls about tokens")
             self._check_images(images)
-            if self._token_calls >= self._limits.token_calls:
-                raise self._overloaded(
-                    "TOO_MANY_TOKEN_CALLS",
-                    f"{self._token_calls} calls about tokens are being answered, as many as may be at "
-                    "the same time; try again",
-                )
-        self._token_calls += 1
+            displaced = self._make_room_for_token_call(ticket)
+        if displaced is not None:
+            self._token_calls.drop(displaced)
+            error = self._too_many_token_calls(
+                "it had to make room for one of a caller with fewer; try again"
+            )
+            displaced.refuse(error)
+            self._tell_refused(displaced.caller, error)
+        self._token_calls.push(ticket)
         self._waiting_images += images
+        self._token_calls.start_next(self._clock())
         try:
-            yield
+            yield ticket
         finally:
-            self._token_calls -= 1
             self._waiting_images -= images
+            if ticket.started is not None:
+                self._token_calls.leave(caller)
+            elif ticket.refusal is None:
+                self._token_calls.drop(ticket)
+            self._token_calls.start_next(self._clock())
+
+    def _make_room_for_token_call(self, ticket: Ticket) -> Ticket | None:
+        """Who has to stop waiting for the ticket; None when nobody has."""
+        count = len(self._token_calls)
+        if count < self._limits.token_calls:
+            return None
+        displaced = self._token_calls.displaced_by(ticket.caller)
+        if displaced is None:
+            raise self._too_many_token_calls(
+                f"{count} calls about tokens are answered or wait, as many as may at the same time; try again"
+            )
+        return displaced
+
+    def _too_many_token_calls(self, message: str) -> OverloadedError:
+        # They take a fraction of a second, and nobody measures them.
+        return OverloadedError(
+            "TOO_MANY_TOKEN_CALLS", message, retry_seconds=self._retry_seconds(_DEFAULT_RETRY_SECONDS)
+        )
 
     def images_decoded(self, ticket: Ticket) -> None:
         """The request's pictures wait no more. Idempotent."""
@@ -197,14 +235,14 @@ class Admission:
         """The request's answer has begun. Idempotent."""
         ticket.note_first_token(self._clock())
 
-    def _check_caller(self, caller: str, limit: int | None) -> None:
-        if limit is not None and self._in_flight[caller] >= limit:
+    def _check_caller(self, caller: str, limit: int | None, in_flight: int, what: str) -> None:
+        if limit is not None and in_flight >= limit:
             raise OverloadedError(
                 "KEY_LIMIT_REACHED",
-                f"the key {caller} has {limit} requests at the same time, as many as it may; "
+                f"the key {caller} has {limit} {what} at the same time, as many as it may; "
                 "wait until one is answered",
                 retry_seconds=self._retry_seconds(self._pace.run_seconds()),
-                quota=Quota(f"key:{caller}", f"{limit} requests at the same time"),
+                quota=Quota(f"key:{caller}", f"{limit} {what} at the same time"),
             )
 
     def _check_images(self, images: int) -> None:

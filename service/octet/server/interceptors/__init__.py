@@ -4,12 +4,14 @@ from collections.abc import Sequence
 
 import grpc
 
+from octet.rpc.reading import RequestReader
 from octet.server.interceptors.auth import AuthInterceptor
 from octet.server.interceptors.calls import CallInterceptor
 from octet.server.interceptors.errors import ErrorInterceptor
 from octet.server.interceptors.load_report import LoadReportInterceptor
 from octet.server.interceptors.peer import PeerInterceptor
 from octet.server.interceptors.request_id import RequestIdInterceptor
+from octet.server.interceptors.requests import ReadInterceptor, UnreadableInterceptor
 from octet.server.interceptors.unknown_method import UnknownMethodInterceptor
 from octet.server.keys import KeyRing
 from octet.telemetry.load_report import LoadReporter
@@ -18,6 +20,7 @@ from octet.telemetry.tracing import Tracing
 
 
 def interceptors(
+    reader: RequestReader,
     keys: KeyRing | None,
     metrics: Metrics,
     tracing: Tracing,
@@ -31,6 +34,7 @@ def interceptors(
     logs with the call's id, and whatever comes after `CallInterceptor` is measured.
 
     Args:
+        reader: reads requests.
         keys: the valid API keys; None lets every call in.
         name_peers: whether callers without a key are named by their certificates.
         metrics: count the calls.
@@ -38,6 +42,7 @@ def interceptors(
         reporter: says with each chat how busy the server is; None says nothing.
     """
     chain: list[grpc.aio.ServerInterceptor] = [
+        ReadInterceptor(reader),
         RequestIdInterceptor(),
         CallInterceptor(metrics, tracing),
         ErrorInterceptor(),
@@ -48,4 +53,4 @@ def interceptors(
         chain.append(PeerInterceptor())
     if reporter is not None:
         chain.append(LoadReportInterceptor(reporter))
-    return (*chain, UnknownMethodInterceptor())
+    return (*chain, UnknownMethodInterceptor(), UnreadableInterceptor(reader))

@@ -41,13 +41,31 @@ def wrap(handler: Handler, around: Around) -> Handler:
 
         return await around(request, context, proceed)
 
+    return make_handler(
+        call,
+        request_streaming=handler.request_streaming,
+        response_streaming=handler.response_streaming,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+def make_handler(
+    behaviour: Any,
+    *,
+    request_streaming: bool,
+    response_streaming: bool,
+    request_deserializer: Any,
+    response_serializer: Any,
+) -> Handler:
+    """A handler of one of the four kinds; without a deserializer its requests are bytes."""
     make = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    return make(call, handler.request_deserializer, handler.response_serializer)
+    }[request_streaming, response_streaming]
+    return make(behaviour, request_deserializer, response_serializer)
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):

@@ -1,0 +1,111 @@
+"""Requests are read inside the interceptors, so that what is none ends a call as every other error does.
+
+gRPC itself would read them below: bytes that are no message would end a call UNKNOWN with a traceback in the
+log, and a call without a message would never end.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from octet.errors import MalformedRequestError
+from octet.rpc import call
+from octet.rpc.reading import RequestReader, Unreadable
+from octet.server.interceptors.handlers import (
+    AroundInterceptor,
+    Context,
+    Continuation,
+    MaybeHandler,
+    Proceed,
+    make_handler,
+)
+
+
+class ReadInterceptor(grpc.aio.ServerInterceptor):
+    """Reads the one request of a call, for all that follow; an `Unreadable` stands for what is none."""
+
+    def __init__(self, reader: RequestReader) -> None:
+        self._reader = reader
+
+    async def intercept_service(
+        self,
+        continuation: Continuation,
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> MaybeHandler:
+        """Gives a handler that takes bytes, as many messages as come, where one message is to be taken."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming:
+            return handler
+        message = _message_class(handler.request_deserializer)
+        behaviour: Any = handler.unary_unary or handler.unary_stream
+
+        async def read_and_answer(messages: AsyncIterator[bytes], context: Context) -> Any:
+            return await behaviour(await self._read(messages, message), context)
+
+        return make_handler(
+            read_and_answer,
+            request_streaming=True,
+            response_streaming=handler.response_streaming,
+            request_deserializer=None,
+            response_serializer=handler.response_serializer,
+        )
+
+    async def _read(self, messages: AsyncIterator[bytes], message: type[Any]) -> Any:
+        data = await anext(messages, None)
+        if data is None or await anext(messages, None) is not None:
+            count = "no whole message" if data is None else "more than one message"
+            return Unreadable(MalformedRequestError("", f"the call has {count}; its method takes one"))
+        call.request_bytes.set(len(data))
+        return await self._reader.read(data, message)
+
+
+class UnreadableInterceptor(AroundInterceptor):
+    """Ends calls whose request could not be read; comes last, when it is known that the caller may call."""
+
+    def __init__(self, reader: RequestReader) -> None:
+        self._reader = reader
+
+    async def intercept_service(
+        self,
+        continuation: Continuation,
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> MaybeHandler:
+        """Wraps the handler; where many messages are taken, each is read as it comes."""
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler.request_streaming:
+            return await super().intercept_service(continuation, handler_call_details)
+        message = _message_class(handler.request_deserializer)
+        behaviour: Any = handler.stream_unary or handler.stream_stream
+
+        def answer(messages: AsyncIterator[Any], context: Context) -> Any:
+            return behaviour(_readable(messages), context)
+
+        return make_handler(
+            answer,
+            request_streaming=True,
+            response_streaming=handler.response_streaming,
+            request_deserializer=lambda data: self._reader.read_small(data, message),
+            response_serializer=handler.response_serializer,
+        )
+
+    async def around(
+        self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
+    ) -> Any:
+        """Raises what is wrong with the request."""
+        if isinstance(request, Unreadable):
+            raise request.error
+        return await proceed()
+
+
+def _message_class(deserializer: Any) -> type[Any]:
+    """The class whose FromString a handler's deserializer is, as in all generated code."""
+    message: type[Any] = deserializer.__self__
+    return message
+
+
+async def _readable(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for message in messages:
+        if isinstance(message, Unreadable):
+            raise message.error
+        yield message
