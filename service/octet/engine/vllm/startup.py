@@ -35,12 +35,15 @@ logger = logging.getLogger(__name__)
 _PROCESS = re.compile(rb"^\((?:EngineCore|Worker|VllmWorker|DP\w*|ApiServer)[^)]*\) ")
 _ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)): (.+)")
 
-# What a rank says when one of another machine has gone; and how long that machine may take to say why.
-_FROM_AFAR = re.compile(r"connect|gloo|nccl|store|socket|peer|timed? ?out", re.IGNORECASE)
-_WORD_SECONDS = 5.0
-
 # Messages of outer exceptions, which only say that there is an inner one.
 _HOLLOW = ("See stack trace", "See root cause", "initialization failed", "cancelled")
+
+# What is said of a rank that was killed, or that has lost one of another machine; and how long that machine
+# may take to say why.
+_FROM_AFAR = re.compile(
+    "|".join((*_HOLLOW, "connect|gloo|nccl|store|socket|peer|timed? ?out")), re.IGNORECASE
+)
+_WORD_SECONDS = 5.0
 
 
 class Launch:
@@ -171,13 +174,18 @@ class Launch:
         except Exception as error:
             # An engine that could not start may leave processes behind, whose output would go on.
             self._processes.cut()
-            cause = output.cause() or one_line(error)
-            if self._hosts is not None and _FROM_AFAR.search(cause):
-                # Another machine's fault, of which word is on its way.
-                self._hosts.await_loss(_WORD_SECONDS)
-            raise StartupError(f"cannot serve {self._settings.engine.model}: {self.lost or cause}") from error
+            cause = self._blame(output.cause() or one_line(error))
+            raise StartupError(f"cannot serve {self._settings.engine.model}: {cause}") from error
         output.release()
         return made
+
+    def _blame(self, cause: str) -> str:
+        """The loss of another machine, where that may be behind what went wrong here; `cause` otherwise."""
+        if self._hosts is None or not _FROM_AFAR.search(cause):
+            return cause
+        # Word of it may be on its way.
+        self._hosts.await_loss(_WORD_SECONDS)
+        return self._hosts.lost or cause
 
 
 def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig":
