@@ -10,11 +10,11 @@ BIN := $(VENV)/bin
 ORACLE := build/oracle
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
-SOURCES := setup.py CMakeLists.txt service/octet-torchvision-shim.pth $(shell find csrc protos -type f 2>/dev/null)
+SOURCES := setup.py CMakeLists.txt $(wildcard service/*.pth) $(shell find csrc protos -type f 2>/dev/null)
 PYTHON_CODE := service tests tools bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native format oracle bench load engine wheel lock clean
+.PHONY: help demo test check check-native check-hosts format oracle bench load engine wheel lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -40,6 +40,9 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
 
 check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and UBSan
 	tools/check_native.sh $(BIN)
+
+check-hosts: $(VENV)/.octet $(VENV)/.dev ## Test every way in which one of two machines can fail; ten minutes
+	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_two_hosts.py
 
 format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format $(PYTHON_CODE)

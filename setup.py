@@ -117,11 +117,11 @@ setup(
     cmdclass={"build_py": GenerateStubs, "build_ext": CMakeBuild},
     # Makes the wheel a platform wheel; CMakeBuild does not compile it by the list of sources.
     ext_modules=[Extension("octet._C", sources=[])],
-    # A .pth file acts at interpreter start, before vLLM imports torchvision: see octet._torchvision_shim.
+    # .pth files act at interpreter start, before vLLM's imports: octet._torchvision_shim, octet._lifeline.
     data_files=[
         (
             os.path.relpath(sysconfig.get_path("purelib"), sysconfig.get_path("data")),
-            ["service/octet-torchvision-shim.pth"],
+            ["service/octet-torchvision-shim.pth", "service/octet-lifeline.pth"],
         )
     ],
 )

@@ -53,6 +53,26 @@ def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
         server.wait()
 
 
+def test_nothing_outlives_a_killed_server(tmp_path: Path) -> None:
+    """As soon as there is an engine core, still importing, and whatever else there is by then."""
+    log = tmp_path / "server.log"
+    with log.open("w") as file:
+        command = [sys.executable, "-m", "octet", "serve", "--port", "0"]
+        server = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
+    try:
+        front = psutil.Process(server.pid)
+        give_up = time.monotonic() + 280
+        while not any("spawn_main" in " ".join(child.cmdline()) for child in front.children()):
+            assert server.poll() is None, log.read_text()
+            assert time.monotonic() < give_up, log.read_text()
+            time.sleep(0.05)
+        processes = front.children(recursive=True)
+    finally:
+        server.kill()
+        server.wait()
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
+
+
 def _address(server: "subprocess.Popen[bytes]", log: Path) -> str:
     give_up = time.monotonic() + 280
     while (match := re.search(r"octet: serving \S+ on (\S+)", log.read_text())) is None:

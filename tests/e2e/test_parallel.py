@@ -142,8 +142,16 @@ async def test_a_second_machine_computes(
     ("flags", "message"),
     [
         (["--tensor-parallel-size", "3"], "heads .* must be divisible by tensor parallel size"),
-        (["--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"], "install Ray"),
+        (
+            ["--tensor-parallel-size", "2", "--distributed-executor-backend", "ray"],
+            "--distributed-executor-backend: on CPUs vLLM does not run over ray",
+        ),
         (["--nnodes", "2", "--node-rank", "1", "--tensor-parallel-size", "2"], "--node-rank: only the first"),
+        (["--nnodes", "2", "--hosts-timeout", "0"], "--hosts-timeout: 0 is not between 1 and 86400 seconds"),
+        (
+            ["--nnodes", "2", "--tensor-parallel-size", "2", "--master-addr", "192.0.2.1"],
+            "--master-addr: no interface of this machine holds 192.0.2.1",
+        ),
         (["--data-parallel-size", "4096"], "4096 ranks need a core each"),
         (
             ["--pipeline-parallel-size", "2"],

@@ -35,7 +35,8 @@ def test_wheel_holds_code_kernels_stubs_and_checkpoint(wheel: Path) -> None:
     assert "octet/v1/chat_service_pb2_grpc.py" in names
     assert "octet/demo/model.safetensors" in names
     assert "octet/demo/chat_template.jinja" in names
-    assert any(name.endswith("/octet-torchvision-shim.pth") for name in names)
+    for name in ("octet-torchvision-shim.pth", "octet-lifeline.pth"):
+        assert any(path.endswith(f"/{name}") for path in names)
     assert not [name for name in names if name.startswith(("tests/", "tools/"))]
 
 

@@ -42,7 +42,8 @@ VLLM_CPU_OMP_THREADS_BIND=0,1 chooses cores, VLLM_CPU_OMP_THREADS_BIND=auto is v
 @click.option(
     "--headless",
     is_flag=True,
-    help="Compute for the server of another machine, which --master-addr and --node-rank name; open no port.",
+    help="Compute for the server of another machine, which --master-addr and --node-rank name; open no port. "
+    "--hosts-timeout says how long to wait for it.",
 )
 @click.option("--help-engine", is_flag=True, help="List the flags of vLLM's engine and exit.")
 def serve(engine_args: tuple[str, ...], headless: bool, help_engine: bool, **settings: Any) -> None:

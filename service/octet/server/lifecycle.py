@@ -1,7 +1,6 @@
 """The life of a serving process: load, serve until a signal or the engine's death, drain, stop."""
 
 import asyncio
-import contextlib
 import logging
 import resource
 import signal
@@ -10,8 +9,6 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, TypeVar
-
-import psutil  # type: ignore[import-untyped]
 
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
@@ -89,9 +86,7 @@ async def run(
     with Signals() as signals:
         try:
             engine = await _unless(signals.first, start_engine())
-            if engine is None:
-                _end_children()
-            else:
+            if engine is not None:
                 await _serve(server, engine, signals)
         finally:
             await server.stop()
@@ -143,16 +138,6 @@ async def _first(*works: Awaitable[T]) -> T:
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _end_children() -> None:
-    """Ends the processes of an engine that is still being started, which ends its start as well.
-
-    There is nothing that they could lose, and vLLM's put a SIGTERM off until they have started.
-    """
-    for child in psutil.Process().children(recursive=True):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            child.kill()
 
 
 def _allow_open_files() -> None:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return dict(os.environ)
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder with room for a socket's path, unlike pytest's."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)
+
+
 def test_the_folder_goes_with_the_process(environment: dict[str, str]) -> None:
     folder = Path(folder_of_process(environment))
     assert folder.name.startswith("octet-")
@@ -51,3 +60,43 @@ def test_a_path_too_long_for_a_socket_is_left_to_vllm(environment: dict[str, str
     long.mkdir()
     assert folder_of_process(environment | {"TMPDIR": str(long)}) == "None"
     assert list(long.iterdir()) == []
+
+
+def test_a_new_start_clears_what_dead_ones_left_and_nothing_else(
+    environment: dict[str, str], short_path: Path
+) -> None:
+    environment |= {"TMPDIR": str(short_path)}
+    waiting = PROGRAM + "print('ready', flush=True)\ninput()\n"
+    dead, live = (
+        subprocess.Popen(
+            [sys.executable, "-c", waiting],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    )
+    folders = []
+    for process in (dead, live):
+        assert process.stdout is not None
+        folders.append(Path(process.stdout.readline().strip()))
+        assert process.stdout.readline() == "ready\n"
+    others = [short_path / "octet-demo-1", short_path / "mine"]
+    for other in others:
+        other.mkdir()
+    dead.kill()
+    dead.wait()
+    memory = [
+        Path("/dev/shm", name.format(folder.name)) for folder in folders for name in ("{}-1", "sem.{}-1")
+    ]
+    for file in memory:
+        file.touch()
+    assert folders[0].exists()
+    folder_of_process(environment)
+    assert not folders[0].exists()
+    assert [file.exists() for file in memory] == [False, False, True, True]
+    assert sorted(short_path.iterdir()) == sorted([folders[1], *others])
+    live.communicate("\n")
+    assert not any(file.exists() for file in memory)
+    assert sorted(short_path.iterdir()) == sorted(others)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from octet.engine.vllm.args import one_line
-from octet.engine.vllm.startup import _EngineOutput
+from octet.engine.vllm.args import EngineSettings, one_line
+from octet.engine.vllm.startup import Launch, _EngineOutput
 
 WORKER_LOG = """\
 (VllmWorker-0 pid=1) INFO 11-23 13:07:30 [worker_base.py:317] Injected something
@@ -80,3 +80,32 @@ def test_after_a_good_start_nothing_is_lost(stderr_file: Path) -> None:
 )
 def test_one_line(message: str, line: str) -> None:
     assert one_line(ValueError(message)) == line
+
+
+class LostHosts:
+    """Other machines, of which one is lost a moment after somebody asks."""
+
+    lost: str | None = None
+
+    def await_loss(self, seconds: float) -> None:
+        self.lost = "the machine of --node-rank 1 is gone"
+
+
+@pytest.mark.parametrize(
+    ("cause", "blamed"),
+    [
+        ("Too little memory.", "Too little memory."),
+        ("Connection closed by peer [10.0.0.2]:4242", LostHosts),
+        ("[gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 1ms for recv", LostHosts),
+        ("DistStoreError: Timed out after 1 seconds waiting for clients", LostHosts),
+        ("Engine core initialization failed. See root cause above.", LostHosts),
+    ],
+)
+def test_another_machine_is_blamed_where_it_may_be_to_blame(
+    cause: str, blamed: str | type[LostHosts]
+) -> None:
+    launch = Launch(EngineSettings(engine=object()))  # type: ignore[arg-type]
+    assert launch._blame(cause) == cause, "with one machine there is nobody to blame"
+    launch._hosts = LostHosts()  # type: ignore[assignment]
+    expected = "the machine of --node-rank 1 is gone" if blamed is LostHosts else blamed
+    assert launch._blame(cause) == expected

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 GIB = 1024**3
 WORKER_EXTENSION = "octet.engine.vllm.worker.WorkerExtension"
 
+# Containers may be scheduled, and images pulled, one after the other.
+HOSTS_TIMEOUT = 600.0
+
 # Flags that say how large the KV cache is to be, by their names in AsyncEngineArgs.
 _CACHE_SIZE_FLAGS = ("kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override")
 
@@ -38,6 +41,7 @@ class EngineSettings:
             model's architecture decide.
         max_output_tokens: most tokens of an answer when the request names none; None lets the model decide.
         adapters: LoRA adapters to load, their directories or hub ids by their names.
+        hosts_timeout: seconds that a start waits for the other machines of --nnodes.
     """
 
     engine: "AsyncEngineArgs"
@@ -47,6 +51,7 @@ class EngineSettings:
     tool_call_parser: str | None = None
     max_output_tokens: int | None = None
     adapters: dict[str, str] = field(default_factory=dict)
+    hosts_timeout: float = HOSTS_TIMEOUT
 
 
 def parse_engine_args(argv: list[str]) -> EngineSettings:
@@ -69,6 +74,8 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         raise StartupError("--worker-extension-cls: Octet uses it to ask the workers about their kernels")
     if parsed.max_output_tokens is not None and parsed.max_output_tokens < 1:
         raise StartupError(f"--max-output-tokens: {parsed.max_output_tokens} is not at least 1")
+    if not 1 <= parsed.hosts_timeout <= 86400:
+        raise StartupError(f"--hosts-timeout: {parsed.hosts_timeout:g} is not between 1 and 86400 seconds")
     if parsed.tool_parser_plugin:
         from vllm.tool_parsers import ToolParserManager
 
@@ -95,6 +102,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         tool_call_parser=parsed.tool_call_parser,
         max_output_tokens=parsed.max_output_tokens,
         adapters=adapters,
+        hosts_timeout=parsed.hosts_timeout,
     )
 
 
@@ -153,6 +161,13 @@ def _parser() -> Any:
     parser.add_argument("--tool-parser-plugin", metavar="FILE")
     parser.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--max-output-tokens", type=int, metavar="N")
+    parser.add_argument(
+        "--hosts-timeout",
+        type=float,
+        default=HOSTS_TIMEOUT,
+        metavar="SECONDS",
+        help="How long a start waits for the other machines of --nnodes to come and to join.",
+    )
     return parser
 
 

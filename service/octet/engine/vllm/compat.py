@@ -8,8 +8,11 @@ import functools
 import importlib.metadata
 import inspect
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, MutableSequence, Sequence
+from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
@@ -306,6 +309,41 @@ def replace_cpu_runner(runner: Callable[[], type[Any]]) -> None:
         stock(self)
 
     WorkerWrapperBase.init_device = init_device
+
+
+def share_under_name_of(folder: Path) -> None:
+    """Names what an engine's processes share, files and memory, after their folder, and puts the files there.
+
+    vLLM and the standard library name it so that nobody can tell whose it was once all of them are killed.
+    """
+    from multiprocessing import process, shared_memory
+
+    from vllm.utils import network_utils
+
+    def get_file_store_init_method() -> str:
+        return f"file://{folder}/{folder.name}-{uuid.uuid4().hex}"
+
+    memory: Any = shared_memory
+    memory._SHM_NAME_PREFIX = f"/{folder.name}-"
+    memory._SHM_SAFE_NAME_LENGTH = len(memory._SHM_NAME_PREFIX) + 16
+    this: Any = process.current_process()
+    this._config["semprefix"] = f"/{folder.name}"
+    # vLLM's CPU communicator names its memory after this file.
+    network_utils.get_file_store_init_method = get_file_store_init_method
+    for name in ("multiproc_executor", "uniproc_executor"):
+        module: Any = sys.modules.get(f"vllm.v1.executor.{name}")
+        if module is not None:
+            module.get_file_store_init_method = get_file_store_init_method
+
+
+def await_worker_monitor() -> None:
+    """Waits until the thread that notices the end of an executor's workers has said so.
+
+    It would do so after this process has said why it ends.
+    """
+    for thread in threading.enumerate():
+        if thread.name == "MultiprocWorkerMonitor":
+            thread.join(timeout=5)
 
 
 async def ask_workers(llm: Any, method: str, *args: Any) -> list[Any]:

@@ -26,7 +26,7 @@ from octet.engine.vllm.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.model_info import describe_model
 from octet.engine.vllm.render import Prompt, PromptRenderer
 from octet.engine.vllm.vocabulary import Vocabulary
-from octet.errors import EngineDeadError, UnavailableError
+from octet.errors import EngineDeadError, StartupError, UnavailableError
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -52,14 +52,23 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         StartupError: with one line that says what is wrong.
     """
     usage = KvCacheUsage()
-    llm = await asyncio.to_thread(startup.start, settings, [usage])
+    launch = startup.Launch(settings)
+    try:
+        llm = await asyncio.to_thread(launch.serve, [usage])
+    except asyncio.CancelledError:
+        # The thread is still at it.
+        launch.cancel()
+        raise
     try:
         await adapters.load(llm, settings.adapters)
         size = llm.vllm_config.model_config.get_vocab_size()
         vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
-        return VllmEngine(llm, settings, vocabulary, usage, await _active_kernels(llm))
-    except BaseException:
+        return VllmEngine(llm, launch, settings, vocabulary, usage, await _active_kernels(llm))
+    except BaseException as error:
         llm.shutdown(SHUTDOWN_SECONDS)
+        launch.close(str(error))
+        if launch.lost:
+            raise StartupError(launch.lost) from error
         raise
 
 
@@ -69,6 +78,7 @@ class VllmEngine:
     def __init__(
         self,
         llm: "AsyncLLM",
+        launch: startup.Launch,
         settings: "EngineSettings",
         vocabulary: Vocabulary,
         usage: KvCacheUsage,
@@ -76,6 +86,7 @@ class VllmEngine:
     ) -> None:
         config = llm.vllm_config
         self._llm: AsyncLLM | None = llm
+        self._launch = launch
         self._vocabulary = vocabulary
         self._usage = usage
         self._renderer = PromptRenderer(llm.renderer, config.model_config, settings)
@@ -138,7 +149,7 @@ class VllmEngine:
                     prompt_logprobs = ()
         except VllmEngineDeadError as error:
             finished = True
-            raise EngineDeadError("the engine has died") from error
+            raise self._death() from error
         finally:
             if not finished and self._llm is not None:
                 await self._llm.abort(queue.request_id, internal=True)
@@ -164,22 +175,26 @@ class VllmEngine:
         try:
             return await compat.unfinished_requests(self.llm)
         except VllmEngineDeadError as error:
-            raise EngineDeadError("the engine has died") from error
+            raise self._death() from error
 
     def kv_cache_usage(self) -> float | None:
         """See `octet.engine.protocol.Engine.kv_cache_usage`."""
         return self._usage.latest()
 
     async def check_health(self) -> None:
-        """Raises EngineDeadError when a process of the engine has ended."""
-        if self.llm.errored:
-            raise EngineDeadError("the engine has died")
+        """Raises EngineDeadError when a process of the engine or one of its machines is gone."""
+        if self._launch.lost or self.llm.errored:
+            raise self._death()
 
     def close(self) -> None:
         """Stops the engine and its processes. Idempotent."""
         llm, self._llm = self._llm, None
         if llm is not None:
             llm.shutdown(SHUTDOWN_SECONDS)
+            self._launch.close("" if not llm.errored else "its engine has died")
+
+    def _death(self) -> EngineDeadError:
+        return EngineDeadError(self._launch.lost or "the engine has died")
 
     async def _prepare(
         self, request: GenerationRequest, *, count_only: bool = False
@@ -226,7 +241,7 @@ class VllmEngine:
                 **plan.engine_arguments,
             )
         except VllmEngineDeadError as error:
-            raise EngineDeadError("the engine has died") from error
+            raise self._death() from error
         except GracefulHTTPError as error:
             raise UnavailableError(error.message) from error
         except (VLLMClientError, ValueError) as error:

@@ -2,13 +2,14 @@
 
 import json
 import os
-import tempfile
 from datetime import UTC, datetime
+
+from octet.engine.vllm import folders
 
 _FORMATTER = "octet.server.logs.JsonFormatter"
 _HANDLER = "octet.server.logs.StderrHandler"
 
-_files: list["tempfile.TemporaryDirectory[str]"] = []
+_files: list[str] = []
 
 
 def configure_logging(log_format: str, level: str) -> None:
@@ -20,9 +21,8 @@ def configure_logging(log_format: str, level: str) -> None:
     if log_format != "json" or "VLLM_LOGGING_CONFIG_PATH" in os.environ:
         return
     # The engine's processes read it when they start; it goes with this process.
-    folder = tempfile.TemporaryDirectory(prefix="octet-")
-    _files.append(folder)
-    path = os.path.join(folder.name, "logging.json")
+    path = str(folders.make() / "logging.json")
+    _files.append(path)
     with open(path, "w", encoding="utf-8") as file:
         json.dump(_config(os.environ["VLLM_LOGGING_LEVEL"].upper()), file)
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = path

@@ -3,6 +3,7 @@
 The ranks themselves, their processes and what they say to one another are vLLM's.
 """
 
+import math
 from typing import TYPE_CHECKING
 
 from octet.errors import StartupError
@@ -22,9 +23,26 @@ def check(engine: "AsyncEngineArgs") -> None:
     """Raises StartupError, which names the flag, for what would end in an engine that dies."""
     from vllm.platforms import current_platform
 
+    if current_platform.is_cpu() and engine.distributed_executor_backend == "ray":
+        raise StartupError(
+            "--distributed-executor-backend: on CPUs vLLM does not run over ray; leave it out, and use "
+            "--nnodes for several machines"
+        )
     if current_platform.is_cpu() and engine.pipeline_parallel_size > 1 and engine.enforce_eager:
         # Later stages have no buffers for what earlier ones send; the first request would end the engine.
         raise StartupError(
             "--pipeline-parallel-size: vLLM on CPUs cannot run pipeline stages eagerly (--enforce-eager, or "
             "no C++ compiler); use --tensor-parallel-size"
         )
+
+
+def limit_waiting(engine: "AsyncEngineArgs", seconds: float) -> None:
+    """Has ranks that wait for each other over torch, in their start and at work, give up after `seconds`.
+
+    torch would wait half an hour. What the user has set stays.
+    """
+    limit = math.ceil(seconds)
+    if engine.distributed_timeout_seconds is None:
+        engine.distributed_timeout_seconds = limit
+    if engine.cpu_distributed_timeout_seconds is None:
+        engine.cpu_distributed_timeout_seconds = limit

@@ -7,7 +7,7 @@ vLLM calls `register` in every process that it starts, before a model is built, 
 import os
 
 import octet
-from octet.engine.vllm import compat, kernels
+from octet.engine.vllm import compat, kernels, sockets
 
 # torch's own switch.
 _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
@@ -28,6 +28,8 @@ def register() -> None:
     if reason := compat.unsupported_reason():
         logger.warning_once("octet does nothing here: %s", reason)
         return
+    if (folder := sockets.own_folder()) is not None:
+        compat.share_under_name_of(folder)
     compat.count_unfinished_requests()
     compat.count_ranks_uncompiled()
     _register_tool_parser()

@@ -100,11 +100,13 @@ async def scorer(model: str, engine_flags: Sequence[str] = ()) -> AsyncIterator[
         StartupError: with one line that says what is wrong.
     """
     settings = parse_engine_args([model, "--max-logprobs", "-1", *engine_flags])
-    llm = await asyncio.to_thread(startup.start, settings)
+    launch = startup.Launch(settings)
+    llm = await asyncio.to_thread(launch.serve)
     try:
         yield Scorer(llm)
     finally:
         await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
+        launch.close()
 
 
 def _read(flat: Any, top: int) -> TokenScores:

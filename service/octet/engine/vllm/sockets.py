@@ -1,9 +1,9 @@
 """Where the sockets between an engine's processes lie."""
 
-import atexit
 import os
-import shutil
-import tempfile
+from pathlib import Path
+
+from octet.engine.vllm import folders
 
 _VARIABLE = "VLLM_RPC_BASE_PATH"
 # The path of a socket has 107 characters at most, and vLLM names each by a UUID.
@@ -18,9 +18,14 @@ def keep_together() -> None:
     """
     if _VARIABLE in os.environ:
         return
-    folder = tempfile.mkdtemp(prefix="octet-")
-    if len(folder) > _LONGEST_FOLDER:
-        os.rmdir(folder)
+    folder = folders.make()
+    if len(str(folder)) > _LONGEST_FOLDER:
+        folders.remove(folder)
         return
-    os.environ[_VARIABLE] = folder
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[_VARIABLE] = str(folder)
+
+
+def own_folder() -> Path | None:
+    """The folder that the process has which started this one; None where it has none of its own."""
+    path = Path(os.environ.get(_VARIABLE, ""))
+    return path if folders.is_own(path) else None

@@ -5,6 +5,7 @@ then, between tracebacks. So the output of the engine's processes runs through t
 lines back until the start has succeeded, and otherwise picks the cause out of them.
 """
 
+import logging
 import os
 import re
 import sys
@@ -14,8 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from octet.engine.vllm import kernels, logs, sockets, threads
+from octet.engine.vllm import kernels, logs, parallel, sockets, threads
 from octet.engine.vllm.args import EngineSettings, one_line
+from octet.engine.vllm.hosts.addresses import choose
+from octet.engine.vllm.hosts.meeting import Hosts, meet
+from octet.engine.vllm.orphans import Lifeline, is_effective
 from octet.errors import StartupError
 from octet.telemetry.metrics import LOG_LINES_DROPPED
 
@@ -26,59 +30,166 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
 _PROCESS = re.compile(rb"^\((?:EngineCore|Worker|VllmWorker|DP\w*|ApiServer)[^)]*\) ")
 _ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)): (.+)")
 
 # Messages of outer exceptions, which only say that there is an inner one.
 _HOLLOW = ("See stack trace", "See root cause", "initialization failed", "cancelled")
 
+# What is said of a rank that was killed, or that has lost one of another machine; and how long that machine
+# may take to say why.
+_FROM_AFAR = re.compile(
+    "|".join((*_HOLLOW, "connect|gloo|nccl|store|socket|peer|timed? ?out")), re.IGNORECASE
+)
+_WORD_SECONDS = 5.0
 
-def start(settings: EngineSettings, stat_loggers: Sequence[Any] = ()) -> "AsyncLLM":
-    """Loads the model and starts the engine's processes; blocks for as long as that takes.
 
-    Args:
-        settings: what to start.
-        stat_loggers: factories of vLLM's stat loggers, unused where its statistics are off.
+class Launch:
+    """One start of an engine, and what holds its processes afterwards.
 
-    Raises:
-        StartupError: with one line that names the cause.
+    May be cancelled and closed from any thread.
     """
-    config = _prepare(settings)
-    from vllm.usage.usage_lib import UsageContext
-    from vllm.v1.engine.async_llm import AsyncLLM
 
-    if config.parallel_config.node_rank > 0:
-        raise StartupError("--node-rank: only the first machine serves; start the others with --headless")
-    return _start(
-        settings,
-        lambda: AsyncLLM.from_vllm_config(
-            config,
-            usage_context=UsageContext.API_SERVER,
-            enable_log_requests=settings.engine.enable_log_requests,
-            disable_log_stats=settings.engine.disable_log_stats,
-            # One of one's own would switch statistics on.
-            stat_loggers=None if settings.engine.disable_log_stats else list(stat_loggers),
-        ),
-    )
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._processes = Lifeline()
+        self._link = Lifeline()
+        self._hosts: Hosts | None = None
 
+    @property
+    def lost(self) -> str | None:
+        """Which of the machines that serve together is gone, and how; its processes here are killed, then."""
+        return None if self._hosts is None else self._hosts.lost
 
-def start_headless(settings: EngineSettings) -> "MultiprocExecutor":
-    """Starts this machine's ranks of a model that another machine serves; blocks until all have loaded it.
+    def serve(self, stat_loggers: Sequence[Any] = ()) -> "AsyncLLM":
+        """Loads the model and starts the engine's processes; blocks for as long as that takes.
 
-    Raises:
-        StartupError: with one line that names the cause.
-    """
-    config = _prepare(settings, headless=True)
-    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+        Args:
+            stat_loggers: factories of vLLM's stat loggers, unused where its statistics are off.
 
-    if config.parallel_config.node_rank_within_dp == 0:
-        raise StartupError("--headless: is for machines with a --node-rank above 0; the first one serves")
-    return _start(settings, lambda: MultiprocExecutor(config, monitor_workers=False))
+        Raises:
+            StartupError: with one line that names the cause.
+        """
+        engine = self._settings.engine
+        if engine.node_rank > 0:
+            raise StartupError("--node-rank: only the first machine serves; start the others with --headless")
+
+        def create() -> "AsyncLLM":
+            config = _prepare(self._settings)
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            return self._start(
+                lambda: AsyncLLM.from_vllm_config(
+                    config,
+                    usage_context=UsageContext.API_SERVER,
+                    enable_log_requests=engine.enable_log_requests,
+                    disable_log_stats=engine.disable_log_stats,
+                    # One of one's own would switch statistics on.
+                    stat_loggers=None if engine.disable_log_stats else list(stat_loggers),
+                )
+            )
+
+        return self._among_hosts(create)
+
+    def compute(self) -> "MultiprocExecutor":
+        """Starts this machine's ranks of a model that another one serves; blocks until all have loaded it.
+
+        Raises:
+            StartupError: with one line that names the cause.
+        """
+        refusal = "--headless: is for machines with a --node-rank above 0; the first one serves"
+        if self._settings.engine.node_rank == 0 or self._settings.engine.nnodes == 1:
+            raise StartupError(refusal)
+
+        def create() -> "MultiprocExecutor":
+            config = _prepare(self._settings, headless=True)
+            from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+            if config.parallel_config.node_rank_within_dp == 0:
+                raise StartupError(refusal)
+            return self._start(lambda: MultiprocExecutor(config, monitor_workers=False))
+
+        return self._among_hosts(create)
+
+    def on_loss(self, listener: Callable[[], object]) -> None:
+        """Has `listener` called, from another thread, when `lost` is set."""
+        if self._hosts is not None:
+            self._hosts.on_loss(listener)
+
+    def cancel(self) -> None:
+        """Ends a start: kills its processes, those that it is still to start, and the wait for others."""
+        self._processes.cut()
+        self._link.cut()
+
+    def close(self, reason: str = "") -> None:
+        """Kills what is left of the engine's processes, and leaves the other machines. Idempotent.
+
+        Args:
+            reason: why, for the other machines to tell.
+        """
+        self._processes.cut()
+        if self._hosts is not None:
+            self._hosts.close(reason)
+
+    def _among_hosts(self, create: Callable[[], T]) -> T:
+        """What `create` makes, after the other machines have come, where there are others."""
+        _require_plugin()
+        if not is_effective():
+            logger.warning("the engine may outlive this process: run `pip install` on Octet again")
+        engine = self._settings.engine
+        if engine.nnodes == 1:
+            with self._processes.tied():
+                return create()
+        if not 0 < engine.master_port < 65536:
+            raise StartupError(f"--master-port: {engine.master_port} is not a port")
+        if engine.node_rank >= engine.nnodes:
+            raise StartupError(f"--node-rank: {engine.node_rank} is not below --nnodes {engine.nnodes}")
+        from vllm.platforms import current_platform
+
+        cuda = current_platform.is_cuda()
+        addresses = choose(engine.master_addr, first=engine.node_rank == 0, cuda=cuda)
+        self._hosts = meet(engine, addresses, self._settings.hosts_timeout, self._link)
+        self._hosts.on_loss(self._processes.cut)
+        engine.master_addr = addresses.master
+        parallel.limit_waiting(engine, self._settings.hosts_timeout)
+        try:
+            with addresses.announced(cuda=cuda), self._processes.tied():
+                made = create()
+        except BaseException as error:
+            self.close(str(error))
+            raise
+        self._hosts.vouch_for(self._processes.pids())
+        return made
+
+    def _start(self, create: Callable[[], T]) -> T:
+        """What `create` makes, whose processes write through this one and end with it."""
+        sockets.keep_together()
+        output = _EngineOutput()
+        try:
+            with output, threads.bound(self._settings.engine):
+                made = create()
+        except Exception as error:
+            # An engine that could not start may leave processes behind, whose output would go on.
+            self._processes.cut()
+            cause = self._blame(output.cause() or one_line(error))
+            raise StartupError(f"cannot serve {self._settings.engine.model}: {cause}") from error
+        output.release()
+        return made
+
+    def _blame(self, cause: str) -> str:
+        """The loss of another machine, where that may be behind what went wrong here; `cause` otherwise."""
+        if self._hosts is None or not _FROM_AFAR.search(cause):
+            return cause
+        # Word of it may be on its way.
+        self._hosts.await_loss(_WORD_SECONDS)
+        return self._hosts.lost or cause
 
 
 def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig":
     """Everything that can be checked before processes are started."""
-    _require_plugin()
     from vllm.usage.usage_lib import UsageContext
 
     try:
@@ -87,20 +198,6 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
         raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
     _require_kernels()
     return config
-
-
-def _start(settings: EngineSettings, create: Callable[[], T]) -> T:
-    """What `create` makes, whose processes write through this one."""
-    sockets.keep_together()
-    output = _EngineOutput()
-    try:
-        with output, threads.bound(settings.engine):
-            made = create()
-    except Exception as error:
-        cause = output.cause() or one_line(error)
-        raise StartupError(f"cannot serve {settings.engine.model}: {cause}") from error
-    output.release()
-    return made
 
 
 def _require_plugin() -> None:
