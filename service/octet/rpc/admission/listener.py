@@ -14,7 +14,7 @@ class Load:
         waiting: requests that wait for their turn.
         waiting_tokens: tokens of their prompts, estimated.
         waiting_images: pictures that are not decoded yet.
-        token_calls: CountTokens, Tokenize and Detokenize calls.
+        token_calls: CountTokens, Tokenize and Detokenize calls, answered or waiting.
     """
 
     running: int

@@ -52,12 +52,12 @@ class ReadInterceptor(grpc.aio.ServerInterceptor):
         )
 
     async def _read(self, messages: AsyncIterator[bytes], message: type[Any]) -> Any:
-        data = [piece async for piece in _first_two(messages)]
-        if len(data) != 1:
-            count = "no whole message" if not data else "more than one message"
+        data = await anext(messages, None)
+        if data is None or await anext(messages, None) is not None:
+            count = "no whole message" if data is None else "more than one message"
             return Unreadable(MalformedRequestError("", f"the call has {count}; its method takes one"))
-        call.request_bytes.set(len(data[0]))
-        return await self._reader.read(data[0], message)
+        call.request_bytes.set(len(data))
+        return await self._reader.read(data, message)
 
 
 class UnreadableInterceptor(AroundInterceptor):
@@ -102,16 +102,6 @@ def _message_class(deserializer: Any) -> type[Any]:
     """The class whose FromString a handler's deserializer is, as in all generated code."""
     message: type[Any] = deserializer.__self__
     return message
-
-
-async def _first_two(messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """What tells one from none and from many."""
-    count = 0
-    async for message in messages:
-        yield message
-        count += 1
-        if count == 2:
-            return
 
 
 async def _readable(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
