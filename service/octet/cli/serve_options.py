@@ -146,7 +146,9 @@ ADMISSION = (
         type=int,
     ),
     _option("--max-waiting-images", "Pictures not decoded yet, of all requests together.", type=int),
-    _option("--max-token-calls", "CountTokens, Tokenize and Detokenize calls, answered or waiting.", type=int),
+    _option(
+        "--max-token-calls", "CountTokens, Tokenize and Detokenize calls, answered or waiting.", type=int
+    ),
 )
 
 IMAGES = (

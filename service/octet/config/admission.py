@@ -15,7 +15,7 @@ class AdmissionConfig:
         max_waiting_requests: requests that wait for their turn, 0 for none; None: a quarter of what may run.
         max_waiting_tokens: tokens of their prompts together, estimated; None: 8 times the context window.
         max_waiting_images: pictures that are not decoded yet, of all requests together.
-        max_token_calls: CountTokens, Tokenize and Detokenize calls that are answered or wait at the same time.
+        max_token_calls: CountTokens, Tokenize and Detokenize calls that are answered or wait together.
     """
 
     max_running_requests: int | None = None
