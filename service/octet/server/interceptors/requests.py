@@ -23,9 +23,8 @@ from octet.server.interceptors.handlers import (
     make_handler,
 )
 
-
 MAX_METADATA_ENTRIES = 1000
-"""More make a call malformed. gRPC's core bounds the bytes of each frame of metadata, but not their number."""
+"""More make a call malformed. gRPC's core bounds the bytes of each frame of metadata, not their number."""
 
 _LOOKED_AT = ("authorization", REQUEST_ID_HEADER)
 
