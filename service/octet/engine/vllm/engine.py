@@ -190,8 +190,10 @@ class VllmEngine:
         """Stops the engine and its processes. Idempotent."""
         llm, self._llm = self._llm, None
         if llm is not None:
+            # Asked before: an engine that was stopped says so, too.
+            reason = "its engine has died" if llm.errored else ""
             llm.shutdown(SHUTDOWN_SECONDS)
-            self._launch.close("" if not llm.errored else "its engine has died")
+            self._launch.close(reason)
 
     def _death(self) -> EngineDeadError:
         return EngineDeadError(self._launch.lost or "the engine has died")
