@@ -101,7 +101,7 @@ class Stepped:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Any]:
-    from vllm import EngineArgs, LLMEngine
+    from vllm import EngineArgs, LLMEngine, envs
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
@@ -111,6 +111,8 @@ def engine() -> Iterator[Any]:
         )
     yield engine
     engine.engine_core.shutdown()
+    # An engine core remembers its environment; the other tests of this process change theirs.
+    envs.disable_envs_cache()
 
 
 @pytest.fixture
