@@ -37,7 +37,7 @@ class Step:
 
 
 class Stepped:
-    """vLLM's engine with its scheduler in this process, stepped by hand."""
+    """vLLM's engine with its scheduler in this process and its worker in another, stepped by hand."""
 
     def __init__(self, engine: Any) -> None:
         self.engine = engine
@@ -107,7 +107,13 @@ def engine() -> Iterator[Any]:
         patch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
         engine = LLMEngine.from_engine_args(
-            EngineArgs(str(demo.PATH), enforce_eager=True, max_num_seqs=8, limit_mm_per_prompt={"image": 6})
+            EngineArgs(
+                str(demo.PATH),
+                enforce_eager=True,
+                max_num_seqs=8,
+                limit_mm_per_prompt={"image": 6},
+                distributed_executor_backend="mp",
+            )
         )
     yield engine
     engine.engine_core.shutdown()
