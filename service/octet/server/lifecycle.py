@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import psutil  # type: ignore[import-untyped]
 
+from octet import memory
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.server.server import Server
@@ -84,6 +85,7 @@ async def run(
             if engine is None:
                 _end_children()
             else:
+                await asyncio.to_thread(memory.settle)
                 await _serve(server, engine, signals)
         finally:
             await server.stop()

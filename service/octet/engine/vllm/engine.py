@@ -57,6 +57,7 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         await adapters.load(llm, settings.adapters)
         size = llm.vllm_config.model_config.get_vocab_size()
         vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
+        await compat.prepare(llm)
         return VllmEngine(llm, settings, vocabulary, usage, await _active_kernels(llm))
     except BaseException:
         llm.shutdown(SHUTDOWN_SECONDS)

@@ -28,8 +28,9 @@ def register() -> None:
     if reason := compat.unsupported_reason():
         logger.warning_once("octet does nothing here: %s", reason)
         return
-    compat.count_unfinished_requests()
+    compat.extend_core()
     compat.count_ranks_uncompiled()
+    compat.share_processors()
     _register_tool_parser()
     _register_quantization()
     active = "off"

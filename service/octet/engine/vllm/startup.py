@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from octet.engine.vllm import kernels, logs, sockets, threads
+from octet.engine.vllm import compat, kernels, logs, sockets, threads
 from octet.engine.vllm.args import EngineSettings, one_line
 from octet.errors import StartupError
 from octet.telemetry.metrics import LOG_LINES_DROPPED
@@ -49,6 +49,7 @@ def start(settings: EngineSettings, stat_loggers: Sequence[Any] = ()) -> "AsyncL
 
     if config.parallel_config.node_rank > 0:
         raise StartupError("--node-rank: only the first machine serves; start the others with --headless")
+    compat.share_tokenizer()
     return _start(
         settings,
         lambda: AsyncLLM.from_vllm_config(
