@@ -8,9 +8,10 @@ import contextlib
 import functools
 import importlib.metadata
 import inspect
+import logging
 import sys
 import time
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -346,6 +347,21 @@ def _unchangeable(tokenizer: Any) -> Any:
     tokenizer._tokenizer.no_padding()
     tokenizer.__class__ = Shared
     return tokenizer
+
+
+@contextlib.contextmanager
+def unsaid_about_crops() -> Iterator[None]:
+    """Keeps vLLM from warning of pan and scan while Octet itself uses it; later it warns as ever."""
+    from vllm import logger
+
+    gemma3 = logging.getLogger("vllm.model_executor.models.gemma3_mm")
+    gemma3.disabled = True
+    try:
+        yield
+    finally:
+        gemma3.disabled = False
+        # What vLLM says once only it would take for said.
+        logger._print_warning_once.cache_clear()
 
 
 async def ask_workers(llm: Any, method: str, *args: Any) -> list[Any]:
