@@ -125,12 +125,12 @@ async def test_pictures_are_counted(engine: VllmEngine) -> None:
     picture = Image.new("RGB", (90, 50), "red")
     answer = await run(engine, ask(picture, picture.copy(), "What do you see?"))
     assert answer.accepted is not None
-    assert answer.accepted.image_tokens == 2 * engine.model.tokens_per_image
+    assert answer.accepted.image_tokens == 2 * engine.model.visual_tokens_per_image
 
 
 async def test_pan_and_scan_shows_crops_as_well(engine: VllmEngine) -> None:
     wide = Image.new("RGB", (1024, 256), "red")
-    one = engine.model.tokens_per_image
+    one = engine.model.visual_tokens_per_image
     for wanted, tokens in ((True, 5 * one), (False, one), (None, one)):
         answer = await run(engine, ask(wide, "What do you see?", pan_and_scan=wanted))
         assert answer.accepted is not None
@@ -194,10 +194,27 @@ async def test_a_prompt_longer_than_the_context(engine: VllmEngine) -> None:
 
 
 async def test_pictures_that_fill_the_context(engine: VllmEngine) -> None:
-    count = engine.model.context_window // engine.model.tokens_per_image + 1
-    picture = Image.new("RGB", (8, 8))
-    with pytest.raises(ContextLengthError, match=str(engine.model.context_window)):
-        await run(engine, ask(*([picture] * count), "How many?"))
+    """So many as the model is said to take fit, and are answered; one more does not."""
+    pictures = [Image.new("RGB", (8, 8))] * engine.model.max_images
+    one = Sampling(temperature=0.0, max_tokens=1)
+    answer = await run(engine, ask(*pictures, sampling=one))
+    assert answer.accepted is not None
+    assert answer.accepted == await engine.count_tokens(ask(*pictures, sampling=one))
+    assert answer.accepted.image_tokens == len(pictures) * engine.model.visual_tokens_per_image
+    for refused in (
+        run(engine, ask(*pictures, pictures[0])),
+        engine.count_tokens(ask(*pictures, pictures[0])),
+    ):
+        with pytest.raises(ContextLengthError, match=str(engine.model.context_window)):
+            await refused
+
+
+async def test_a_picture_adds_what_the_model_says(engine: VllmEngine) -> None:
+    text = (await engine.count_tokens(ask("x"))).prompt_tokens + 1
+    wide = Image.new("RGB", (2048, 512))
+    for wanted in (False, True, None):
+        shown = await engine.count_tokens(ask("x", wide, "x", pan_and_scan=wanted))
+        assert shown.prompt_tokens - text == engine.model.image_cost(wanted)
 
 
 @pytest.mark.parametrize(

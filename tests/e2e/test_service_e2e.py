@@ -54,6 +54,18 @@ def test_health_and_models(target: str) -> None:
     assert any("octet" in kernel for kernel in model.active_kernels)
 
 
+def test_as_many_pictures_as_the_model_is_said_to_take(target: str) -> None:
+    pictures = [Image.new("RGB", (8, 8))]
+    with Client(target) as client:
+        [model] = client.list_models()
+        limits = model.image_limits
+        counted = client.count_tokens(user(images=pictures * limits.max_images))
+        assert counted.prompt_tokens < model.context_window
+        assert counted.prompt_tokens <= limits.max_images * limits.tokens_per_image + limits.tokens_per_image
+        with pytest.raises(OctetRpcError, match=f"more than the {limits.max_images} of one request"):
+            client.count_tokens(user(images=pictures * (limits.max_images + 1)))
+
+
 def test_text_streams_in_more_than_one_chunk(target: str) -> None:
     with Client(target) as client:
         stream = client.stream("What is the capital of France?", temperature=0.0)

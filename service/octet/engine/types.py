@@ -322,13 +322,17 @@ class ModelInfo:
         output_token_limit: most tokens of an answer when the request names none.
         active_kernels: one line a kernel, as the workers report them.
         max_images: most pictures in a request; 0 when none are taken.
-        tokens_per_image: tokens that one picture takes in a prompt; 0 when none are taken.
+        tokens_per_image: most that one picture adds to a prompt without pan and scan; 0 when none are taken.
         vocabulary_size: how many tokens the model tells apart; token ids are smaller.
         longest_token: bytes of the longest token's text.
         pans_and_scans: whether pictures can be shown in crops as well.
         adapters: names of the LoRA adapters that requests may use.
         takes_priorities: whether waiting requests are ordered by priority.
         max_sequences: most candidates that are computed at the same time.
+        tokens_per_cropped_image: most that one picture adds to a prompt with pan and scan.
+        crops_by_default: whether pan and scan is on for requests that do not say.
+        visual_tokens_per_image: of `tokens_per_image`, those that the picture itself becomes, which alone are
+            counted in `Usage.image_tokens`.
     """
 
     names: tuple[str, ...]
@@ -346,3 +350,11 @@ class ModelInfo:
     takes_priorities: bool = False
     max_sequences: int = 256
     longest_token: int = 32
+    tokens_per_cropped_image: int = 0
+    crops_by_default: bool = False
+    visual_tokens_per_image: int = 0
+
+    def image_cost(self, pan_and_scan: bool | None) -> int:
+        """The most tokens that one picture adds to a prompt; `pan_and_scan` as GenerationRequest has it."""
+        crops = self.crops_by_default if pan_and_scan is None else pan_and_scan
+        return self.tokens_per_cropped_image if crops and self.pans_and_scans else self.tokens_per_image

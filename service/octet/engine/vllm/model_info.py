@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import ModelInfo, Quantization
 from octet.engine.vllm import formats
+from octet.engine.vllm.image_costs import ImageCosts
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -20,7 +21,11 @@ FP8_DYNAMIC = "FP8_DYNAMIC"
 
 
 def describe_model(
-    config: "VllmConfig", settings: "EngineSettings", active_kernels: tuple[str, ...], longest_token: int
+    config: "VllmConfig",
+    settings: "EngineSettings",
+    active_kernels: tuple[str, ...],
+    images: ImageCosts,
+    longest_token: int,
 ) -> ModelInfo:
     """Describes the model that an engine with `config` has loaded.
 
@@ -28,24 +33,27 @@ def describe_model(
         config: vLLM's.
         settings: Octet's own.
         active_kernels: as the workers report them.
+        images: what pictures take.
         longest_token: bytes of the longest token's text.
     """
     model = config.model_config
     source = source_name(model.model)
     names = settings.engine.served_model_name or source
-    max_images, tokens_per_image = _image_limits(config)
     return ModelInfo(
         names=(names,) if isinstance(names, str) else tuple(names),
         source=source,
-        takes_images=max_images > 0,
+        takes_images=images.most_images > 0,
         context_window=model.max_model_len,
         output_token_limit=_output_token_limit(model, settings.max_output_tokens),
         quantization=quantization(getattr(model.hf_config, "quantization_config", None)),
         active_kernels=active_kernels,
-        max_images=max_images,
-        tokens_per_image=tokens_per_image,
+        max_images=images.most_images,
+        tokens_per_image=images.tokens,
         vocabulary_size=model.get_vocab_size(),
-        pans_and_scans=max_images > 0 and model.hf_config.model_type == "gemma3",
+        pans_and_scans=images.most_images > 0 and images.pans_and_scans,
+        tokens_per_cropped_image=images.cropped_tokens,
+        crops_by_default=images.crops_by_default,
+        visual_tokens_per_image=images.visual_tokens,
         adapters=tuple(settings.adapters),
         takes_priorities=config.scheduler_config.policy == "priority",
         longest_token=longest_token,
@@ -102,19 +110,3 @@ def _output_token_limit(model: Any, wanted: int | None) -> int:
         limit = model.get_diff_sampling_param().get("max_tokens")
     context: int = model.max_model_len
     return min(limit or context, context)
-
-
-def _image_limits(config: "VllmConfig") -> tuple[int, int]:
-    """Most pictures in a prompt, and the tokens of one; zeros for a model that takes none."""
-    if not config.model_config.supports_multimodal_inputs:
-        return 0, 0
-    from vllm.multimodal import MULTIMODAL_REGISTRY
-    from vllm.multimodal.encoder_budget import MultiModalBudget
-
-    budget = MultiModalBudget(config, MULTIMODAL_REGISTRY)
-    tokens = budget.mm_max_toks_per_item.get("image", 0)
-    allowed = budget.mm_limits.get("image", 0)
-    budget.reset_cache()
-    if not tokens or not allowed:
-        return 0, 0
-    return min(allowed, config.model_config.max_model_len // tokens), tokens

@@ -30,8 +30,9 @@ def register() -> None:
         return
     if (folder := sockets.own_folder()) is not None:
         compat.share_under_name_of(folder)
-    compat.count_unfinished_requests()
+    compat.extend_core()
     compat.count_ranks_uncompiled()
+    compat.share_processors()
     _register_tool_parser()
     _register_quantization()
     from vllm.platforms import current_platform

@@ -54,6 +54,17 @@ class PromptRenderer:
         self._template = settings.chat_template
         self._tool_template = self._template_for_tools()
 
+    @property
+    def context_window(self) -> int:
+        """Tokens of prompt and answer together."""
+        limit: int = self._model.max_model_len
+        return limit
+
+    @property
+    def pans_and_scans(self) -> bool:
+        """Whether a request can say that large pictures are shown in crops, too."""
+        return bool(self._model.hf_config.model_type == "gemma3")
+
     async def render(self, request: GenerationRequest, *, count_only: bool = False) -> Prompt:
         """Renders the request's conversation and tools.
 
@@ -68,10 +79,22 @@ class PromptRenderer:
             ContextLengthError: the prompt leaves no room for an answer.
             InvalidRequestError: the template or the model does not take the conversation.
         """
+        limit = self.context_window
+        prompt = await self._render(request, limit, count_only=count_only)
+        if prompt.tokens >= limit:
+            self.forget(prompt)
+            raise ContextLengthError("messages", _too_long(str(prompt.tokens), limit))
+        return prompt
+
+    async def measure(self, request: GenerationRequest) -> Prompt:
+        """Renders what will not reach the engine, however long it becomes; otherwise like `render`."""
+        return await self._render(request, None, count_only=True)
+
+    async def _render(self, request: GenerationRequest, limit: int | None, *, count_only: bool) -> Prompt:
+        """The prompt; `limit` is how many tokens texts may become, None for any number."""
         from vllm.exceptions import VLLMClientError
         from vllm.renderers import TokenizeParams
 
-        limit = self._model.max_model_len
         tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
         try:
             _, (engine_input,) = await self._renderer.render_chat_async(
@@ -82,15 +105,10 @@ class PromptRenderer:
                 skip_mm_cache=count_only,
             )
         except VLLMClientError as error:
-            raise _prompt_error(error, limit) from error
+            raise _prompt_error(error, self.context_window) from error
         except (ValueError, TypeError) as error:
             raise InvalidRequestError("messages", str(error)) from error
-        length = len(engine_input["prompt_token_ids"])
-        prompt = Prompt(engine_input, length, _image_tokens(engine_input))
-        if length >= limit:
-            self.forget(prompt)
-            raise ContextLengthError("messages", _too_long(str(length), limit))
-        return prompt
+        return Prompt(engine_input, len(engine_input["prompt_token_ids"]), _image_tokens(engine_input))
 
     def forget(self, prompt: Prompt) -> None:
         """Makes vLLM send the pictures of a prompt that did not reach the engine when they are used again."""

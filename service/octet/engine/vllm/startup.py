@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from octet.engine.vllm import kernels, logs, parallel, sockets, threads
+from octet.engine.vllm import compat, kernels, logs, parallel, sockets, threads
 from octet.engine.vllm.args import EngineSettings, one_line
 from octet.engine.vllm.hosts.addresses import choose
 from octet.engine.vllm.hosts.meeting import Hosts, meet
@@ -81,6 +81,7 @@ class Launch:
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
+            compat.share_tokenizer()
             return self._start(
                 lambda: AsyncLLM.from_vllm_config(
                     config,

@@ -1,8 +1,10 @@
 """What Octet adds to vLLM's workers: they can be asked which kernels their model really uses."""
 
+import importlib
 from collections import Counter
 from typing import Any
 
+from octet import memory
 from octet.engine.vllm import kernels
 
 _CLASS_NAMES = ("OctetQuantFP8", "OctetFP8LinearKernel")
@@ -33,6 +35,11 @@ class WorkerExtension:
             elif quant is not None and not quant.static:
                 counts[f"per_token_quant_fp8={_implementation(quant, device)}"] += 1
         return dict(counts)
+
+    def octet_prepare(self) -> None:
+        """Imports what constrains decoding, before anybody waits for it, and gives memory back."""
+        importlib.import_module("xgrammar")
+        memory.settle()
 
     def octet_use_fused(self, wanted: bool) -> None:
         """Puts the model's fused producers into use or out of it, to compare the two; for eager mode."""

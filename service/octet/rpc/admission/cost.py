@@ -10,9 +10,6 @@ BYTES_PER_TOKEN = 4
 """Of text, tool declarations and what is around them. Tokenizing would cost what admission is to save; in
 English, and in the scripts that take three bytes a character, this is near enough."""
 
-_CROPS = 4
-"""Most crops that pan and scan makes of a picture."""
-
 
 @dataclass(frozen=True, slots=True)
 class Cost:
@@ -41,10 +38,11 @@ def estimate(request: chat_service_pb2.ChatRequest, model: ModelInfo) -> Cost:
                 images += 1
             else:
                 text += part.ByteSize()
-    shown = images * (1 + _CROPS) if request.image_options.pan_and_scan else images
+    options = request.image_options
+    crops = options.pan_and_scan if options.HasField("pan_and_scan") else None
     return Cost(
         sequences=min(max(request.sampling.n, 1), MAX_CANDIDATES),
-        tokens=text // BYTES_PER_TOKEN + shown * model.tokens_per_image,
+        tokens=text // BYTES_PER_TOKEN + images * model.image_cost(crops),
         images=images,
         priority=request.priority if model.takes_priorities else 0,
     )

@@ -8,7 +8,12 @@ from octet.engine.types import ModelInfo
 from octet.rpc.admission.cost import Cost, estimate
 from octet.v1 import chat_service_pb2, content_pb2
 
-MODEL = ModelInfo(("m",), "m", True, 8192, 2048, None, (), 4, 256, 1000, takes_priorities=True)
+MODEL = ModelInfo(
+    *(("m",), "m", True, 8192, 2048, None, (), 4, 260, 1000),
+    pans_and_scans=True,
+    takes_priorities=True,
+    tokens_per_cropped_image=1320,
+)
 
 
 def request(text: str = "", images: int = 0) -> chat_service_pb2.ChatRequest:
@@ -21,13 +26,26 @@ def test_text_counts_by_its_bytes_and_pictures_by_the_models_tokens() -> None:
     assert estimate(request(), MODEL) == Cost(sequences=1, tokens=0, images=0)
     assert estimate(request("word" * 1000), MODEL).tokens == pytest.approx(1000, rel=0.01)
     assert estimate(request("漢字" * 500), MODEL).tokens == pytest.approx(750, rel=0.01)
-    assert estimate(request(images=3), MODEL) == Cost(sequences=1, tokens=768, images=3)
+    assert estimate(request(images=3), MODEL) == Cost(sequences=1, tokens=780, images=3)
 
 
-def test_crops_count() -> None:
+@pytest.mark.parametrize(
+    ("asked", "model", "tokens"),
+    [
+        (True, MODEL, 1320),
+        (False, MODEL, 260),
+        (None, MODEL, 260),
+        (True, replace(MODEL, crops_by_default=True), 1320),
+        (False, replace(MODEL, crops_by_default=True), 260),
+        (None, replace(MODEL, crops_by_default=True), 1320),
+        (True, replace(MODEL, pans_and_scans=False), 260),
+    ],
+)
+def test_crops_count_where_there_will_be_some(asked: bool | None, model: ModelInfo, tokens: int) -> None:
     panned = request(images=2)
-    panned.image_options.pan_and_scan = True
-    assert estimate(panned, MODEL) == Cost(sequences=1, tokens=2 * 5 * 256, images=2)
+    if asked is not None:
+        panned.image_options.pan_and_scan = asked
+    assert estimate(panned, model) == Cost(sequences=1, tokens=2 * tokens, images=2)
 
 
 def test_tools_count() -> None:
