@@ -12,7 +12,6 @@ bf16 takes many times as long.
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,15 +21,14 @@ import torch
 from PIL import Image
 
 from octet.engine.vllm.scoring import scorer
-from tools.real_geometry.tokenizer import IMAGE_ID
 
 # The ids of a prompt's tokens from the second on, and their log probabilities.
 Scores = tuple[list[int], torch.Tensor]
 
-# Log probabilities of a prompt take a row of the vocabulary for every token of a step.
+# Steps hold a picture in crops, and log probabilities take a row of the vocabulary for each of their tokens.
 ENGINE_FLAGS = (
     *("--kv-cache-memory-bytes", "512M", "--max-model-len", "8192"),
-    *("--max-num-seqs", "4", "--max-num-batched-tokens", "320"),
+    *("--max-num-seqs", "4", "--max-num-batched-tokens", "1100"),
 )
 
 TURN = "<bos><start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"
@@ -138,8 +136,15 @@ def differences(
     asked: Sequence[Case],
     ours: Sequence[Scores],
     theirs: Sequence[Scores],
+    image_token: int,
 ) -> list[Difference]:
     """How far the two are apart, case by case.
+
+    Args:
+        asked: the prompts.
+        ours: what one says of them.
+        theirs: what the other says.
+        image_token: the token that a picture is made of.
 
     Raises:
         ValueError: where they do not even have the same tokens.
@@ -150,7 +155,7 @@ def differences(
             raise ValueError(f"{case.name}: the prompts have different tokens")
         apart = (our_scores - their_scores).abs()
         # A token is foretold at the position before it.
-        in_picture = torch.tensor([-1, *our_ids[:-1]]) == IMAGE_ID
+        in_picture = torch.tensor([-1, *our_ids[:-1]]) == image_token
         figures = [
             figure
             for part in (apart[~in_picture], apart[in_picture])
@@ -158,6 +163,12 @@ def differences(
         ]
         found.append(Difference(case.name, len(our_ids), *figures))
     return found
+
+
+def image_token(model: Path) -> int:
+    """The token that pictures are made of."""
+    token: int = json.loads((model / "config.json").read_text())["image_token_index"]
+    return token
 
 
 def main() -> None:
@@ -176,7 +187,8 @@ def main() -> None:
     flags = [] if arguments.compiled else ["--enforce-eager"]
     flags += ["--dtype", arguments.dtype, "--tensor-parallel-size", str(arguments.tensor_parallel)]
     ours = by_octet(arguments.folder / arguments.form, asked, flags)
-    found = differences(asked, ours, by_transformers(arguments.folder / "bf16", asked))
+    theirs = by_transformers(arguments.folder / "bf16", asked)
+    found = differences(asked, ours, theirs, image_token(arguments.folder / "bf16"))
     print(f"{'prompt':14}{'tokens':>8}{'text mean':>12}{'max':>8}{'picture mean':>14}{'max':>8}")
     for each in found:
         print(
@@ -188,4 +200,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -16,9 +16,10 @@ START_OF_TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 START_OF_IMAGE, END_OF_IMAGE, IMAGE = "<start_of_image>", "<end_of_image>", "<image_soft_token>"
 TEMPLATE = Path(__file__).with_name("chat_template.jinja")
 
-# Ids in the published tokenizer.
-START_OF_IMAGE_ID = 255_999
-IMAGE_ID = 262_144
+# Tokens in front of <image_soft_token>, the last one, in the published tokenizer; and how many of them
+# are behind the words: the marks of pictures and tokens that are not used.
+SIZE = 262_144
+_BEHIND = 6_145
 
 _SPACE = "\u2581"
 _LETTERS = "etaoinshrdlcumwfgypbvkjxqz"
@@ -26,18 +27,26 @@ _RUNS = 31
 _UNUSED_BEFORE = 99
 
 
-def build() -> PreTrainedTokenizerFast:
-    """Makes the tokenizer; takes some seconds."""
+def image_ids(size: int = SIZE) -> tuple[int, int, int]:
+    """The ids of <start_of_image>, <end_of_image> and <image_soft_token>."""
+    return size - _BEHIND, size - _BEHIND + 1, size
+
+
+def build(size: int = SIZE) -> PreTrainedTokenizerFast:
+    """Makes the tokenizer; takes some seconds.
+
+    Args:
+        size: how many tokens it has beside <image_soft_token>; at least 8192.
+    """
     fixed = _specials_in_front()
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
     single = [chr(code) for code in range(0x21, 0x7F)] + [_SPACE]
-    pieces, merges = _pieces(START_OF_IMAGE_ID - len(fixed) - len(bytes_) - len(single))
+    pieces, merges = _pieces(size - _BEHIND - len(fixed) - len(bytes_) - len(single))
     behind = [START_OF_IMAGE, END_OF_IMAGE]
-    behind += [f"<unused{_UNUSED_BEFORE + n}>" for n in range(IMAGE_ID - START_OF_IMAGE_ID - len(behind))]
+    behind += [f"<unused{_UNUSED_BEFORE + n}>" for n in range(_BEHIND - len(behind))]
     tokens = [*fixed, *bytes_, *single, *pieces, *behind, IMAGE]
     vocabulary = {token: number for number, token in enumerate(tokens)}
-    assert vocabulary[START_OF_IMAGE] == START_OF_IMAGE_ID
-    assert vocabulary[IMAGE] == IMAGE_ID
+    assert tuple(vocabulary[token] for token in (START_OF_IMAGE, END_OF_IMAGE, IMAGE)) == image_ids(size)
     bpe = models.BPE(vocab=vocabulary, merges=merges, unk_token=UNK, byte_fallback=True, fuse_unk=True)
     tokenizer = Tokenizer(bpe)
     runs = [token for token in fixed if not token.startswith("<")]

@@ -23,7 +23,6 @@ GLOBAL_EVERY = 6
 TEXT: dict[str, Any] = {
     "model_type": "gemma3_text",
     "dtype": "bfloat16",
-    "vocab_size": 262_208,
     "hidden_size": 2560,
     "intermediate_size": 10240,
     "num_hidden_layers": 6,
@@ -61,6 +60,9 @@ VISION: dict[str, Any] = {
 
 IMAGE_TOKENS = 256
 
+# Rows of the embedding beyond the tokenizer's, which make its size a multiple of 64.
+_SPARE_ROWS = 64
+
 
 def write(
     folder: Path,
@@ -68,6 +70,7 @@ def write(
     vision_layers: int = 4,
     seed: int = 0,
     forms: Sequence[str] = FORMATS,
+    vocabulary: int = tokenizer.SIZE,
     **text: Any,
 ) -> None:
     """Writes `folder`/fp8 and `folder`/bf16: weights, configuration, tokenizer, template and processor.
@@ -78,18 +81,23 @@ def write(
         vision_layers: of the vision tower.
         seed: of the weights.
         forms: which of the two folders to write.
+        vocabulary: how many tokens the tokenizer has beside <image_soft_token>.
         text: what else of the text model's configuration is to differ from the published one's.
     """
-    config = configuration(layers, vision_layers, **text)
+    config = configuration(layers, vision_layers, vocabulary, **text)
     generator = torch.Generator().manual_seed(seed)
     write_parts(folder, config, _parts(config, generator), IGNORE, forms)
-    made = tokenizer.build()
+    made = tokenizer.build(vocabulary)
     for form in forms:
         _write_processing(made, folder / form)
 
 
-def configuration(layers: int, vision_layers: int, **text: Any) -> dict[str, Any]:
+def configuration(
+    layers: int, vision_layers: int, vocabulary: int = tokenizer.SIZE, **text: Any
+) -> dict[str, Any]:
     """What config.json says."""
+    start_of_image, end_of_image, image = tokenizer.image_ids(vocabulary)
+    rows = {"vocab_size": vocabulary + _SPARE_ROWS}
     kinds = [
         "full_attention" if (layer + 1) % GLOBAL_EVERY == 0 else "sliding_attention"
         for layer in range(layers)
@@ -100,12 +108,12 @@ def configuration(layers: int, vision_layers: int, **text: Any) -> dict[str, Any
         "dtype": "bfloat16",
         # The published one's. Without it transformers takes the tokenizer for one of Mistral's.
         "transformers_version": "4.50.0.dev0",
-        "text_config": TEXT | {"num_hidden_layers": layers, "layer_types": kinds} | text,
+        "text_config": TEXT | rows | {"num_hidden_layers": layers, "layer_types": kinds} | text,
         "vision_config": VISION | {"num_hidden_layers": vision_layers},
         "mm_tokens_per_image": IMAGE_TOKENS,
-        "boi_token_index": tokenizer.START_OF_IMAGE_ID,
-        "eoi_token_index": tokenizer.START_OF_IMAGE_ID + 1,
-        "image_token_index": tokenizer.IMAGE_ID,
+        "boi_token_index": start_of_image,
+        "eoi_token_index": end_of_image,
+        "image_token_index": image,
         "tie_word_embeddings": True,
         "bos_token_id": 2,
         "eos_token_id": [1, 106],
