@@ -153,7 +153,7 @@ def _jpeg(file: Source) -> Header:
     frame: tuple[int, int, int, int, float] | None = None
     position = 2
     for _ in range(_MAX_STEPS):
-        lead, marker = file[position : position + 2]
+        lead, marker = struct.unpack("2B", file[position : position + 2])
         if lead != 0xFF:
             raise NotAPictureError("has something else than a segment where one should begin")
         if marker == 0xFF:

@@ -12,7 +12,7 @@ _SPARE = 2
 """Sides are kept at least so many times as long as the model's own, so that what its processor makes of the
 picture stays the same but for rounding. A picture whose sides are less than twice that is not touched."""
 
-_RESULT_PIXEL = 4
+RESULT_PIXEL_BYTES = 4
 """Bytes a pixel of a picture in Pillow's memory, RGB."""
 
 _BASE_BYTES = 16 * 2**20
@@ -102,7 +102,7 @@ class Plan:
     def result_bytes(self) -> int:
         """What the decoded picture takes."""
         header = self.header
-        return _RESULT_PIXEL * max(
+        return RESULT_PIXEL_BYTES * max(
             _divided(header.width, fx) * _divided(header.height, fy) for fx, fy in (self.as_stored, self.turned)
         )
 

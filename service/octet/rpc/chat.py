@@ -23,6 +23,7 @@ from octet.telemetry.answers import AnswerMeter
 from octet.telemetry.metrics import Metrics
 from octet.telemetry.tracing import Tracing
 from octet.telemetry.transcript import Transcript
+from octet.translate.image_memory import image_memory
 from octet.translate.request import resolve_model, to_cancelled_ids
 from octet.translate.response import add_usage, delta_chunk, first_chunk, to_chat_response
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc
@@ -129,7 +130,8 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
     ) -> AsyncGenerator[Event, None]:
         """The engine's events for a request, made complete here if CancelChat ends it early."""
         request_id, caller = call.request_id.get(), call.caller.get()
-        cost = estimate(request, engine.model)
+        memory = image_memory(request, engine.model, self._translator.limits)
+        cost = estimate(request, engine.model, memory)
         progress.expect(cost.sequences)
         with self._running.register(caller, request_id, time_left) as running:
             try:
@@ -143,12 +145,23 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                         await running.wait_for(ticket.turn)
                     await call.accept()
                     with self._tracing.part("translate"):
-                        generation = await running.wait_for(
-                            self._translator.to_generation_request, request, engine.model, request_id
+                        generating = self._generate(
+                            engine,
+                            await running.wait_for(
+                                self._translator.to_generation_request,
+                                request,
+                                engine.model,
+                                request_id,
+                                caller,
+                                partial(self._admission.hold_image_memory, ticket),
+                            ),
                         )
                     self._admission.images_decoded(ticket)
-                    async with aclosing(self._generate(engine, generation)) as events:
+                    async with aclosing(generating) as events:
                         while (event := await running.wait_for(_next_event, events)) is not None:
+                            if isinstance(event, PromptAccepted):
+                                # The engine has made of the pictures what it needs.
+                                self._admission.hold_image_memory(ticket, 0)
                             if isinstance(event, Deltas):
                                 self._admission.first_token(ticket)
                             progress.note(event)
@@ -167,8 +180,10 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         transcript = Transcript(generation, self._log_prompts) if self._log_prompts else None
         try:
             with self._tracing.part("generate") as span:
-                generation = replace(generation, trace_headers=self._tracing.headers(span))
-                async with aclosing(engine.generate(generation)) as events:
+                answering = engine.generate(replace(generation, trace_headers=self._tracing.headers(span)))
+                # The engine alone has the pictures now, and lets go of them when it can.
+                del generation
+                async with aclosing(answering) as events:
                     async for event in events:
                         meter.note(event)
                         if transcript is not None:

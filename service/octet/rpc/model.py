@@ -2,7 +2,8 @@
 
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -10,10 +11,11 @@ from octet.engine.protocol import Engine
 from octet.engine.types import PromptAccepted, Tokens
 from octet.errors import InvalidRequestError
 from octet.rpc import call
-from octet.rpc.admission.admission import Admission
+from octet.rpc.admission.admission import Admission, Ticket
 from octet.rpc.gate import EngineGate
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
+from octet.translate.image_memory import image_memory
 from octet.translate.media import ImageLimits
 from octet.translate.messages import image_fields
 from octet.translate.model import to_count, to_model, to_models, to_text, to_token_ids, to_tokens
@@ -36,7 +38,6 @@ TokenizeContext: TypeAlias = (
 DetokenizeContext: TypeAlias = (
     "grpc.aio.ServicerContext[model_service_pb2.DetokenizeRequest, model_service_pb2.DetokenizeResponse]"
 )
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -89,8 +90,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         if not request.HasField("request"):
             raise InvalidRequestError("request", "is missing; set the request as it would be sent to Chat")
         try:
+            engine = self._gate.engine()
             images = len(image_fields(request.request.messages))
-            counted = await self._until_deadline(context, images, self._count, self._gate.engine(), request)
+            memory = image_memory(request.request, engine.model, self._limits)
+            count = partial(self._count, engine, request)
+            counted = await self._until_deadline(context, count, images=images, image_bytes=memory)
         except InvalidRequestError as error:
             raise type(error)(f"request.{error.field}", error.message) from error
         return to_count(counted)
@@ -103,7 +107,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         text = to_text(request, engine.model)
         add_special_tokens = request.add_special_tokens if request.HasField("add_special_tokens") else True
         tokens: Tokens = await self._until_deadline(
-            context, 0, engine.tokenize, text, add_special_tokens=add_special_tokens
+            context, lambda _: engine.tokenize(text, add_special_tokens=add_special_tokens)
         )
         return await self._translator.in_thread(to_tokens, tokens)
 
@@ -114,32 +118,39 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         engine = self._gate.engine()
         ids = await self._translator.in_thread(to_token_ids, request, engine.model)
         text = await self._until_deadline(
-            context, 0, engine.detokenize, ids, skip_special_tokens=request.skip_special_tokens
+            context, lambda _: engine.detokenize(ids, skip_special_tokens=request.skip_special_tokens)
         )
         return model_service_pb2.DetokenizeResponse(text=text)
 
-    async def _count(self, engine: Engine, request: model_service_pb2.CountTokensRequest) -> PromptAccepted:
+    async def _count(
+        self, engine: Engine, request: model_service_pb2.CountTokensRequest, ticket: Ticket
+    ) -> PromptAccepted:
         generation = await self._translator.to_generation_request(
-            request.request, engine.model, request.request.request_id or call.request_id.get()
+            request.request,
+            engine.model,
+            request.request.request_id or call.request_id.get(),
+            ticket.caller,
+            partial(self._admission.hold_image_memory, ticket),
         )
         return await engine.count_tokens(generation)
 
     async def _until_deadline(
         self,
         context: "grpc.aio.ServicerContext[Any, Any]",
-        images: int,
-        start: Callable[P, Awaitable[T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        start: Callable[[Ticket], Awaitable[T]],
+        *,
+        images: int = 0,
+        image_bytes: int = 0,
     ) -> T:
-        """Awaits what the engine does for a call with so many pictures, if there is room for it.
+        """Awaits what the engine does for a call with so many pictures, once there is room for it.
 
         It ends at the call's deadline; a drain waits for it.
         """
-        caller = call.caller.get()
+        caller, time_left = call.caller.get(), context.time_remaining()
         # An id of its own: one can count the tokens of a request that is being answered.
         with (
-            self._running.register(caller, uuid.uuid4().hex, context.time_remaining()) as running,
-            self._admission.enter_token_call(caller, images),
+            self._running.register(caller, uuid.uuid4().hex, time_left) as running,
+            self._admission.enter_token_call(caller, images, image_bytes, time_left=time_left) as ticket,
         ):
-            return await running.wait_for(start, *args, **kwargs)
+            await running.wait_for(ticket.turn)
+            return await running.wait_for(start, ticket)

@@ -15,6 +15,7 @@ from octet.errors import EngineDeadError, StartupError, UnavailableError
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import limits_of
 from octet.rpc.chat import ChatService
+from octet.rpc.decoders import Decoders
 from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
 from octet.rpc.running import RunningRequests
@@ -79,7 +80,11 @@ class Server:
         Raises:
             StartupError: when the keys or the certificates cannot be read, or a package is missing.
         """
-        limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
+        limits = ImageLimits(
+            max_bytes=config.max_image_bytes,
+            max_pixels=config.max_image_pixels,
+            max_memory=config.image_memory.request,
+        )
         self._config = config
         self.metrics = Metrics()
         """What is counted and measured."""
@@ -87,10 +92,10 @@ class Server:
         self._running = RunningRequests()
         self.admission = Admission()
         """Lets calls in; tells its listeners."""
-        self._image_threads = ThreadPoolExecutor(config.image_threads, thread_name_prefix="images")
+        self._decoders = Decoders(config.image_threads, config.image_decode_seconds)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="translate")
         self._fetcher = fetcher or _make_fetcher(config)
-        translator = Translator(limits, self._image_threads, self._threads, self._fetcher)
+        translator = Translator(limits, self._decoders, self._threads, self._fetcher)
         self._health = health.aio.HealthServicer()
         self._reloader = Reloader(lambda files, failed: self.metrics.reload_failed.labels(files).set(failed))
         self._reloading: asyncio.Task[None] | None = None
@@ -207,8 +212,8 @@ class Server:
         if self._reloading is not None:
             self._reloading.cancel()
         await self._server.stop(STOP_GRACE_SECONDS)
-        for threads in (self._image_threads, self._threads):
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._fetcher is not None:
             await self._fetcher.close()
         await asyncio.to_thread(self._tracing.close)

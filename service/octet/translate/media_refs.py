@@ -41,8 +41,8 @@ def inline_pictures(
             name = common_pb2.Modality.Name(item.modality).lower()
             raise InvalidRequestError(f"media_refs.items[{i}].modality", f"is {name}; only images are taken")
         if (file := fetched.get(item.url)) is not None:
-            media_type = check_image(file, limits=limits, where=_path(i))
-            item.url = f"data:{media_type};base64,{base64.b64encode(file).decode()}"
+            header = check_image(file, limits=limits, where=_path(i))
+            item.url = f"data:{header.format.value};base64,{base64.b64encode(file).decode()}"
         elif is_data_uri(item.url):
             check_image(
                 parse_data_uri(item.url, max_bytes=limits.max_bytes, field=_path(i)).data,

@@ -1,12 +1,14 @@
 """The conversation of a request."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, assert_never
 
 from google.protobuf.struct_pb2 import Struct
+from PIL import Image
 
 from octet.engine.types import (
     ImagePart,
@@ -21,7 +23,8 @@ from octet.engine.types import (
 )
 from octet.errors import InvalidRequestError
 from octet.translate.data_uri import is_data_uri, parse_data_uri
-from octet.translate.media import ImageLimits, decode_image
+from octet.pictures.decode import decode_here
+from octet.translate.media import Decode, ImageLimits, decode_image
 from octet.translate.tool_declarations import check_tool_name
 from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict
 from octet.v1 import content_pb2, tool_pb2
@@ -49,6 +52,8 @@ def to_messages(
     model: ModelInfo,
     limits: ImageLimits,
     fetched: Mapping[str, bytes] = MappingProxyType({}),
+    pan_and_scan: bool | None = None,
+    decode: Decode = decode_here,
 ) -> tuple[Message, ...]:
     """Checks and converts ChatRequest.messages; decodes their pictures.
 
@@ -57,6 +62,8 @@ def to_messages(
         model: what is served.
         limits: of pictures.
         fetched: the files that `uris_to_fetch` named, by their URIs.
+        pan_and_scan: whether pictures are shown in crops as well; None where the request does not say.
+        decode: decodes pictures.
 
     Raises:
         InvalidRequestError: at the wrong field.
@@ -65,7 +72,10 @@ def to_messages(
         raise InvalidRequestError("messages", "is empty; a request needs at least one message")
     roles = _to_roles(messages)
     _check_image_count(messages, model)
-    conversation = _Conversation(limits, fetched)
+    to_image = partial(
+        decode_image, limits=limits, view=model.image_view, pan_and_scan=pan_and_scan, decode=decode
+    )
+    conversation = _Conversation(limits, to_image, fetched)
     return tuple(
         Message(role, conversation.to_parts(message.parts, role, f"messages[{i}]"))
         for i, (role, message) in enumerate(zip(roles, messages, strict=True))
@@ -133,12 +143,14 @@ class _Conversation:
 
     Attributes:
         limits: of pictures.
+        decode_image: decodes a picture, see `octet.translate.media.decode_image`.
         fetched: pictures by their URIs.
         open_calls: ids of the calls without a result, with the names of their tools.
         answered: ids of the calls that have their result.
     """
 
     limits: ImageLimits
+    decode_image: Callable[..., Image.Image]
     fetched: Mapping[str, bytes]
     open_calls: dict[str, str] = field(default_factory=dict)
     answered: set[str] = field(default_factory=set)
@@ -184,13 +196,8 @@ class _Conversation:
                 raise InvalidRequestError(
                     path, "has no source; set data to the bytes of the picture file, or uri"
                 )
-        decoded = decode_image(
-            data,
-            mime_type=image.mime_type,
-            limits=self.limits,
-            field=path,
-            source=source,
-            source_type=source_type,
+        decoded = self.decode_image(
+            data, mime_type=image.mime_type, field=path, source=source, source_type=source_type
         )
         return ImagePart(decoded)
 

@@ -2,7 +2,8 @@
 
 Requests wait here and not in the engine, which is given little more than it computes at once: here their
 order is fair between callers, whoever gives up leaves at once and costs nothing, how long somebody waited is
-known, and what waits is neither decoded nor rendered.
+known, and what waits is neither decoded nor rendered. Requests with pictures wait for the memory that these
+will take as well; whatever needs none passes them meanwhile.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from octet.errors import OverloadedError, Quota
 from octet.rpc.admission.cost import Cost
 from octet.rpc.admission.fair_queue import FairQueue
+from octet.rpc.admission.image_memory import ImageMemory
 from octet.rpc.admission.limits import Limits
 from octet.rpc.admission.listener import AdmissionListener, Load
 from octet.rpc.admission.pace import Pace
@@ -35,6 +37,7 @@ class Ticket:
         self.entered = entered
         self.deadline = deadline
         self.images = cost.images
+        self.image_bytes = 0
         self.started: float | None = None
         self.refusal: OverloadedError | None = None
         self._decided = asyncio.Event()
@@ -91,8 +94,10 @@ class Admission:
         self._clock = clock
         self._pace = Pace(clock)
         self._queue: FairQueue[Ticket] = FairQueue()
+        self._image_memory = ImageMemory(limits.image_memory)
         self._waiting_tokens = 0
         self._waiting_images = 0
+        self._waiting_image_bytes = 0
         self._running = 0
         self._running_sequences: Counter[str] = Counter()
         self._token_calls = 0
@@ -102,6 +107,7 @@ class Admission:
     def open(self, limits: Limits) -> None:
         """Sets what there is room for."""
         self._limits = limits
+        self._image_memory = ImageMemory(limits.image_memory)
 
     def subscribe(self, listener: AdmissionListener) -> None:
         """Tells `listener` what happens from now on."""
@@ -116,6 +122,8 @@ class Admission:
             waiting_tokens=self._waiting_tokens,
             waiting_images=self._waiting_images,
             token_calls=self._token_calls,
+            image_bytes=self._image_memory.used,
+            waiting_image_bytes=self._waiting_image_bytes,
         )
 
     @contextmanager
@@ -133,13 +141,57 @@ class Admission:
         Raises:
             OverloadedError: when there is no room for it, or its deadline cannot be met.
         """
+        with self._telling_refusals(caller):
+            self._check_caller(caller, caller_limit)
+        self._in_flight[caller] += 1
+        try:
+            with self._place(caller, cost, time_left) as ticket:
+                yield ticket
+        finally:
+            self._in_flight[caller] -= 1
+
+    @contextmanager
+    def enter_token_call(
+        self, caller: str, images: int = 0, image_bytes: int = 0, *, time_left: float | None = None
+    ) -> Iterator[Ticket]:
+        """Counts a call that asks about tokens while the context lasts; await its `turn`.
+
+        It waits for nothing but the memory that its pictures take.
+
+        Args:
+            caller: the name of the key that it came with.
+            images: its pictures.
+            image_bytes: what decoding them takes.
+            time_left: seconds until its deadline; None for no deadline.
+
+        Raises:
+            OverloadedError: when there is no room for it.
+        """
+        with self._telling_refusals(caller):
+            if self._token_calls >= self._limits.token_calls:
+                raise self._overloaded(
+                    "TOO_MANY_TOKEN_CALLS",
+                    f"{self._token_calls} calls about tokens are being answered, as many as may be at "
+                    "the same time; try again",
+                )
+        self._token_calls += 1
+        try:
+            cost = Cost(sequences=0, images=images, image_bytes=image_bytes)
+            with self._place(caller, cost, time_left) as ticket:
+                yield ticket
+        finally:
+            self._token_calls -= 1
+
+    @contextmanager
+    def _place(self, caller: str, cost: Cost, time_left: float | None) -> Iterator[Ticket]:
+        """A place in the queue, and then among those that run."""
         now = self._clock()
         deadline = None if time_left is None else now + time_left
         ticket = Ticket(caller, cost, now, deadline, self._pace)
         with self._telling_refusals(caller):
-            self._check_caller(caller, caller_limit)
             self._check_images(cost.images)
-            self._check_deadline(ticket)
+            if cost.sequences:
+                self._check_deadline(ticket)
             displaced = self._make_room(ticket)
         if displaced is not None:
             self._refuse(
@@ -152,46 +204,30 @@ class Admission:
         self._queue.push(ticket)
         self._waiting_tokens += cost.tokens
         self._waiting_images += cost.images
-        self._in_flight[caller] += 1
+        self._waiting_image_bytes += cost.image_bytes
         self._start_next()
         try:
             yield ticket
         finally:
             self.images_decoded(ticket)
-            self._in_flight[caller] -= 1
+            self.hold_image_memory(ticket, 0)
             if ticket.started is not None:
                 self._leave(ticket, ticket.started)
             elif ticket.refusal is None:
                 self._drop(ticket)
             self._start_next()
 
-    @contextmanager
-    def enter_token_call(self, caller: str, images: int = 0) -> Iterator[None]:
-        """Counts a call that asks about tokens, with so many pictures, while the context lasts.
-
-        Raises:
-            OverloadedError: when there is no room for it. It never waits.
-        """
-        with self._telling_refusals(caller):
-            self._check_images(images)
-            if self._token_calls >= self._limits.token_calls:
-                raise self._overloaded(
-                    "TOO_MANY_TOKEN_CALLS",
-                    f"{self._token_calls} calls about tokens are being answered, as many as may be at "
-                    "the same time; try again",
-                )
-        self._token_calls += 1
-        self._waiting_images += images
-        try:
-            yield
-        finally:
-            self._token_calls -= 1
-            self._waiting_images -= images
-
     def images_decoded(self, ticket: Ticket) -> None:
         """The request's pictures wait no more. Idempotent."""
         self._waiting_images -= ticket.images
         ticket.images = 0
+
+    def hold_image_memory(self, ticket: Ticket, size: int) -> None:
+        """The request needs no more than so many bytes for its pictures from now on; others get the rest."""
+        if size < ticket.image_bytes:
+            self._image_memory.take(ticket.caller, size - ticket.image_bytes)
+            ticket.image_bytes = size
+            self._start_next()
 
     def first_token(self, ticket: Ticket) -> None:
         """The request's answer has begun. Idempotent."""
@@ -264,21 +300,42 @@ class Admission:
         return None
 
     def _start_next(self) -> None:
-        """Starts those whose turn it is, for as long as there is room.
-
-        Nobody overtakes a request that needs more room than there is: it would never find enough.
-        """
+        """Starts those whose turn it is, for as long as there is room."""
         now = self._clock()
-        while (ticket := self._queue.next(self._running_sequences)) is not None and self._has_room(ticket):
+        while (ticket := self._next()) is not None:
             if self._comes_too_late(ticket, now):
                 continue
             self._queue.serve(ticket)
-            self._waiting_tokens -= ticket.cost.tokens
+            self._no_longer_waits(ticket)
+            self._image_memory.take(ticket.caller, ticket.cost.image_bytes)
+            ticket.image_bytes = ticket.cost.image_bytes
+            ticket.start(now)
+            if not ticket.cost.sequences:
+                continue
             self._running += 1
             self._running_sequences[ticket.caller] += ticket.cost.sequences
-            ticket.start(now)
             for listener in self._listeners:
                 listener.admitted(ticket.caller, now - ticket.entered)
+
+    def _next(self) -> Ticket | None:
+        """Whose turn it is among those that there is room for.
+
+        Nobody overtakes a request in what that one waits for, or it would never find enough: places in the
+        engine, or memory for pictures. Who waits for memory is passed by those who need none, and who waits
+        because its own caller has too much of it holds up nobody.
+        """
+        full = no_memory = False
+        for ticket in self._queue.in_turn(self._running_sequences):
+            size = ticket.cost.image_bytes
+            if size and no_memory:
+                continue
+            if not self._image_memory.fits(ticket.caller, size):
+                no_memory = not self._image_memory.fits_server(size)
+            elif not ticket.cost.sequences or (not full and self._has_room(ticket)):
+                return ticket
+            else:
+                full = True
+        return None
 
     def _comes_too_late(self, ticket: Ticket, now: float) -> bool:
         """Refuses a request that could not even get its first token any more."""
@@ -303,10 +360,16 @@ class Admission:
     def _drop(self, ticket: Ticket) -> None:
         """Takes the ticket out of the queue."""
         self._queue.remove(ticket)
+        self._no_longer_waits(ticket)
+
+    def _no_longer_waits(self, ticket: Ticket) -> None:
         self._waiting_tokens -= ticket.cost.tokens
+        self._waiting_image_bytes -= ticket.cost.image_bytes
 
     def _leave(self, ticket: Ticket, started: float) -> None:
         """The request runs no more."""
+        if not ticket.cost.sequences:
+            return
         self._running -= 1
         self._running_sequences[ticket.caller] -= ticket.cost.sequences
         self._pace.note_run(self._clock() - started)
@@ -317,7 +380,18 @@ class Admission:
         return not sequences or sequences + ticket.cost.sequences <= self._limits.running
 
     def _can_start(self, ticket: Ticket) -> bool:
-        return not self._queue and self._has_room(ticket)
+        """Whether the ticket would start at once: there is room, and nobody waits for the same."""
+        memory, size = self._image_memory, ticket.cost.image_bytes
+        if not memory.fits(ticket.caller, size):
+            return False
+        waiting = list(self._queue.in_turn(self._running_sequences))
+        if size and any(not memory.fits_server(other.cost.image_bytes) for other in waiting):
+            return False
+        if not ticket.cost.sequences:
+            return True
+        return self._has_room(ticket) and not any(
+            other.cost.sequences and memory.fits(other.caller, other.cost.image_bytes) for other in waiting
+        )
 
     def _wait_behind(self, requests: int) -> float:
         """Seconds until so many and one more have started; 0 without evidence."""

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from octet.config import ServerConfig
+from octet.config.images import ImageMemoryLimits
 from octet.engine.types import ModelInfo
 
 _CONTEXTS_WAITING = 8
@@ -17,6 +18,7 @@ class Limits:
     waiting_tokens: int
     waiting_images: int
     token_calls: int
+    image_memory: ImageMemoryLimits = ImageMemoryLimits(0, 0, 0)
 
 
 def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
@@ -32,4 +34,5 @@ def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
         waiting_tokens=config.max_waiting_tokens or _CONTEXTS_WAITING * model.context_window,
         waiting_images=config.max_waiting_images,
         token_calls=config.max_token_calls,
+        image_memory=config.image_memory,
     )

@@ -15,6 +15,8 @@ class Load:
         waiting_tokens: tokens of their prompts, estimated.
         waiting_images: pictures that are not decoded yet.
         token_calls: CountTokens, Tokenize and Detokenize calls.
+        image_bytes: memory given to requests for their pictures.
+        waiting_image_bytes: what requests that wait for their turn need for theirs.
     """
 
     running: int
@@ -23,6 +25,8 @@ class Load:
     waiting_tokens: int
     waiting_images: int
     token_calls: int
+    image_bytes: int = 0
+    waiting_image_bytes: int = 0
 
 
 class AdmissionListener(Protocol):
