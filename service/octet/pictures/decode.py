@@ -146,7 +146,9 @@ def _load(bare: Bare, header: Header, factors: Factors) -> tuple[_Pixels, Factor
     """The decoded picture, and by what its sides are still to be divided."""
     size = header.width, header.height
     if header.format is Format.WEBP:
-        return _Pixels(decode_webp(bare.data, size, _divided(size, factors))), (1, 1)
+        # Scaling by one would still cost its smooth colours.
+        scaled = None if factors == (1, 1) else _divided(size, factors)
+        return _Pixels(decode_webp(bare.data, size, scaled)), (1, 1)
     image = _open(bare.data, header.format, size)
     if header.format is Format.PNG and bare.transparent and image.mode != "P":
         return _load_with_transparent_color(image, bare, size), factors
