@@ -55,8 +55,6 @@ def decoders() -> list[psutil.Process]:
     return found
 
 
-
-
 async def failure(call: Any) -> grpc.aio.AioRpcError:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await asyncio.wait_for(call, 30)
@@ -65,7 +63,12 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
 
 @pytest.mark.parametrize(
     "files",
-    [(flat("WEBP", 4000),), (flat("PNG", 4000),), (flat("GIF", 6000),), (SMALL, flat("PNG", 1500), flat("PNG", 4000))],
+    [
+        (flat("WEBP", 4000),),
+        (flat("PNG", 4000),),
+        (flat("GIF", 6000),),
+        (SMALL, flat("PNG", 1500), flat("PNG", 4000)),
+    ],
     ids=["WebP", "PNG", "GIF", "the third"],
 )
 async def test_what_can_never_fit_is_refused_with_its_numbers(start: Start, files: tuple[bytes, ...]) -> None:

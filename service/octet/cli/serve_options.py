@@ -154,16 +154,16 @@ IMAGES = (
     _option("--max-image-pixels", "Largest picture taken, width times height.", type=int),
     _option(
         "--image-threads",
-        "Pictures of one caller decoded at the same time, each in a process of its own; there is one process "
-        "more, for others.",
+        "Pictures of one caller decoded at the same time, each in a process of its own; there is one "
+        "process more, for others.",
         type=int,
     ),
     _option("--image-decode-seconds", "How long decoding one picture may take.", type=float),
     _option(
         "--max-image-memory",
-        "Bytes of memory that decoding pictures may take, and decoded ones that the engine does not have yet; "
-        "requests wait for it. Default: a 25th of the machine's, or of the control group's limit if that is "
-        "less; at least 256 MiB.",
+        "Bytes of memory that decoding pictures may take, and decoded ones that the engine does not have "
+        "yet; requests wait for it. Default: a 25th of the machine's, or of the control group's limit if "
+        "that is less; at least 256 MiB.",
         type=int,
     ),
     _option(
@@ -173,7 +173,8 @@ IMAGES = (
     ),
     _option(
         "--max-image-memory-per-request",
-        "Bytes of it that one request may take; what needs more is refused. Default: all that one caller may.",
+        "Bytes of it that one request may take; what needs more is refused. Default: all that one caller "
+        "may.",
         type=int,
     ),
     click.option(

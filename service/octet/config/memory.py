@@ -10,7 +10,7 @@ _OWN = Path("/proc/self/cgroup")
 
 @cache
 def total_memory() -> int:
-    """Bytes of the machine's memory, or of what the process's control group may use of it, if that is less."""
+    """Bytes of the machine's memory, or of what the process's control group may use if that is less."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min([machine, *group_limits(_CGROUPS, _OWN)])
 
@@ -27,9 +27,7 @@ def group_limits(root: Path, own: Path) -> list[int]:
         _, controllers, path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
-        base, name = (
-            (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
-        )
+        base, name = (root / "memory", "memory.limit_in_bytes") if controllers else (root, "memory.max")
         group = base / path.lstrip("/")
         # In a container the path is often one outside, and the group itself is mounted as the root.
         for place in (group, *group.parents):

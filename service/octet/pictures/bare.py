@@ -148,7 +148,9 @@ def bare_jpeg(file: bytes) -> Bare:
             kept.append(view[found.start() : end])
         elif marker == 0xE1 and not exif and file[body + 2 : body + 8] == _EXIF:
             exif = file[body + 8 : end]
-        elif marker == 0xE1 and not xmp and file[body + 2 : body + 30].startswith(b"http://ns.adobe.com/xap/"):
+        elif (
+            marker == 0xE1 and not xmp and file[body + 2 : body + 30].startswith(b"http://ns.adobe.com/xap/")
+        ):
             xmp = file[body + 2 : end]
         position = end
     else:
@@ -256,10 +258,7 @@ def _orientation(exif: bytes, xmp: bytes) -> int:
         if exif:
             tags = Image.Exif()
             tags.load(_EXIF + exif)
-            value = tags.get(_ORIENTATION)
-            if value in range(1, 9):
-                return int(value)
-            if value is not None:
-                return 1
+            if (value := tags.get(_ORIENTATION)) is not None:
+                return int(value) if value in range(1, 9) else 1
     found = _XMP_ORIENTATION.search(xmp)
     return int(found[1]) if found else 1

@@ -13,6 +13,7 @@ from PIL import (
     GifImagePlugin,  # noqa: F401
     Image,
     ImageChops,
+    ImageFile,
     JpegImagePlugin,
     PngImagePlugin,  # noqa: F401
 )
@@ -179,6 +180,7 @@ def _load_with_transparent_color(image: Image.Image, bare: Bare, size: tuple[int
     if color == 2 and depth == 16:
         # Pillow keeps the upper halves of colours; told that the other half comes first, it keeps that one.
         low = _open(bare.data, Format.PNG, size)
+        assert isinstance(low, ImageFile.ImageFile)
         low.tile = [tile._replace(args="RGB;16L") for tile in low.tile]
         low.load()
     elif depth < 8:
@@ -261,7 +263,9 @@ def _differs(rows: Image.Image, low: Image.Image | None, samples: tuple[int, ...
         wanted = [sample >> 8 for sample in samples] + [sample & 255 for sample in samples]
     differs = Image.new("L", rows.size, 0)
     for plane, sample in zip(planes, wanted, strict=True):
-        differs = ImageChops.lighter(differs, plane.point([0 if value == sample else 255 for value in range(256)]))
+        differs = ImageChops.lighter(
+            differs, plane.point([0 if value == sample else 255 for value in range(256)])
+        )
     return differs
 
 

@@ -200,15 +200,16 @@ def _jpeg_header(
 
 
 def _webp(file: Source) -> Header:
-    position, canvas, alpha = 12, None, False
+    position, alpha = 12, False
+    canvas: tuple[int, int] | None = None
     for _ in range(_MAX_STEPS):
         name, length = struct.unpack("<4sI", file[position : position + 8])
         body = position + 8
         if name == b"VP8X":
-            size = file[body + 4 : body + 10]
-            canvas = int.from_bytes(size[:3], "little") + 1, int.from_bytes(size[3:], "little") + 1
-            if len(size) < 6:
+            sides = file[body + 4 : body + 10]
+            if len(sides) < 6:
                 raise NotAPictureError("is cut short")
+            canvas = int.from_bytes(sides[:3], "little") + 1, int.from_bytes(sides[3:], "little") + 1
         elif name == b"ALPH":
             alpha = True
         elif name == b"ANMF" and canvas is not None:
@@ -217,17 +218,17 @@ def _webp(file: Source) -> Header:
         elif name == b"VP8L":
             (bits,) = struct.unpack("<I", file[body + 1 : body + 5])
             size = canvas or ((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-            return Header(Format.WEBP, *size, len(file), full=_WEBP_LOSSLESS, output=4, scales=None)
+            return Header(Format.WEBP, size[0], size[1], len(file), _WEBP_LOSSLESS, output=4, scales=None)
         elif name == b"VP8 ":
             width, height = struct.unpack("<2H", file[body + 6 : body + 10])
             size = canvas or (width & 0x3FFF, height & 0x3FFF)
             full = _WEBP_ALPHA if alpha else 0
-            return Header(Format.WEBP, *size, len(file), full=full, output=4, scales=None)
+            return Header(Format.WEBP, size[0], size[1], len(file), full, output=4, scales=None)
         position = body + length + length % 2
     raise NotAPictureError("has no picture, or too much before it")
 
 
-# All pixels of a lossless picture are kept; of a transparency plane the plane itself, and what it is coded in.
+# All pixels of a lossless picture are kept; of a transparency plane itself and what it is coded in.
 _WEBP_LOSSLESS = 4
 _WEBP_ALPHA = 5
 

@@ -103,7 +103,8 @@ class Plan:
         """What the decoded picture takes."""
         header = self.header
         return RESULT_PIXEL_BYTES * max(
-            _divided(header.width, fx) * _divided(header.height, fy) for fx, fy in (self.as_stored, self.turned)
+            _divided(header.width, fx) * _divided(header.height, fy)
+            for fx, fy in (self.as_stored, self.turned)
         )
 
     @property

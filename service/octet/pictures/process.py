@@ -1,5 +1,6 @@
 """A process that decodes pictures, as its server has it."""
 
+import contextlib
 import os
 import pickle
 import socket
@@ -88,10 +89,9 @@ class DecoderProcess:
         """Ends the process, whatever it does; a `decode` in another thread raises. Idempotent."""
         self.alive = False
         self._process.kill()
-        try:
+        # It is closed already where the other side has gone.
+        with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # closed already, by either side
 
     def close(self) -> None:
         """Ends the process and waits for its end; not while `decode` runs. Idempotent."""

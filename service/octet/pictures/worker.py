@@ -1,7 +1,8 @@
 """The process that decodes pictures for a server: `python -m octet.pictures.worker SOCKET PARENT`.
 
-It takes one file after the other from its socket and gives each back in strips. What a file does to it, a crash,
-too much memory, hours of work, it does to nobody else. It ends when its parent does, however that ends.
+It takes one file after the other from its socket and gives each back in strips. What a file does to it, a
+crash, too much memory, hours of work, it does to nobody else. It ends when its parent
+does, however that ends.
 """
 
 import contextlib
@@ -41,7 +42,7 @@ def main() -> None:
 
 
 def _end_with(parent: int) -> None:
-    """Has the kernel kill this process when its parent is gone; leaves signals of the terminal to the parent."""
+    """Has the kernel kill this process when its parent is gone; leaves all signals to the parent."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -34,8 +34,8 @@ class _Place:
 class Decoders:
     """Processes that decode pictures; they start when they are needed, and stay.
 
-    One caller's requests have at most `per_caller` of them at the same time. There is one more, so that a caller
-    whose pictures take long does not have them all.
+    One caller's requests have at most `per_caller` of them at the same time. There is one more, so that a
+    caller whose pictures take long does not have them all.
 
     Args:
         per_caller: how many pictures of a caller are decoded at the same time.
@@ -123,7 +123,7 @@ class Decoders:
         self._busy.add(process)
         return process
 
-    def _done(self, work: "asyncio.Future[object]", caller: str, process: DecoderProcess) -> None:
+    def _done(self, work: "asyncio.Future[T]", caller: str, process: DecoderProcess) -> None:
         if not work.cancelled():
             work.exception()  # told to whoever waited, if anybody still does
         self._leave(caller, process)

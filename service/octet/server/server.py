@@ -113,6 +113,7 @@ class Server:
             ),
         )
         AdmissionMetrics(self.metrics, self.admission)
+        self.metrics.image_memory_limit.set(config.image_memory.server)
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
             ChatService(
                 self._gate,

@@ -20,8 +20,8 @@ def image_memory(
 ) -> int:
     """Bytes that decoding the pictures of a request takes, one after the other, and keeping the results.
 
-    A picture that is elsewhere may need all that one request may have. What is no picture needs nothing: it is
-    refused before it is decoded.
+    A picture that is elsewhere may need all that one request may have. What is no picture needs nothing: it
+    is refused before it is decoded.
 
     Args:
         request: a request of which nothing has been checked yet.
@@ -59,15 +59,13 @@ def check_memory(plans: list[Plan], limits: ImageLimits, where: str) -> None:
         header = plans[-1].header
         raise InvalidRequestError(
             where,
-            f"has {header.width} x {header.height} pixels, with which decoding the request's {len(plans)} pictures "
-            f"takes {needed} bytes of memory, more than the limit of {limits.max_memory}; "
+            f"has {header.width} x {header.height} pixels, with which decoding the request's {len(plans)} "
+            f"pictures takes {needed} bytes of memory, more than the limit of {limits.max_memory}; "
             "make them smaller or send fewer",
         )
 
 
-def _images(
-    request: chat_service_pb2.ChatRequest, most: int
-) -> Iterator[tuple[str, content_pb2.Image]]:
+def _images(request: chat_service_pb2.ChatRequest, most: int) -> Iterator[tuple[str, content_pb2.Image]]:
     """The first pictures of a request, as many as one may have, and their paths."""
     found = 0
     for i, message in enumerate(request.messages):

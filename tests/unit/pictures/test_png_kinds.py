@@ -28,7 +28,12 @@ def assert_looks(image: Image.Image, png: Png) -> None:
         for x, color in enumerate(row):
             actual = image.getpixel((x, y))
             assert isinstance(actual, tuple)
-            assert all(abs(a - e) <= tolerance for a, e in zip(actual, color, strict=True)), (x, y, actual, color)
+            assert all(abs(a - e) <= tolerance for a, e in zip(actual, color, strict=True)), (
+                x,
+                y,
+                actual,
+                color,
+            )
 
 
 @pytest.mark.parametrize("kind", kinds(), ids=str)
@@ -108,7 +113,9 @@ def test_what_is_cut_short_is_refused(kind: Kind) -> None:
         assert raised.value.field == "image.data"
 
 
-@pytest.mark.parametrize(("color", "depth"), [(0, 3), (1, 8), (2, 4), (3, 16), (4, 4), (5, 8), (6, 1), (7, 8)])
+@pytest.mark.parametrize(
+    ("color", "depth"), [(0, 3), (1, 8), (2, 4), (3, 16), (4, 4), (5, 8), (6, 1), (7, 8)]
+)
 def test_kinds_that_do_not_exist_are_refused(color: int, depth: int) -> None:
     file = bytearray(Png(PLAIN).file())
     file[24:26] = depth, color

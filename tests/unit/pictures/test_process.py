@@ -156,5 +156,7 @@ def test_it_ends_with_its_server(state: str, number: signal.Signals) -> None:
 
 def test_it_loads_no_engine_and_no_server() -> None:
     code = "import sys, octet.pictures.worker; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    modules = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert not {"torch", "vllm", "grpc", "google.protobuf", "numpy", "asyncio"} & set(modules)

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import ModelInfo, Quantization
-from octet.pictures.plan import ImageView, PanAndScan
 from octet.engine.vllm import formats
+from octet.pictures.plan import ImageView, PanAndScan
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig

@@ -69,8 +69,8 @@ class FairQueue(Generic[W]):
     def in_turn(self, running: Mapping[str, int]) -> Iterator[W]:
         """All who wait, in the order in which they are asked whether they can go.
 
-        A caller whose turn it is goes with whatever of its own can; only then are others asked. The queue must not
-        change meanwhile.
+        A caller whose turn it is goes with whatever of its own can; only then are others asked. The queue
+        must not change meanwhile.
 
         Args:
             running: how much each caller has running; callers with nothing may be missing.

@@ -9,6 +9,9 @@ from octet.engine.types import ModelInfo
 _CONTEXTS_WAITING = 8
 
 
+NO_IMAGE_MEMORY = ImageMemoryLimits(server=0, caller=0, request=0)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What `octet.config.admission.AdmissionConfig` describes, with every number known."""
@@ -18,7 +21,7 @@ class Limits:
     waiting_tokens: int
     waiting_images: int
     token_calls: int
-    image_memory: ImageMemoryLimits = ImageMemoryLimits(0, 0, 0)
+    image_memory: ImageMemoryLimits = NO_IMAGE_MEMORY
 
 
 def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
