@@ -39,7 +39,7 @@ class ImageConfig:
         image_threads: pictures of one caller decoded at the same time, each in a process of its own.
         image_decode_seconds: how long decoding one picture may take.
         max_image_memory: bytes that decoding pictures may take, and decoded ones that the engine does not
-            have yet; None: a 25th of the machine's memory or of the control group's, if that is less, at least
+            have yet; None: a 25th of the machine's memory or of the control group's if that is less, at least
             256 MiB.
         max_image_memory_per_key: of it, of one caller; None: half, at least 256 MiB.
         max_image_memory_per_request: of that, of one request; None: all.

@@ -9,15 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
-from PIL import Image
-
 from octet.errors import UnavailableError
-from octet.pictures.plan import Plan
 from octet.pictures.process import DecoderProcess
 from octet.rpc.admission.fair_queue import FairQueue
+from octet.translate.media import Decode
 
 T = TypeVar("T")
-Decode = Callable[[bytes, Plan], Image.Image]
 
 logger = logging.getLogger("octet")
 

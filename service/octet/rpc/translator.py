@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 from octet.engine.types import GenerationRequest, ModelInfo
 from octet.rpc.decoders import Decoders
 from octet.translate.image_memory import image_memory
-from octet.translate.media import ImageLimits
+from octet.translate.media import Decode, ImageLimits
 from octet.translate.messages import image_fields, uris_to_fetch
 from octet.translate.request import is_costly, to_generation_request
 from octet.v1 import chat_service_pb2
@@ -71,10 +71,14 @@ class Translator:
             fetched=fetched,
         )
         if image_fields(request.messages):
-            generation = await self._decoders.run(caller, lambda decode: translate(decode=decode))
+            generation = await self.with_decoder(caller, lambda decode: translate(decode=decode))
             hold_memory(generation.image_bytes)
             return generation
         return await self.in_thread(translate) if is_costly(request) else translate()
+
+    async def with_decoder(self, caller: str, function: Callable[[Decode], T]) -> T:
+        """Calls a function that decodes pictures of a caller's; see `octet.rpc.decoders.Decoders.run`."""
+        return await self._decoders.run(caller, function)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls a function in one of the threads, in the context of this call."""

@@ -81,11 +81,16 @@ def _source(image: content_pb2.Image, fetched: Mapping[str, bytes]) -> tuple[str
     """The name of the field that holds the file, and the file; None when it cannot be looked at."""
     if not image.HasField("uri"):
         return "data", image.data
-    uri = image.uri
+    file = file_of(image.uri, fetched)
+    return None if file is None else ("uri", file)
+
+
+def file_of(uri: str, fetched: Mapping[str, bytes]) -> Source | None:
+    """The file that a URI holds or names, not decoded; None when it cannot be looked at."""
     if uri in fetched:
-        return "uri", fetched[uri]
+        return fetched[uri]
     if not is_data_uri(uri):
         return None
     body = uri[len(SCHEME) :].partition(",")[2]
     # Decoding escapes in a long URI would take long.
-    return None if "%" in body else ("uri", Base64Source(body))
+    return None if "%" in body else Base64Source(body)
