@@ -152,8 +152,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                                 request,
                                 engine.model,
                                 request_id,
-                                caller,
-                                partial(self._admission.hold_image_memory, ticket),
+                                ticket,
                             ),
                         )
                     self._admission.images_decoded(ticket)

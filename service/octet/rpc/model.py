@@ -129,8 +129,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
             request.request,
             engine.model,
             request.request.request_id or call.request_id.get(),
-            ticket.caller,
-            partial(self._admission.hold_image_memory, ticket),
+            ticket,
         )
         return await engine.count_tokens(generation)
 

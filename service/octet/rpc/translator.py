@@ -8,7 +8,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
+from PIL import Image
+
 from octet.engine.types import GenerationRequest, ModelInfo
+from octet.pictures.decode import DecodeError
+from octet.pictures.plan import Plan
+from octet.rpc.admission.admission import Admission, Ticket
 from octet.rpc.decoders import Decoders
 from octet.translate.image_memory import image_memory
 from octet.translate.media import Decode, ImageLimits
@@ -28,15 +33,22 @@ class Translator:
 
     Args:
         limits: limits on pictures.
+        admission: gives requests the memory that their pictures take.
         decoders: where requests with pictures are translated.
         threads: where everything else is done that is costly, so that pictures do not hold it up.
         fetcher: fetches pictures that are elsewhere; None leaves that to nobody.
     """
 
     def __init__(
-        self, limits: ImageLimits, decoders: Decoders, threads: Executor, fetcher: "ImageFetcher | None"
+        self,
+        limits: ImageLimits,
+        admission: Admission,
+        decoders: Decoders,
+        threads: Executor,
+        fetcher: "ImageFetcher | None",
     ) -> None:
         self.limits = limits
+        self._admission = admission
         self._decoders = decoders
         self._threads = threads
         self._fetcher = fetcher
@@ -46,8 +58,7 @@ class Translator:
         request: chat_service_pb2.ChatRequest,
         model: ModelInfo,
         request_id: str,
-        caller: str,
-        hold_memory: Callable[[int], None],
+        ticket: Ticket,
     ) -> GenerationRequest:
         """Checks and converts a request; see `octet.translate.request.to_generation_request`.
 
@@ -55,13 +66,14 @@ class Translator:
             request: what the client sent.
             model: what is served.
             request_id: the request's id.
-            caller: whose it is.
-            hold_memory: is told how many bytes of what it was given for pictures the request still needs.
+            ticket: its place, which has the memory that its pictures take.
         """
         fetched: Mapping[str, bytes] = MappingProxyType({})
         if self._fetcher is not None and (uris := uris_to_fetch(request.messages, model)):
             fetched = await self._fetcher.fetch_all(uris)
-            hold_memory(image_memory(request, model, self.limits, fetched))
+            await self._admission.take_image_memory(
+                ticket, image_memory(request, model, self.limits, fetched)
+            )
         translate = partial(
             to_generation_request,
             request,
@@ -71,14 +83,24 @@ class Translator:
             fetched=fetched,
         )
         if image_fields(request.messages):
-            generation = await self.with_decoder(caller, lambda decode: translate(decode=decode))
-            hold_memory(generation.image_bytes)
+            generation = await self.with_decoder(ticket, lambda decode: translate(decode=decode))
+            self._admission.hold_image_memory(ticket, generation.image_bytes)
             return generation
         return await self.in_thread(translate) if is_costly(request) else translate()
 
-    async def with_decoder(self, caller: str, function: Callable[[Decode], T]) -> T:
-        """Calls a function that decodes pictures of a caller's; see `octet.rpc.decoders.Decoders.run`."""
-        return await self._decoders.run(caller, function)
+    async def with_decoder(self, ticket: Ticket, function: Callable[[Decode], T]) -> T:
+        """Calls a function that decodes a request's pictures; see `octet.rpc.decoders.Decoders.run`."""
+        memory = ticket.image_bytes
+
+        def call(decode: Decode) -> T:
+            def decode_within(file: bytes, plan: Plan) -> Image.Image:
+                if plan.decoder_bytes > memory:
+                    raise DecodeError("takes more memory than its request has; send its bytes in data")
+                return decode(file, plan)
+
+            return function(decode_within)
+
+        return await self._decoders.run(ticket.caller, call)
 
     async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Calls a function in one of the threads, in the context of this call."""

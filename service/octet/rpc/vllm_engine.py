@@ -233,9 +233,10 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         fetched: Mapping[str, bytes] = {}
         if self._fetcher is not None and (uris := refs_to_fetch(request)):
             fetched = await self._fetcher.fetch_all(uris)
-            self._admission.hold_image_memory(ticket, refs_memory(request, model, self._limits, fetched))
+            needed = refs_memory(request, model, self._limits, fetched)
+            await self._admission.take_image_memory(ticket, needed)
         inline = partial(inline_pictures, request, model, self._limits, fetched)
-        await self._translator.with_decoder(ticket.caller, lambda decode: inline(decode=decode))
+        await self._translator.with_decoder(ticket, lambda decode: inline(decode=decode))
 
 
 def _check(request: vllm_engine_pb2.GenerateRequest) -> None:

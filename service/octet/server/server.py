@@ -95,7 +95,7 @@ class Server:
         self._decoders = Decoders(config.image_threads, config.image_decode_seconds)
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="translate")
         self._fetcher = fetcher or _make_fetcher(config)
-        translator = Translator(limits, self._decoders, self._threads, self._fetcher)
+        translator = Translator(limits, self.admission, self._decoders, self._threads, self._fetcher)
         self._health = health.aio.HealthServicer()
         self._reloader = Reloader(lambda files, failed: self.metrics.reload_failed.labels(files).set(failed))
         self._reloading: asyncio.Task[None] | None = None

@@ -20,8 +20,9 @@ def image_memory(
 ) -> int:
     """Bytes that decoding the pictures of a request takes, one after the other, and keeping the results.
 
-    A picture that is elsewhere may need all that one request may have. What is no picture needs nothing: it
-    is refused before it is decoded.
+    A picture that is elsewhere needs nothing until it has been fetched; neither does what is no picture: it
+    is refused before it is decoded. One in a URI with escapes may need all that a request may have, as
+    looking for its header would take long.
 
     Args:
         request: a request of which nothing has been checked yet.
@@ -33,15 +34,15 @@ def image_memory(
         InvalidRequestError: at the first picture that takes too much memory together with those before it.
     """
     plans: list[Plan] = []
+    escaped = False
     options = request.image_options
     pan_and_scan = options.pan_and_scan if options.HasField("pan_and_scan") else None
-    unknown = False
     for path, image in _images(request, model.max_images):
-        source = _source(image, fetched)
-        if source is None:
-            unknown = True
+        name = "uri" if image.HasField("uri") else "data"
+        file = file_of(image.uri, fetched) if name == "uri" else image.data
+        if file is None:
+            escaped = escaped or is_data_uri(image.uri)
             continue
-        name, file = source
         try:
             header = check_image(file, limits=limits, where=f"{path}.{name}")
         except InvalidRequestError:
@@ -49,7 +50,7 @@ def image_memory(
             continue
         plans.append(make_plan(header, model.image_view, pan_and_scan=pan_and_scan))
         check_memory(plans, limits, f"{path}.{name}")
-    return limits.max_memory or 0 if unknown else memory_for(plans)
+    return limits.max_memory or 0 if escaped else memory_for(plans)
 
 
 def check_memory(plans: list[Plan], limits: ImageLimits, where: str) -> None:
@@ -77,20 +78,11 @@ def _images(request: chat_service_pb2.ChatRequest, most: int) -> Iterator[tuple[
                 yield f"messages[{i}].parts[{j}].image", part.image
 
 
-def _source(image: content_pb2.Image, fetched: Mapping[str, bytes]) -> tuple[str, Source] | None:
-    """The name of the field that holds the file, and the file; None when it cannot be looked at."""
-    if not image.HasField("uri"):
-        return "data", image.data
-    file = file_of(image.uri, fetched)
-    return None if file is None else ("uri", file)
-
-
 def file_of(uri: str, fetched: Mapping[str, bytes]) -> Source | None:
-    """The file that a URI holds or names, not decoded; None when it cannot be looked at."""
+    """The file that a URI holds or names, of which little is decoded; None when it cannot be looked at."""
     if uri in fetched:
         return fetched[uri]
     if not is_data_uri(uri):
         return None
     body = uri[len(SCHEME) :].partition(",")[2]
-    # Decoding escapes in a long URI would take long.
     return None if "%" in body else Base64Source(body)

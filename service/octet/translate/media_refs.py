@@ -82,10 +82,12 @@ def refs_memory(
         InvalidRequestError: at the first picture that takes too much memory together with those before it.
     """
     plans: list[Plan] = []
+    escaped = False
     for i, item in enumerate(request.media_refs.items):
         file = file_of(item.url, fetched)
         if file is None:
-            return limits.max_memory or 0
+            escaped = escaped or is_data_uri(item.url)
+            continue
         try:
             header = check_image(file, limits=limits, where=_path(i))
         except InvalidRequestError:
@@ -93,7 +95,7 @@ def refs_memory(
             continue
         plans.append(make_plan(header, model.image_view))
         check_memory(plans, limits, _path(i))
-    return memory_for(plans)
+    return limits.max_memory or 0 if escaped else memory_for(plans)
 
 
 def _encoded_anew(file: bytes, plan: Plan, decode: Decode, where: str) -> tuple[bytes, str]:

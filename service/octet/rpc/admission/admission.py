@@ -76,6 +76,17 @@ class Ticket:
             self._pace.note_first_token(now - self.started)
 
 
+class _Claim:
+    """A running request that waits for memory."""
+
+    def __init__(self, ticket: Ticket, size: int) -> None:
+        self.ticket = ticket
+        self.caller = ticket.caller
+        self.priority = ticket.priority
+        self.size = size
+        self.given = asyncio.get_running_loop().create_future()
+
+
 class Admission:
     """Decides, before any work is done on them, on the requests of a server.
 
@@ -94,6 +105,7 @@ class Admission:
         self._clock = clock
         self._pace = Pace(clock)
         self._queue: FairQueue[Ticket] = FairQueue()
+        self._claims: FairQueue[_Claim] = FairQueue()
         self._image_memory = ImageMemory(limits.image_memory)
         self._waiting_tokens = 0
         self._waiting_images = 0
@@ -222,6 +234,24 @@ class Admission:
         self._waiting_images -= ticket.images
         ticket.images = 0
 
+    async def take_image_memory(self, ticket: Ticket, size: int) -> None:
+        """Returns when a running request has so many bytes for its pictures, which were elsewhere until now.
+
+        It gives back what it has, so that no two wait for each other's. Before it go those who are waiting so
+        already, as the callers take turns; after it, those whose turn has not come.
+        """
+        self.hold_image_memory(ticket, 0)
+        claim = _Claim(ticket, size)
+        self._claims.push(claim)
+        self._start_next()
+        try:
+            await claim.given
+        except asyncio.CancelledError:
+            if claim.given.cancelled():
+                self._claims.remove(claim)
+                self._start_next()
+            raise
+
     def hold_image_memory(self, ticket: Ticket, size: int) -> None:
         """The request needs no more than so many bytes for its pictures from now on; others get the rest."""
         if size < ticket.image_bytes:
@@ -301,14 +331,17 @@ class Admission:
 
     def _start_next(self) -> None:
         """Starts those whose turn it is, for as long as there is room."""
+        while (claim := self._next_claim()) is not None:
+            self._claims.serve(claim)
+            self._give_image_memory(claim.ticket, claim.size)
+            claim.given.set_result(None)
         now = self._clock()
         while (ticket := self._next()) is not None:
             if self._comes_too_late(ticket, now):
                 continue
             self._queue.serve(ticket)
             self._no_longer_waits(ticket)
-            self._image_memory.take(ticket.caller, ticket.cost.image_bytes)
-            ticket.image_bytes = ticket.cost.image_bytes
+            self._give_image_memory(ticket, ticket.cost.image_bytes)
             ticket.start(now)
             if not ticket.cost.sequences:
                 continue
@@ -324,7 +357,8 @@ class Admission:
         engine, or memory for pictures. Who waits for memory is passed by those who need none, and who waits
         because its own caller has too much of it holds up nobody.
         """
-        full = no_memory = False
+        full = False
+        no_memory = any(not self._image_memory.fits_server(claim.size) for claim in self._all_claims())
         for ticket in self._queue.in_turn(self._running_sequences):
             size = ticket.cost.image_bytes
             if size and no_memory:
@@ -336,6 +370,22 @@ class Admission:
             else:
                 full = True
         return None
+
+    def _next_claim(self) -> _Claim | None:
+        """Which running request gets the memory that it waits for."""
+        for claim in self._all_claims():
+            if self._image_memory.fits(claim.caller, claim.size):
+                return claim
+            if not self._image_memory.fits_server(claim.size):
+                return None
+        return None
+
+    def _all_claims(self) -> Iterator[_Claim]:
+        return self._claims.in_turn(self._image_memory.callers)
+
+    def _give_image_memory(self, ticket: Ticket, size: int) -> None:
+        self._image_memory.take(ticket.caller, size)
+        ticket.image_bytes = size
 
     def _comes_too_late(self, ticket: Ticket, now: float) -> bool:
         """Refuses a request that could not even get its first token any more."""
@@ -385,7 +435,8 @@ class Admission:
         if not memory.fits(ticket.caller, size):
             return False
         waiting = list(self._queue.in_turn(self._running_sequences))
-        if size and any(not memory.fits_server(other.cost.image_bytes) for other in waiting):
+        ahead = [*(other.cost.image_bytes for other in waiting), *(claim.size for claim in self._all_claims())]
+        if size and not all(memory.fits_server(other) for other in ahead):
             return False
         if not ticket.cost.sequences:
             return True

@@ -1,6 +1,7 @@
 """The memory that pictures may take: while they are decoded, and until the engine has them."""
 
 from collections import Counter
+from collections.abc import Mapping
 
 from octet.config.images import ImageMemoryLimits
 
@@ -21,6 +22,11 @@ class ImageMemory:
     def used(self) -> int:
         """Bytes given to requests."""
         return self._used
+
+    @property
+    def callers(self) -> Mapping[str, int]:
+        """Bytes given to each caller; callers without are missing."""
+        return self._callers
 
     def fits_server(self, size: int) -> bool:
         """Whether so many bytes more are there."""

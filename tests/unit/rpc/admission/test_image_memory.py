@@ -155,3 +155,53 @@ async def test_memory_can_only_shrink(guests: Guests) -> None:
     ticket = guests.enter("a1", 20)
     guests.door.hold_image_memory(ticket, 50)
     assert guests.door.load().image_bytes == 20
+
+
+async def test_what_was_elsewhere_is_given_memory_when_it_is_known(guests: Guests) -> None:
+    ticket = guests.enter("a1", 0)
+    await guests.door.take_image_memory(ticket, 60)
+    assert guests.door.load().image_bytes == 60
+    await guests.door.take_image_memory(ticket, 50)
+    assert guests.door.load().image_bytes == 50
+    guests.leave("a1")
+    assert guests.door.load().image_bytes == 0
+
+
+async def test_running_requests_take_turns_before_those_that_wait_for_theirs(guests: Guests) -> None:
+    guests.enter("a1", 60)
+    running = {name: guests.enter(name, 0) for name in ("b1", "b2", "c1")}
+    order: list[str] = []
+
+    async def claim(name: str) -> None:
+        await guests.door.take_image_memory(running[name], 60)
+        order.append(name)
+
+    tasks = [asyncio.ensure_future(claim(name)) for name in running]
+    await asyncio.sleep(0)
+    guests.enter("d1", 30)
+    assert "d1" not in guests.started
+    leaving = "a1"
+    for expected in ("b1", "c1", "b2"):
+        guests.leave(leaving)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert order[-1] == expected
+        leaving = expected
+    assert "d1" in guests.started
+    await asyncio.gather(*tasks)
+
+
+async def test_who_gives_up_waiting_for_memory_leaves_no_trace(guests: Guests) -> None:
+    guests.enter("a1", 60)
+    ticket = guests.enter("b1", 0)
+    task = asyncio.ensure_future(guests.door.take_image_memory(ticket, 60))
+    await asyncio.sleep(0)
+    guests.enter("c1", 30)
+    assert "c1" not in guests.started
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert "c1" in guests.started
+    for name in ("a1", "b1", "c1"):
+        guests.leave(name)
+    assert guests.door.load().image_bytes == 0
