@@ -60,8 +60,8 @@ def check_memory(plans: list[Plan], limits: ImageLimits, where: str) -> None:
         header = plans[-1].header
         raise InvalidRequestError(
             where,
-            f"has {header.width} x {header.height} pixels, with which decoding the request's {len(plans)} "
-            f"pictures takes {needed} bytes of memory, more than the limit of {limits.max_memory}; "
+            f"has {header.width} x {header.height} pixels, with which decoding the request's pictures takes "
+            f"{needed} bytes of memory, more than the limit of {limits.max_memory}; "
             "make them smaller or send fewer",
         )
 

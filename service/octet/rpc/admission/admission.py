@@ -435,7 +435,10 @@ class Admission:
         if not memory.fits(ticket.caller, size):
             return False
         waiting = list(self._queue.in_turn(self._running_sequences))
-        ahead = [*(other.cost.image_bytes for other in waiting), *(claim.size for claim in self._all_claims())]
+        ahead = [
+            *(other.cost.image_bytes for other in waiting),
+            *(claim.size for claim in self._all_claims()),
+        ]
         if size and not all(memory.fits_server(other) for other in ahead):
             return False
         if not ticket.cost.sequences:
