@@ -72,10 +72,10 @@ def test_what_will_be_refused_counts_nothing(model: ModelInfo, image: content_pb
 
 
 def test_the_first_picture_too_many_is_named(model: ModelInfo) -> None:
-    large = inline(flat("PNG", 3000))
+    large = inline(flat("PNG", 3100))
     assert image_memory(ask(large), model, LIMITS) > LIMITS.max_memory / 2  # type: ignore[operator]
     with pytest.raises(InvalidRequestError) as raised:
         image_memory(ask(large, large, large), model, LIMITS)
     assert raised.value.field == "messages[0].parts[2].image.data"
-    assert "has 3000 x 3000 pixels, with which decoding the request's pictures takes" in raised.value.message
+    assert "has 3100 x 3100 pixels, with which decoding the request's pictures takes" in raised.value.message
     assert "more than the limit of 200000000" in raised.value.message
