@@ -206,3 +206,12 @@ async def test_the_end_of_a_server_is_that_of_its_decoders(start: Start) -> None
     await running.server.stop()
     assert (await failure(call)).code() == grpc.StatusCode.UNAVAILABLE
     await until(lambda: not any(process.is_running() for process in processes))
+
+
+async def test_a_decoder_that_was_ended_while_it_was_idle_is_replaced(start: Start) -> None:
+    running = await start(config=config())
+    await chat(running, "alice", SMALL)
+    (decoder,) = decoders()
+    decoder.kill()
+    await until(lambda: decoder.status() == psutil.STATUS_ZOMBIE)
+    await chat(running, "alice", SMALL)

@@ -158,7 +158,7 @@ IMAGES = (
         "process more, for others.",
         type=int,
     ),
-    _option("--image-decode-seconds", "How long decoding one picture may take.", type=float),
+    _option("--image-decode-seconds", "Processor time that decoding one picture may take.", type=float),
     _option(
         "--max-image-memory",
         "Bytes of memory that decoding pictures may take, and decoded ones that the engine does not have "

@@ -37,7 +37,7 @@ class ImageConfig:
         max_image_bytes: longest encoded picture taken.
         max_image_pixels: largest picture taken, width times height; checked before it is decoded.
         image_threads: pictures of one caller decoded at the same time, each in a process of its own.
-        image_decode_seconds: how long decoding one picture may take.
+        image_decode_seconds: processor time that decoding one picture may take.
         max_image_memory: bytes that decoding pictures may take, and decoded ones that the engine does not
             have yet; None: a 25th of the machine's memory or of the control group's if that is less, at least
             256 MiB.

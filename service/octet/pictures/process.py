@@ -3,11 +3,11 @@
 import contextlib
 import os
 import pickle
+import signal
 import socket
 import struct
 import subprocess
 import sys
-import time
 
 from PIL import Image
 
@@ -16,7 +16,7 @@ from octet.pictures.decode import DecodeError, upright
 from octet.pictures.plan import Plan
 from octet.pictures.wire import LENGTHS, MEMORY, PICTURE, READY, REFUSED, STRIP, receive
 
-_START_SECONDS = 30.0
+_START_SECONDS = 60.0
 _RGB_BYTES = 3
 
 
@@ -41,8 +41,12 @@ class DecoderProcess:
                 start_new_session=True,
             )
         self._ready = False
-        self.alive = True
-        """False once it can decode nothing more."""
+        self._killed = False
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can decode more, as far as is known."""
+        return not self._killed and self._process.poll() is None
 
     @property
     def pid(self) -> int:
@@ -55,7 +59,7 @@ class DecoderProcess:
         Args:
             file: a picture file.
             plan: what `octet.pictures.decode.decode` takes.
-            seconds: how long that may take.
+            seconds: of processor time that it may take.
 
         Returns:
             RGB, upright, no smaller than planned.
@@ -64,30 +68,26 @@ class DecoderProcess:
             DecodeError: the file is to blame.
             UnavailableError: the process was stopped, or has not started.
         """
-        ready = self._ready
         try:
             self._start()
-            deadline = time.monotonic() + seconds
-            self._socket.settimeout(seconds)
-            packed = pickle.dumps(plan)
+            packed = pickle.dumps((plan, seconds))
             self._socket.sendall(LENGTHS.pack(len(packed), len(file)) + packed)
             self._socket.sendall(file)
-            return self._receive(deadline)
-        except TimeoutError:
-            self.kill()
-            if not self._ready:
-                raise UnavailableError("pictures cannot be decoded at the moment; try again") from None
-            raise DecodeError(f"takes more than {seconds:g} seconds to decode; encode it again") from None
+            return self._receive()
         except (EOFError, OSError):
-            stopped = not self.alive
+            stopped = self._killed
             self.kill()
-            if stopped or not (ready or self._ready):
+            if stopped or not self._ready:
                 raise UnavailableError("pictures cannot be decoded at the moment; try again") from None
+            if self._process.wait() == -signal.SIGPROF:
+                raise DecodeError(
+                    f"takes more than {seconds:g} seconds of processor time to decode; encode it again"
+                ) from None
             raise DecodeError("ends its decoder, the file is damaged") from None
 
     def kill(self) -> None:
         """Ends the process, whatever it does; a `decode` in another thread raises. Idempotent."""
-        self.alive = False
+        self._killed = True
         self._process.kill()
         # It is closed already where the other side has gone.
         with contextlib.suppress(OSError):
@@ -104,23 +104,23 @@ class DecoderProcess:
             self._socket.settimeout(_START_SECONDS)
             if receive(self._socket, 1) != READY:
                 raise EOFError
+            self._socket.settimeout(None)
             self._ready = True
 
-    def _receive(self, deadline: float) -> Image.Image:
-        self._expect(PICTURE, deadline)
+    def _receive(self) -> Image.Image:
+        self._expect(PICTURE)
         width, height, orientation = struct.unpack("<2IB", receive(self._socket, 9))
         image = Image.new("RGB", (width, height))
         top = 0
         while top < height:
-            self._expect(STRIP, deadline)
+            self._expect(STRIP)
             (rows,) = struct.unpack("<I", receive(self._socket, 4))
             pixels = receive(self._socket, rows * width * _RGB_BYTES)
             image.paste(Image.frombuffer("RGB", (width, rows), pixels, "raw", "RGB", 0, 1), (0, top))
             top += rows
         return upright(image, orientation)
 
-    def _expect(self, kind: bytes, deadline: float) -> None:
-        self._socket.settimeout(max(0.001, deadline - time.monotonic()))
+    def _expect(self, kind: bytes) -> None:
         said = bytes(receive(self._socket, 1))
         if said == REFUSED:
             (length,) = struct.unpack("<I", receive(self._socket, 4))

@@ -1,7 +1,8 @@
 """What a server and the processes that decode its pictures say to each other.
 
-The server sends LENGTHS of a pickled Plan and of a file, and both. The process says READY once, then for each
-file PICTURE with its size and orientation and a STRIP after the other, or REFUSED with a sentence, or MEMORY.
+The server sends LENGTHS of a Plan, pickled with the seconds that it may take, and of a file, and both. The
+process says READY once, then for each file PICTURE with its size and orientation and a STRIP after the other,
+or REFUSED with a sentence, or MEMORY.
 """
 
 import socket

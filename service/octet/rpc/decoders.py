@@ -36,7 +36,7 @@ class Decoders:
 
     Args:
         per_caller: how many pictures of a caller are decoded at the same time.
-        seconds: how long one picture may take.
+        seconds: of processor time that one picture may take.
     """
 
     def __init__(self, per_caller: int, seconds: float) -> None:
@@ -113,12 +113,21 @@ class Decoders:
         if self._closed:
             raise UnavailableError("the server is shutting down")
         try:
-            process = self._idle.pop() if self._idle else DecoderProcess()
+            process = self._living() or DecoderProcess()
         except OSError as error:
             logger.error("no process for pictures can be started: %s", error)
             raise UnavailableError("pictures cannot be decoded at the moment; try again") from error
         self._busy.add(process)
         return process
+
+    def _living(self) -> DecoderProcess | None:
+        """An idle process that nobody has ended meanwhile."""
+        while self._idle:
+            process = self._idle.pop()
+            if process.alive:
+                return process
+            process.close()
+        return None
 
     def _done(self, work: "asyncio.Future[T]", caller: str, process: DecoderProcess) -> None:
         if not work.cancelled():
