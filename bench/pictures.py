@@ -186,19 +186,19 @@ async def measure(target: str) -> list[Cost]:
             await asyncio.sleep(AFTER_SECONDS)
             following.cancel()
             gaps = stream.gaps(start, max(end, start + 1))
-            costs.append(
-                Cost(
-                    case.name,
-                    dict(Counter(codes)),
-                    end - start,
-                    statistics.median(gaps),
-                    statistics.quantiles(gaps, n=100, method="inclusive")[98] if len(gaps) > 1 else gaps[0],
-                    max(gaps),
-                    before,
-                    memory.peak,
-                    memory.now(),
-                )
+            cost = Cost(
+                case.name,
+                dict(Counter(codes)),
+                end - start,
+                statistics.median(gaps),
+                statistics.quantiles(gaps, n=100, method="inclusive")[98] if len(gaps) > 1 else gaps[0],
+                max(gaps),
+                before,
+                memory.peak,
+                memory.now(),
             )
+            print(cost, file=sys.stderr, flush=True)
+            costs.append(cost)
         flow.cancel()
     return costs
 

@@ -14,7 +14,7 @@ MAX_SIDE = 65_535
 """Longest side of a picture, in pixels. JPEG, GIF and WebP files cannot hold a longer one; a PNG file of 64
 million rows of one pixel would keep its decoder busy with rows, not with pixels."""
 
-_MAX_STEPS = 10_000
+_MAX_STEPS = 4_000
 """Segments, chunks or blocks that are looked at before the picture itself; 300 are many."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -15,6 +15,7 @@ import socket
 import struct
 import sys
 
+from octet.heap import return_large_blocks
 from octet.pictures.decode import DecodeError, decode
 from octet.pictures.plan import Plan
 from octet.pictures.wire import LENGTHS, MEMORY, PICTURE, READY, REFUSED, STRIP, receive
@@ -32,6 +33,7 @@ def main() -> None:
     """Decodes until the socket is closed."""
     _end_with(int(sys.argv[2]))
     os.nice(_NICENESS)
+    return_large_blocks()
     with socket.socket(fileno=int(sys.argv[1])) as parent, contextlib.suppress(EOFError, ConnectionError):
         parent.sendall(READY)
         while True:

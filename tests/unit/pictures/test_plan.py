@@ -150,7 +150,7 @@ def test_a_header_is_found_in_few_steps_or_not_at_all(data: bytes) -> None:
     file = Counted(data)
     with pytest.raises(NotAPictureError):
         read_header(file)
-    assert file.reads < 50_000
+    assert file.reads < 20_000
 
 
 def test_sizes_that_only_png_files_can_have() -> None:
