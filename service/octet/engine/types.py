@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from octet.pictures.plan import RESULT_PIXEL_BYTES, ImageView
+
 
 class Role(Enum):
     """Who speaks in a message."""
@@ -172,6 +174,16 @@ class GenerationRequest:
     pan_and_scan: bool | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def image_bytes(self) -> int:
+        """What its decoded pictures take in memory."""
+        parts = (part for message in self.messages for part in message.parts)
+        return sum(
+            RESULT_PIXEL_BYTES * part.image.width * part.image.height
+            for part in parts
+            if isinstance(part, ImagePart)
+        )
+
 
 class FinishReason(Enum):
     """Why a candidate ended."""
@@ -329,6 +341,7 @@ class ModelInfo:
         adapters: names of the LoRA adapters that requests may use.
         takes_priorities: whether waiting requests are ordered by priority.
         max_sequences: most candidates that are computed at the same time.
+        image_view: what the processor makes of every picture; None where that depends on the picture.
     """
 
     names: tuple[str, ...]
@@ -346,3 +359,4 @@ class ModelInfo:
     takes_priorities: bool = False
     max_sequences: int = 256
     longest_token: int = 32
+    image_view: ImageView | None = None
