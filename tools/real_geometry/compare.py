@@ -12,7 +12,6 @@ bf16 takes many times as long.
 import argparse
 import asyncio
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
