@@ -120,7 +120,9 @@ def numbers() -> list[bytes]:
 def largest() -> list[bytes]:
     """As many numbers in a tool's result as the context window permits."""
     number = held(1, b"\x11" + b"\0" * 8)
-    return [call_and_result(held(3, held(1, held(1, b"x") + held(2, held(6, number * (CONTEXT - 10))))))] * 4
+    return [
+        call_and_result(held(3, held(1, held(1, b"x") + held(2, held(6, number * (CONTEXT // 2 - 10))))))
+    ] * 4
 
 
 def calls() -> list[bytes]:

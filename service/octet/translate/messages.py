@@ -282,8 +282,8 @@ class _Conversation:
         if self.values > self.max_values:
             raise InvalidRequestError(
                 path,
-                f"takes the JSON values of tool calls and results to more than {self.max_values}, as many as "
-                "the model's context has tokens",
+                f"takes the JSON values of tool calls and results to more than the {self.max_values} that "
+                "the model's context takes",
             )
 
 

@@ -14,6 +14,7 @@ _OTHER_FIELDS = 64 * 1024
 _FIELDS_PER_TOKEN = 4
 # vLLM takes each up on the event loop, in some 20 us.
 _TOKENS_PER_PART = 64
+_TOKENS_PER_VALUE = 2
 _MIN_PARTS = 1024
 
 
@@ -28,7 +29,8 @@ class RequestLimits:
             context window (a JSON value takes two to four), and 65536 for what is no prompt.
         messages: messages of the conversation, and
         parts: parts of all its messages: one for 64 tokens of the context window, at least 1024.
-        values: JSON values of all tool calls and tool results: one a token.
+        values: JSON values of all tool calls and tool results: one for two tokens, as each has a comma or a
+            bracket beside it.
     """
 
     text_bytes: int = _OTHER_BYTES
@@ -46,7 +48,7 @@ def limits_of(model: ModelInfo) -> RequestLimits:
         fields=_OTHER_FIELDS + _FIELDS_PER_TOKEN * model.context_window,
         messages=parts,
         parts=parts,
-        values=model.context_window,
+        values=model.context_window // _TOKENS_PER_VALUE,
     )
 
 

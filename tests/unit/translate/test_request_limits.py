@@ -27,11 +27,11 @@ def turns(*parts: int) -> ChatRequest:
 
 def test_limits_follow_from_the_context_window(model: ModelInfo) -> None:
     large = limits_of(replace(model, context_window=131072, longest_token=31))
-    assert (large.messages, large.parts, large.values) == (2048, 2048, 131072)
+    assert (large.messages, large.parts, large.values) == (2048, 2048, 65536)
     assert large.text_bytes == 4 * 2**20 + 131072 * 31
     assert large.fields == 65536 + 4 * 131072
     small = limits_of(replace(model, context_window=2048))
-    assert (small.messages, small.parts, small.values) == (1024, 1024, 2048)
+    assert (small.messages, small.parts, small.values) == (1024, 1024, 1024)
 
 
 def test_messages_and_parts_are_counted() -> None:
@@ -79,14 +79,14 @@ def conversation(*results: Struct) -> list[Message]:
 
 
 def test_values_of_calls_and_results_are_counted_together(model: ModelInfo, limits: ImageLimits) -> None:
-    small = replace(model, context_window=20)
+    small = replace(model, context_window=40)
     numbers = dict_to_struct({"x": [1, 2, 3]})  # five values
     # The arguments of each call, {}, are one.
     to_messages(conversation(numbers, numbers, numbers), model=small, limits=limits)
     with pytest.raises(InvalidRequestError) as raised:
         to_messages(conversation(*[numbers] * 4), model=small, limits=limits)
     assert raised.value.field == "messages[8].parts[0].tool_result.data"
-    assert "to more than 20" in raised.value.message
+    assert "to more than the 20 " in raised.value.message
     many = conversation(numbers)
     many[1].parts[0].tool_call.arguments_json = str({"x": [1] * 30}).replace("'", '"')
     with pytest.raises(InvalidRequestError) as raised:

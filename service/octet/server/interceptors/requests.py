@@ -5,6 +5,7 @@ log, and a call without a message would never end.
 """
 
 from collections.abc import AsyncIterator
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -12,6 +13,7 @@ import grpc
 from octet.errors import MalformedRequestError
 from octet.rpc import call
 from octet.rpc.reading import RequestReader, Unreadable
+from octet.server.interceptors.errors import REQUEST_ID_HEADER
 from octet.server.interceptors.handlers import (
     AroundInterceptor,
     Context,
@@ -20,6 +22,11 @@ from octet.server.interceptors.handlers import (
     Proceed,
     make_handler,
 )
+
+MAX_METADATA_ENTRIES = 1000
+"""More make a call malformed. gRPC's core bounds the bytes of each frame of metadata, not their number."""
+
+_LOOKED_AT = ("authorization", REQUEST_ID_HEADER)
 
 
 class ReadInterceptor(grpc.aio.ServerInterceptor):
@@ -34,6 +41,9 @@ class ReadInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> MaybeHandler:
         """Gives a handler that takes bytes, as many messages as come, where one message is to be taken."""
+        entries = len(handler_call_details.invocation_metadata)
+        if entries > MAX_METADATA_ENTRIES:
+            handler_call_details = _without_most_metadata(handler_call_details)
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler
@@ -41,6 +51,8 @@ class ReadInterceptor(grpc.aio.ServerInterceptor):
         behaviour: Any = handler.unary_unary or handler.unary_stream
 
         async def read_and_answer(messages: AsyncIterator[bytes], context: Context) -> Any:
+            if entries > MAX_METADATA_ENTRIES:
+                return await behaviour(Unreadable(_too_much_metadata(entries)), context)
             return await behaviour(await self._read(messages, message), context)
 
         return make_handler(
@@ -96,6 +108,19 @@ class UnreadableInterceptor(AroundInterceptor):
         if isinstance(request, Unreadable):
             raise request.error
         return await proceed()
+
+
+def _without_most_metadata(details: grpc.HandlerCallDetails) -> Any:
+    # No more of those that are looked at, either, than what tells one from many.
+    kept = islice((entry for entry in details.invocation_metadata if entry[0] in _LOOKED_AT), 10)
+    # gRPC takes its own class only.
+    return type(details)(details.method, tuple(kept))  # type: ignore[call-arg]
+
+
+def _too_much_metadata(entries: int) -> MalformedRequestError:
+    return MalformedRequestError(
+        "", f"the call has {entries} entries of metadata, more than {MAX_METADATA_ENTRIES}"
+    )
 
 
 def _message_class(deserializer: Any) -> type[Any]:
