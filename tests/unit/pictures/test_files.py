@@ -46,7 +46,7 @@ def segment(marker: int, body: bytes) -> bytes:
 
 SEGMENTS = {
     "a comment": segment(0xFE, NOISE),
-    "many comments": segment(0xFE, b"x") * 5000,
+    "many comments": segment(0xFE, b"x") * 2000,
     "a profile": segment(0xE2, b"ICC_PROFILE\x00\x01\x01" + NOISE),
     "half a profile": segment(0xE2, b"ICC_PROFILE\x00\x02\x05" + NOISE) + segment(0xE2, b"ICC_PROFILE\x00"),
     "damaged EXIF data": segment(0xE1, b"Exif\x00\x00MM\x00*\xff\xff\xff\xff"),
@@ -186,15 +186,21 @@ def test_pictures_below_four_times_the_models_size_are_not_touched(file_format: 
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"lossless": True}, {"progressive": True}, {"mode": "CMYK"}], ids=str
+    ("file_format", "options"),
+    [
+        ("PNG", {}),
+        ("JPEG", {}),
+        ("JPEG", {"progressive": True}),
+        ("JPEG", {"mode": "CMYK"}),
+        ("WEBP", {}),
+        ("WEBP", {"lossless": True}),
+        ("GIF", {}),
+    ],
 )
-@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP", "GIF"])
 @pytest.mark.parametrize("size", [(1000, 800), (1999, 300), (300, 1999), (257, 255)])
 def test_what_the_model_sees_of_a_large_picture_stays_the_same(
     file_format: str, size: tuple[int, int], options: dict[str, Any]
 ) -> None:
-    if options.get("mode") == "CMYK" and file_format != "JPEG":
-        pytest.skip("only JPEG files hold CMYK")
     image = picture(options.get("mode", "RGB"), size)
     file = encode(image, file_format, **{k: v for k, v in options.items() if k != "mode"})
     small, whole = decode(file, view=VIEW), decode(file)
