@@ -261,6 +261,28 @@ async def test_pictures_come_with_the_request(worker: Worker) -> None:
     assert request.media_refs.items[0].url == picture()
 
 
+async def test_a_large_picture_comes_as_the_model_needs_it(worker: Worker) -> None:
+    worker.scripted.release.set()
+    sent = picture((1500, 1200))
+    [_] = [answer async for answer in worker.stub.Generate(with_media(sent))]
+    [request] = worker.scripted.asked
+    url = request.media_refs.items[0].url
+    assert url.startswith("data:image/png;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))) as image:
+        assert (image.mode, image.size) == ("RGB", (1500, 1200))
+
+
+async def test_what_takes_too_much_memory_is_refused() -> None:
+    async with running_worker(max_image_memory=50_000_000) as worker:
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            async for _ in worker.stub.Generate(with_media(picture((4000, 4000)))):
+                pass
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    [violation] = details_of(raised.value).bad_request.field_violations
+    assert violation.field == "media_refs.items[0].url"
+    assert "more than the limit of 50000000" in violation.description
+
+
 @pytest.mark.parametrize(
     ("request_", "path"),
     [

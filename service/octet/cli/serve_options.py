@@ -154,7 +154,31 @@ ADMISSION = (
 IMAGES = (
     _option("--max-image-bytes", "Longest encoded picture taken.", type=int),
     _option("--max-image-pixels", "Largest picture taken, width times height.", type=int),
-    _option("--image-threads", "Pictures decoded at the same time.", type=int),
+    _option(
+        "--image-threads",
+        "Pictures of one caller decoded at the same time, each in a process of its own; there is one "
+        "process more, for others.",
+        type=int,
+    ),
+    _option("--image-decode-seconds", "Processor time that decoding one picture may take.", type=float),
+    _option(
+        "--max-image-memory",
+        "Bytes of memory that decoding pictures may take, and decoded ones that the engine does not have "
+        "yet; requests wait for it. Default: a 25th of the machine's, or of the control group's limit if "
+        "that is less; at least 256 MiB.",
+        type=int,
+    ),
+    _option(
+        "--max-image-memory-per-key",
+        "Bytes of it that one caller may take. Default: half, at least 256 MiB.",
+        type=int,
+    ),
+    _option(
+        "--max-image-memory-per-request",
+        "Bytes of it that one request may take; what needs more is refused. Default: all that one caller "
+        "may.",
+        type=int,
+    ),
     click.option(
         "--image-host",
         "image_hosts",

@@ -17,8 +17,9 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Continues the conversation.
 
-        The first event is `PromptAccepted`, every other one `Deltas`; the generator ends after each of the n
-        candidates got its `CandidateFinished`. Closing the generator, or cancelling the task that iterates
+        The first event is `PromptAccepted`, every other one `Deltas`; with the first, an engine has let go of
+        the request's pictures. The generator ends after each of the n candidates got its
+        `CandidateFinished`. Closing the generator, or cancelling the task that iterates
         it, stops the work within a step.
 
         Raises:

@@ -7,6 +7,8 @@ from typing import Any
 
 from PIL import Image
 
+from octet.pictures.plan import RESULT_PIXEL_BYTES, ImageView
+
 
 class Role(Enum):
     """Who speaks in a message."""
@@ -172,6 +174,16 @@ class GenerationRequest:
     pan_and_scan: bool | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def image_bytes(self) -> int:
+        """What its decoded pictures take in memory."""
+        parts = (part for message in self.messages for part in message.parts)
+        return sum(
+            RESULT_PIXEL_BYTES * part.image.width * part.image.height
+            for part in parts
+            if isinstance(part, ImagePart)
+        )
+
 
 class FinishReason(Enum):
     """Why a candidate ended."""
@@ -333,6 +345,7 @@ class ModelInfo:
         crops_by_default: whether pan and scan is on for requests that do not say.
         visual_tokens_per_image: of `tokens_per_image`, those that the picture itself becomes, which alone are
             counted in `Usage.image_tokens`.
+        image_view: what the processor makes of every picture; None where that depends on the picture.
     """
 
     names: tuple[str, ...]
@@ -350,6 +363,7 @@ class ModelInfo:
     takes_priorities: bool = False
     max_sequences: int = 256
     longest_token: int = 32
+    image_view: ImageView | None = None
     tokens_per_cropped_image: int = 0
     crops_by_default: bool = False
     visual_tokens_per_image: int = 0

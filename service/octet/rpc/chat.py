@@ -142,12 +142,22 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                         await running.wait_for(ticket.turn)
                     await call.accept()
                     with self._tracing.part("translate"):
-                        generation = await running.wait_for(
-                            self._translator.to_generation_request, request, engine.model, request_id
+                        generating = self._generate(
+                            engine,
+                            await running.wait_for(
+                                self._translator.to_generation_request,
+                                request,
+                                engine.model,
+                                request_id,
+                                ticket,
+                            ),
                         )
                     self._admission.images_decoded(ticket)
-                    async with aclosing(self._generate(engine, generation)) as events:
+                    async with aclosing(generating) as events:
                         while (event := await running.wait_for(_next_event, events)) is not None:
+                            if isinstance(event, PromptAccepted):
+                                # The engine has made of the pictures what it needs.
+                                self._admission.hold_image_memory(ticket, 0)
                             if isinstance(event, Deltas):
                                 self._admission.first_token(ticket)
                             progress.note(event)
@@ -166,8 +176,10 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         transcript = Transcript(generation, self._log_prompts) if self._log_prompts else None
         try:
             with self._tracing.part("generate") as span:
-                generation = replace(generation, trace_headers=self._tracing.headers(span))
-                async with aclosing(engine.generate(generation)) as events:
+                answering = engine.generate(replace(generation, trace_headers=self._tracing.headers(span)))
+                # The engine alone has the pictures now, and lets go of them when it can.
+                del generation
+                async with aclosing(answering) as events:
                     async for event in events:
                         meter.note(event)
                         if transcript is not None:

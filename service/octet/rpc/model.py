@@ -2,7 +2,8 @@
 
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
@@ -11,6 +12,7 @@ from octet.engine.types import PromptAccepted
 from octet.errors import InvalidRequestError
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
+from octet.rpc.admission.ticket import Ticket
 from octet.rpc.gate import EngineGate
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
@@ -35,7 +37,6 @@ TokenizeContext: TypeAlias = (
 DetokenizeContext: TypeAlias = (
     "grpc.aio.ServicerContext[model_service_pb2.DetokenizeRequest, model_service_pb2.DetokenizeResponse]"
 )
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -90,7 +91,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         engine = self._gate.engine()
         try:
             cost = await self._translator.to_cost(request.request, engine.model)
-            counted = await self._until_deadline(context, cost.images, self._count, engine, request)
+            count = partial(self._count, engine, request)
+            counted = await self._until_deadline(
+                context, count, images=cost.images, image_bytes=cost.image_bytes
+            )
         except InvalidRequestError as error:
             raise type(error)(f"request.{error.field}", error.message) from error
         return to_count(counted)
@@ -102,17 +106,23 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         engine = self._gate.engine()
         text = to_text(request, engine.model)
         add_special_tokens = request.add_special_tokens if request.HasField("add_special_tokens") else True
-        return await self._until_deadline(context, 0, self._tokenize, engine, text, add_special_tokens)
+        return await self._until_deadline(context, lambda _: self._tokenize(engine, text, add_special_tokens))
 
     async def Detokenize(
         self, request: model_service_pb2.DetokenizeRequest, context: DetokenizeContext
     ) -> model_service_pb2.DetokenizeResponse:
         """Puts tokens together to text."""
-        return await self._until_deadline(context, 0, self._detokenize, self._gate.engine(), request)
+        engine = self._gate.engine()
+        return await self._until_deadline(context, lambda _: self._detokenize(engine, request))
 
-    async def _count(self, engine: Engine, request: model_service_pb2.CountTokensRequest) -> PromptAccepted:
+    async def _count(
+        self, engine: Engine, request: model_service_pb2.CountTokensRequest, ticket: Ticket
+    ) -> PromptAccepted:
         generation = await self._translator.to_generation_request(
-            request.request, engine.model, request.request.request_id or call.request_id.get()
+            request.request,
+            engine.model,
+            request.request.request_id or call.request_id.get(),
+            ticket,
         )
         return await engine.count_tokens(generation)
 
@@ -132,10 +142,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     async def _until_deadline(
         self,
         context: "grpc.aio.ServicerContext[Any, Any]",
-        images: int,
-        start: Callable[P, Awaitable[T]],
-        *args: P.args,
-        **kwargs: P.kwargs,
+        start: Callable[[Ticket], Awaitable[T]],
+        *,
+        images: int = 0,
+        image_bytes: int = 0,
     ) -> T:
         """Awaits what is done for a call with so many pictures, when it is its turn.
 
@@ -146,8 +156,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         with (
             self._running.register(caller, uuid.uuid4().hex, context.time_remaining()) as running,
             self._admission.enter_token_call(
-                caller, images, caller_limit=call.caller_limits.get().max_concurrent_requests
+                caller,
+                images,
+                image_bytes,
+                caller_limit=call.caller_limits.get().max_concurrent_requests,
             ) as ticket,
         ):
             await running.wait_for(ticket.turn)
-            return await running.wait_for(start, *args, **kwargs)
+            return await running.wait_for(start, ticket)

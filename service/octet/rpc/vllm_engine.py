@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 from smg_grpc_proto import vllm_engine_pb2, vllm_engine_pb2_grpc
@@ -13,6 +14,7 @@ from octet.errors import InvalidRequestError, MethodNotFoundError, UnavailableEr
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import BYTES_PER_TOKEN, Cost
+from octet.rpc.admission.ticket import Ticket
 from octet.rpc.gate import EngineGate
 from octet.rpc.running import CancelledByCallerError, RunningRequests
 from octet.rpc.translator import Translator
@@ -21,7 +23,7 @@ from octet.telemetry.answers import AnswerMeter
 from octet.telemetry.metrics import Metrics
 from octet.translate.gateway_events import GatewayEvents
 from octet.translate.media import ImageLimits
-from octet.translate.media_refs import inline_pictures, refs_to_fetch
+from octet.translate.media_refs import inline_pictures, refs_memory, refs_to_fetch
 from octet.translate.request import MAX_CANCELLED_IDS, check_request_id
 from octet.translate.sampling import MAX_CANDIDATES
 
@@ -181,7 +183,8 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
     ) -> AsyncGenerator[vllm_engine_pb2.GenerateResponse, None]:
         """What `servicer` answers to the request, once it is its turn."""
         caller, time_left = call.caller.get(), context.time_remaining()
-        cost = _estimate(request, self._gate.engine().model)
+        model = self._gate.engine().model
+        cost = _estimate(request, model, refs_memory(request, model, self._limits))
         with (
             self._running.register(caller, request.request_id, time_left) as running,
             self._admission.enter(
@@ -194,10 +197,11 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
             await running.wait_for(ticket.turn)
             await call.accept()
             if request.HasField("media_refs"):
-                await running.wait_for(self._inline_pictures, request)
+                await running.wait_for(self._inline_pictures, request, model, ticket)
             self._admission.images_decoded(ticket)
             async with aclosing(self._generate(servicer, request, context, cost)) as responses:
                 while (response := await running.wait_for(_next, responses)) is not None:
+                    self._admission.hold_image_memory(ticket, 0)
                     self._admission.first_token(ticket)
                     yield response
 
@@ -228,11 +232,16 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         assert self._answering is not None, "attached before the gate opens"
         return self._answering
 
-    async def _inline_pictures(self, request: vllm_engine_pb2.GenerateRequest) -> None:
+    async def _inline_pictures(
+        self, request: vllm_engine_pb2.GenerateRequest, model: ModelInfo, ticket: Ticket
+    ) -> None:
         fetched: Mapping[str, bytes] = {}
         if self._fetcher is not None and (uris := refs_to_fetch(request)):
             fetched = await self._fetcher.fetch_all(uris)
-        await self._translator.in_thread(inline_pictures, request, self._limits, fetched)
+            needed = refs_memory(request, model, self._limits, fetched)
+            await self._admission.take_image_memory(ticket, needed)
+        inline = partial(inline_pictures, request, model, self._limits, fetched)
+        await self._translator.with_decoder(ticket, lambda decode: inline(decode=decode))
 
 
 def _check(request: vllm_engine_pb2.GenerateRequest) -> None:
@@ -252,7 +261,7 @@ def _check(request: vllm_engine_pb2.GenerateRequest) -> None:
         )
 
 
-def _estimate(request: vllm_engine_pb2.GenerateRequest, model: ModelInfo) -> Cost:
+def _estimate(request: vllm_engine_pb2.GenerateRequest, model: ModelInfo, image_bytes: int) -> Cost:
     """What answering a request takes."""
     images = len(request.media_refs.items)
     text = len(request.tokenized.input_ids) or len(request.text) // BYTES_PER_TOKEN
@@ -260,6 +269,7 @@ def _estimate(request: vllm_engine_pb2.GenerateRequest, model: ModelInfo) -> Cos
         sequences=max(request.sampling_params.n, 1),
         tokens=text + images * model.image_cost(None),
         images=images,
+        image_bytes=image_bytes,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from octet import memory
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
+from octet.heap import return_large_blocks
 from octet.server.server import Server
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ async def run(
         EngineDeadError: when the engine dies.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    return_large_blocks()
     _leave_sigint_to_the_main_thread()
     _allow_open_files()
     server = Server(config, create_servicer=create_servicer)

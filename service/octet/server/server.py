@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -15,6 +14,7 @@ from octet.errors import EngineDeadError, StartupError, UnavailableError
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import limits_of
 from octet.rpc.chat import ChatService
+from octet.rpc.decoders import Decoders
 from octet.rpc.fair_threads import FairThreads
 from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
@@ -83,7 +83,11 @@ class Server:
         Raises:
             StartupError: when the keys or the certificates cannot be read, or a package is missing.
         """
-        limits = ImageLimits(max_bytes=config.max_image_bytes, max_pixels=config.max_image_pixels)
+        limits = ImageLimits(
+            max_bytes=config.max_image_bytes,
+            max_pixels=config.max_image_pixels,
+            max_memory=config.image_memory.request,
+        )
         self._config = config
         self.metrics = Metrics()
         """What is counted and measured."""
@@ -91,11 +95,11 @@ class Server:
         self._running = RunningRequests()
         self.admission = Admission()
         """Lets calls in; tells its listeners."""
-        self._image_threads = ThreadPoolExecutor(config.image_threads, thread_name_prefix="images")
+        self._decoders = Decoders(config.image_threads, config.image_decode_seconds)
         self._threads = FairThreads(_THREADS, "translate")
         self._fetcher = fetcher or _make_fetcher(config)
         self._reader = RequestReader(self._threads)
-        translator = Translator(limits, self._image_threads, self._threads, self._fetcher)
+        translator = Translator(limits, self.admission, self._decoders, self._threads, self._fetcher)
         self._health = HealthServicer()
         self._reloader = Reloader(lambda files, failed: self.metrics.reload_failed.labels(files).set(failed))
         self._reloading: asyncio.Task[None] | None = None
@@ -114,6 +118,7 @@ class Server:
             ),
         )
         AdmissionMetrics(self.metrics, self.admission)
+        self.metrics.image_memory_limit.set(config.image_memory.server)
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
             ChatService(
                 self._gate,
@@ -214,7 +219,7 @@ class Server:
         if self._reloading is not None:
             self._reloading.cancel()
         await self._server.stop(STOP_GRACE_SECONDS)
-        self._image_threads.shutdown(wait=False, cancel_futures=True)
+        self._decoders.close()
         self._threads.close()
         if self._fetcher is not None:
             await self._fetcher.close()

@@ -13,6 +13,8 @@ class AdmissionMetrics:
         metrics.requests_waiting.set_function(lambda: admission.load().waiting)
         metrics.tokens_waiting.set_function(lambda: admission.load().waiting_tokens)
         metrics.images_waiting.set_function(lambda: admission.load().waiting_images)
+        metrics.image_memory.set_function(lambda: admission.load().image_bytes)
+        metrics.image_memory_waiting.set_function(lambda: admission.load().waiting_image_bytes)
         admission.subscribe(self)
 
     def admitted(self, caller: str, queue_seconds: float) -> None:

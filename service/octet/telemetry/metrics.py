@@ -79,6 +79,17 @@ class Metrics:
         self.images_waiting = self._gauge(
             "octet_images_waiting", "Pictures that were received and are not decoded yet."
         )
+        self.image_memory = self._gauge(
+            "octet_image_memory_bytes",
+            "Memory given to requests for their pictures, which are decoded or wait for the engine.",
+        )
+        self.image_memory_waiting = self._gauge(
+            "octet_image_memory_waiting_bytes",
+            "Memory for pictures that requests which wait to be admitted will need.",
+        )
+        self.image_memory_limit = self._gauge(
+            "octet_image_memory_limit_bytes", "Memory that there is for the pictures of all requests."
+        )
         self.queue = self._histogram(
             "octet_queue_seconds", "How long admitted generation requests waited to be admitted.", _SECONDS
         )

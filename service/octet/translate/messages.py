@@ -2,12 +2,14 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, assert_never
 
 from google.protobuf.struct_pb2 import Struct
+from PIL import Image
 
 from octet.engine.types import (
     ImagePart,
@@ -21,8 +23,9 @@ from octet.engine.types import (
     ToolResultPart,
 )
 from octet.errors import InvalidRequestError
+from octet.pictures.decode import decode_here
 from octet.translate.data_uri import is_data_uri, parse_data_uri
-from octet.translate.media import ImageLimits, decode_image
+from octet.translate.media import Decode, ImageLimits, decode_image
 from octet.translate.request_limits import count_values, limits_of
 from octet.translate.tool_declarations import check_tool_name
 from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict
@@ -51,6 +54,8 @@ def to_messages(
     model: ModelInfo,
     limits: ImageLimits,
     fetched: Mapping[str, bytes] = MappingProxyType({}),
+    pan_and_scan: bool | None = None,
+    decode: Decode = decode_here,
 ) -> tuple[Message, ...]:
     """Checks and converts ChatRequest.messages; decodes their pictures.
 
@@ -59,6 +64,8 @@ def to_messages(
         model: what is served.
         limits: of pictures.
         fetched: the files that `uris_to_fetch` named, by their URIs.
+        pan_and_scan: whether pictures are shown in crops as well; None where the request does not say.
+        decode: decodes pictures.
 
     Raises:
         InvalidRequestError: at the wrong field.
@@ -67,7 +74,10 @@ def to_messages(
         raise InvalidRequestError("messages", "is empty; a request needs at least one message")
     roles = _to_roles(messages)
     _check_image_count(messages, model)
-    conversation = _Conversation(limits, fetched, limits_of(model).values)
+    to_image = partial(
+        decode_image, limits=limits, view=model.image_view, pan_and_scan=pan_and_scan, decode=decode
+    )
+    conversation = _Conversation(limits, to_image, fetched, limits_of(model).values)
     return tuple(
         Message(role, conversation.to_parts(message.parts, role, f"messages[{i}]"))
         for i, (role, message) in enumerate(zip(roles, messages, strict=True))
@@ -135,6 +145,7 @@ class _Conversation:
 
     Attributes:
         limits: of pictures.
+        decode_image: decodes a picture, see `octet.translate.media.decode_image`.
         fetched: pictures by their URIs.
         max_values: JSON values that its tool calls and results may hold together.
         values: those that they have held so far.
@@ -143,6 +154,7 @@ class _Conversation:
     """
 
     limits: ImageLimits
+    decode_image: Callable[..., Image.Image]
     fetched: Mapping[str, bytes]
     max_values: int
     values: int = 0
@@ -190,13 +202,8 @@ class _Conversation:
                 raise InvalidRequestError(
                     path, "has no source; set data to the bytes of the picture file, or uri"
                 )
-        decoded = decode_image(
-            data,
-            mime_type=image.mime_type,
-            limits=self.limits,
-            field=path,
-            source=source,
-            source_type=source_type,
+        decoded = self.decode_image(
+            data, mime_type=image.mime_type, field=path, source=source, source_type=source_type
         )
         return ImagePart(decoded)
 

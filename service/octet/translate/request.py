@@ -6,7 +6,8 @@ from types import MappingProxyType
 
 from octet.engine.types import GenerationRequest, ModelInfo, ToolChoiceMode
 from octet.errors import InvalidRequestError, ModelNotFoundError
-from octet.translate.media import ImageLimits
+from octet.pictures.decode import decode_here
+from octet.translate.media import Decode, ImageLimits
 from octet.translate.messages import to_messages
 from octet.translate.output_format import to_output_format
 from octet.translate.prompt_options import (
@@ -38,6 +39,7 @@ def to_generation_request(
     limits: ImageLimits,
     request_id: str,
     fetched: Mapping[str, bytes] = MappingProxyType({}),
+    decode: Decode = decode_here,
 ) -> GenerationRequest:
     """Checks and converts a request.
 
@@ -47,6 +49,7 @@ def to_generation_request(
         limits: of pictures.
         request_id: the request's own id, or the one that the server made.
         fetched: the files that `octet.translate.messages.uris_to_fetch` named, by their URIs.
+        decode: decodes pictures.
 
     Raises:
         InvalidRequestError: at the wrong field; the first one found.
@@ -73,7 +76,14 @@ def to_generation_request(
     chat_template_args = to_chat_template_args(request.chat_template_args)
     pan_and_scan = to_pan_and_scan(request.image_options, model)
     # Last, as pictures cost most.
-    messages = to_messages(request.messages, model=model, limits=limits, fetched=fetched)
+    messages = to_messages(
+        request.messages,
+        model=model,
+        limits=limits,
+        fetched=fetched,
+        pan_and_scan=pan_and_scan,
+        decode=decode,
+    )
     return GenerationRequest(
         request_id=request_id,
         messages=messages,

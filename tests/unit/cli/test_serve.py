@@ -57,7 +57,8 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
         "--keepalive-timeout-seconds 10 --min-ping-interval-seconds 11 --max-connection-age-seconds 12 "
         "--max-connection-age-grace-seconds 13 --write-timeout-seconds 14 --channelz "
         "--max-running-requests 15 --max-waiting-requests 0 --max-waiting-tokens 17 --max-waiting-images 18 "
-        "--max-token-calls 19"
+        "--max-token-calls 19 --image-decode-seconds 20 --max-image-memory 21 --max-image-memory-per-key 22 "
+        "--max-image-memory-per-request 23"
     )
     assert run(*flags.split()).exit_code == 0
     assert started["config"] == ServerConfig(
@@ -78,6 +79,10 @@ def test_every_setting_has_a_flag(started: dict[str, Any]) -> None:
         max_waiting_tokens=17,
         max_waiting_images=18,
         max_token_calls=19,
+        image_decode_seconds=20.0,
+        max_image_memory=21,
+        max_image_memory_per_key=22,
+        max_image_memory_per_request=23,
         reflection=False,
         tls_certificate="c",
         tls_key="k",

@@ -260,17 +260,17 @@ class TestLimits:
     def test_a_bomb_is_refused_by_what_its_header_claims(
         self, width: int, height: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("the picture was decoded"))
+        monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("the picture was decoded"))
         error = refusal(png_file(width, height, bytes(1000)))
         assert error.field == f"{FIELD}.data"
         assert "limit of 1000000" in error.message
 
-    def test_compressed_text_that_expands_is_refused(self) -> None:
+    def test_compressed_text_that_expands_does_not_matter(self) -> None:
         text = b"comment\x00\x00" + zlib.compress(bytes(10_000_000), 9)
         bomb = struct.pack(">I", len(text)) + b"zTXt" + text + struct.pack(">I", zlib.crc32(b"zTXt" + text))
         good = png_file(1, 1, b"\x00\x00")
         assert len(good[:33] + bomb + good[33:]) < LIMITS.max_bytes
-        assert refusal(good[:33] + bomb + good[33:]).field == f"{FIELD}.data"
+        assert decode(good[:33] + bomb + good[33:]).size == (1, 1)
 
     def test_no_data(self) -> None:
         error = refusal(b"")

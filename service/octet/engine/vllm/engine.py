@@ -130,11 +130,14 @@ class VllmEngine:
         prompt, params, plan = await self._prepare(request)
         queue = await self._add(request, prompt, params, plan)
         finished = False
+        accepted = PromptAccepted(prompt.tokens, prompt.image_tokens)
         usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
         prompt_logprobs: tuple[PositionLogprobs, ...] = ()
         owes_prompt_logprobs = request.sampling.prompt_logprobs is not None
+        # Pictures take much memory, and an answer may take minutes.
+        del request, prompt
         try:
-            yield PromptAccepted(prompt.tokens, prompt.image_tokens)
+            yield accepted
             while not finished:
                 # Without awaiting where something is there already: saves a switch of tasks a step.
                 output = queue.get_nowait() or await queue.get()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from octet.engine.types import ModelInfo, Quantization
 from octet.engine.vllm import formats
 from octet.engine.vllm.image_costs import ImageCosts
+from octet.pictures.plan import ImageView, PanAndScan
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -58,6 +59,7 @@ def describe_model(
         takes_priorities=config.scheduler_config.policy == "priority",
         longest_token=longest_token,
         max_sequences=config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size,
+        image_view=_image_view(config) if max_images > 0 else None,
     )
 
 
@@ -110,3 +112,30 @@ def _output_token_limit(model: Any, wanted: int | None) -> int:
         limit = model.get_diff_sampling_param().get("max_tokens")
     context: int = model.max_model_len
     return min(limit or context, context)
+
+
+def _image_view(config: "VllmConfig") -> ImageView | None:
+    """What the processor makes of a picture. Only of Gemma 3's is it known that it is always one size."""
+    model = config.model_config
+    if model.hf_config.model_type != "gemma3":
+        return None
+    from vllm.transformers_utils.processor import cached_image_processor_from_config
+
+    processor = cached_image_processor_from_config(model)
+    flags = model.multimodal_config.mm_processor_kwargs or {}
+    if not processor.do_resize or flags.keys() & {"size", "do_resize", "images_kwargs"}:
+        return None
+
+    def setting(name: str, default: Any) -> Any:
+        return flags.get(name, getattr(processor, name, None) or default)
+
+    return ImageView(
+        width=processor.size["width"],
+        height=processor.size["height"],
+        pan_and_scan=PanAndScan(
+            max_crops=setting("pan_and_scan_max_num_crops", 4),
+            min_ratio=setting("pan_and_scan_min_ratio_to_activate", 1.2),
+            min_side=setting("pan_and_scan_min_crop_size", 256),
+            by_default=bool(setting("do_pan_and_scan", False)),
+        ),
+    )

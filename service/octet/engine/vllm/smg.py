@@ -20,6 +20,9 @@ from octet.engine.vllm.args import one_line
 from octet.engine.vllm.engine import VllmEngine
 from octet.errors import StartupError
 
+_ENCODED_ANEW_BYTES = 2**28
+"""Longest picture that Octet itself has encoded; what came from a gateway was measured before."""
+
 
 class Servicer(VllmEngineServicer):  # type: ignore[misc]
     """The package's servicer, which also finds the tokenizer of a model that came from a hub."""
@@ -48,7 +51,7 @@ async def create_servicer(
         # This is what makes a gateway send pictures at all.
         processor="inprocess" if engine.model.takes_images else "off",
         max_inflight=image_threads,
-        max_item_bytes=max_image_bytes,
+        max_item_bytes=max(max_image_bytes, _ENCODED_ANEW_BYTES),
     )
     # Every call has its line in the log already.
     logging.getLogger("smg_grpc_servicer").setLevel(logging.WARNING)

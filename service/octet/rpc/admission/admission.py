@@ -2,79 +2,29 @@
 
 Requests wait here and not in the engine, which is given little more than it computes at once: here their
 order is fair between callers, whoever gives up leaves at once and costs nothing, how long somebody waited is
-known, and what waits is neither decoded nor rendered.
+known, and what waits is neither decoded nor rendered. Requests with pictures wait for the memory that these
+will take as well; whatever needs none passes them meanwhile. Calls about tokens have a queue of their own.
 """
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from octet.errors import OverloadedError, Quota
+from octet.rpc.admission.claims import Claims
 from octet.rpc.admission.cost import Cost
 from octet.rpc.admission.fair_queue import FairQueue
+from octet.rpc.admission.image_memory import ImageMemory, MemoryLine
 from octet.rpc.admission.limits import Limits
-from octet.rpc.admission.listener import AdmissionListener, Load
+from octet.rpc.admission.listener import AdmissionListener, Listeners, Load
 from octet.rpc.admission.pace import Pace
-from octet.rpc.admission.turns import Turns
+from octet.rpc.admission.retry import retry_seconds
+from octet.rpc.admission.ticket import Ticket
+from octet.rpc.admission.token_calls import TokenCalls
 
-MIN_RETRY_SECONDS, MAX_RETRY_SECONDS = 0.1, 30.0
-
-TOKEN_CALLS_AT_ONCE = 3
-"""Calls about tokens that are answered at the same time."""
-
-_DEFAULT_RETRY_SECONDS = 1.0
-_JITTER = 0.25
 _NOTHING = Limits(running=0, waiting=0, waiting_tokens=0, waiting_images=0, token_calls=0)
-
-
-class Ticket:
-    """A request's place: in the queue at first, then among those that run."""
-
-    def __init__(self, caller: str, cost: Cost, entered: float, deadline: float | None, pace: Pace) -> None:
-        self.caller = caller
-        self.cost = cost
-        self.entered = entered
-        self.deadline = deadline
-        self.images = cost.images
-        self.started: float | None = None
-        self.refusal: OverloadedError | None = None
-        self._decided = asyncio.Event()
-        self._pace = pace
-        self._waits_for_token = True
-
-    @property
-    def priority(self) -> int:
-        """Smaller goes first."""
-        return self.cost.priority
-
-    async def turn(self) -> None:
-        """Returns when it is the request's turn.
-
-        Raises:
-            OverloadedError: when it had to make room, or its turn has come too late.
-        """
-        await self._decided.wait()
-        if self.refusal is not None:
-            raise self.refusal
-
-    def start(self, now: float) -> None:
-        """It is its turn."""
-        self.started = now
-        self._decided.set()
-
-    def refuse(self, error: OverloadedError) -> None:
-        """It will not get its turn."""
-        self.refusal = error
-        self._decided.set()
-
-    def note_first_token(self, now: float) -> None:
-        """The answer has begun; all but the first time nothing happens."""
-        if self._waits_for_token and self.started is not None:
-            self._waits_for_token = False
-            self._pace.note_first_token(now - self.started)
 
 
 class Admission:
@@ -91,25 +41,31 @@ class Admission:
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limits = limits
         self._clock = clock
         self._pace = Pace(clock)
         self._queue: FairQueue[Ticket] = FairQueue()
+        self._image_memory = ImageMemory(limits.image_memory)
+        self._claims = Claims(self._image_memory)
         self._waiting_tokens = 0
         self._waiting_images = 0
+        self._waiting_image_bytes = 0
         self._running = 0
         self._running_sequences: Counter[str] = Counter()
-        self._token_calls: Turns[Ticket] = Turns(TOKEN_CALLS_AT_ONCE)
+        self._listeners = Listeners()
+        self._token_calls = TokenCalls(self._image_memory, self._listeners)
+        self._token_calls_first = False
         self._in_flight: Counter[str] = Counter()
-        self._listeners: list[AdmissionListener] = []
+        self.open(limits)
 
     def open(self, limits: Limits) -> None:
         """Sets what there is room for."""
         self._limits = limits
+        self._image_memory.open(limits.image_memory)
+        self._token_calls.open(limits.token_calls)
 
     def subscribe(self, listener: AdmissionListener) -> None:
         """Tells `listener` what happens from now on."""
-        self._listeners.append(listener)
+        self._listeners.add(listener)
 
     def load(self) -> Load:
         """What there is now."""
@@ -120,6 +76,8 @@ class Admission:
             waiting_tokens=self._waiting_tokens,
             waiting_images=self._waiting_images,
             token_calls=len(self._token_calls),
+            image_bytes=self._image_memory.used,
+            waiting_image_bytes=self._waiting_image_bytes + self._token_calls.waiting_image_bytes,
         )
 
     @contextmanager
@@ -140,7 +98,7 @@ class Admission:
         now = self._clock()
         deadline = None if time_left is None else now + time_left
         ticket = Ticket(caller, cost, now, deadline, self._pace)
-        with self._telling_refusals(caller):
+        with self._listeners.told_refusals(caller):
             self._check_caller(caller, caller_limit, self._in_flight[caller], "requests")
             self._check_images(cost.images)
             self._check_deadline(ticket)
@@ -156,12 +114,14 @@ class Admission:
         self._queue.push(ticket)
         self._waiting_tokens += cost.tokens
         self._waiting_images += cost.images
+        self._waiting_image_bytes += cost.image_bytes
         self._in_flight[caller] += 1
         self._start_next()
         try:
             yield ticket
         finally:
             self.images_decoded(ticket)
+            self.hold_image_memory(ticket, 0)
             self._in_flight[caller] -= 1
             if ticket.started is not None:
                 self._leave(ticket, ticket.started)
@@ -171,65 +131,76 @@ class Admission:
 
     @contextmanager
     def enter_token_call(
-        self, caller: str, images: int = 0, *, caller_limit: int | None = None
+        self, caller: str, images: int = 0, image_bytes: int = 0, *, caller_limit: int | None = None
     ) -> Iterator[Ticket]:
         """Gives a call that asks about tokens its place while the context lasts; await its `turn`.
+
+        Its deadline is nobody's business here: nobody knows how long such a call takes, and whoever has none
+        left leaves.
 
         Args:
             caller: the name of the key that it came with.
             images: pictures of the prompt whose tokens are counted.
+            image_bytes: memory that decoding them takes.
             caller_limit: such calls that the caller may have here at the same time; None for any number.
 
         Raises:
             OverloadedError: when there is no room for it.
         """
-        ticket = Ticket(caller, Cost(images=images), self._clock(), None, self._pace)
-        with self._telling_refusals(caller):
+        cost = Cost(sequences=0, images=images, image_bytes=image_bytes)
+        ticket = Ticket(caller, cost, self._clock(), None, self._pace)
+        with self._listeners.told_refusals(caller):
             self._check_caller(caller, caller_limit, self._token_calls.of(caller), "calls about tokens")
             self._check_images(images)
-            displaced = self._make_room_for_token_call(ticket)
-        if displaced is not None:
-            self._token_calls.drop(displaced)
-            error = self._too_many_token_calls(
-                "it had to make room for one of a caller with fewer; try again"
-            )
-            displaced.refuse(error)
-            self._tell_refused(displaced.caller, error)
-        self._token_calls.push(ticket)
+            self._token_calls.push(ticket)
         self._waiting_images += images
-        self._token_calls.start_next(self._clock())
+        self._start_next()
         try:
             yield ticket
         finally:
-            self._waiting_images -= images
-            if ticket.started is not None:
-                self._token_calls.leave(caller)
-            elif ticket.refusal is None:
-                self._token_calls.drop(ticket)
-            self._token_calls.start_next(self._clock())
-
-    def _make_room_for_token_call(self, ticket: Ticket) -> Ticket | None:
-        """Who has to stop waiting for the ticket; None when nobody has."""
-        count = len(self._token_calls)
-        if count < self._limits.token_calls:
-            return None
-        displaced = self._token_calls.displaced_by(ticket.caller)
-        if displaced is None:
-            raise self._too_many_token_calls(
-                f"{count} calls about tokens are answered or wait, as many as may at the same time; try again"
-            )
-        return displaced
-
-    def _too_many_token_calls(self, message: str) -> OverloadedError:
-        # They take a fraction of a second, and nobody measures them.
-        return OverloadedError(
-            "TOO_MANY_TOKEN_CALLS", message, retry_seconds=self._retry_seconds(_DEFAULT_RETRY_SECONDS)
-        )
+            self.images_decoded(ticket)
+            self.hold_image_memory(ticket, 0)
+            self._token_calls.leave(ticket)
+            self._start_next()
 
     def images_decoded(self, ticket: Ticket) -> None:
         """The request's pictures wait no more. Idempotent."""
         self._waiting_images -= ticket.images
         ticket.images = 0
+
+    async def take_image_memory(self, ticket: Ticket, size: int) -> None:
+        """Returns when a running request has so many bytes for its pictures, which were elsewhere until now.
+
+        It gives back what it has, so that no two wait for each other's. Before it go those who are waiting so
+        already, as the callers take turns; after it, those whose turn has not come. A call about tokens, of
+        which few have their turn, gives that back as well and waits for both.
+
+        Raises:
+            OverloadedError: when a call about tokens had to make room meanwhile.
+        """
+        self.hold_image_memory(ticket, 0)
+        if not size:
+            return
+        if not ticket.cost.sequences:
+            self._token_calls.wait_again(ticket, size)
+            self._start_next()
+            await ticket.turn()
+            return
+        claim = self._claims.push(ticket, size)
+        self._start_next()
+        try:
+            await claim.given
+        except asyncio.CancelledError:
+            if claim.given.cancelled():
+                self._claims.drop(claim)
+                self._start_next()
+            raise
+
+    def hold_image_memory(self, ticket: Ticket, size: int) -> None:
+        """The request needs no more than so many bytes for its pictures from now on; others get the rest."""
+        if size < ticket.image_bytes:
+            self._image_memory.give(ticket, size)
+            self._start_next()
 
     def first_token(self, ticket: Ticket) -> None:
         """The request's answer has begun. Idempotent."""
@@ -241,7 +212,7 @@ class Admission:
                 "KEY_LIMIT_REACHED",
                 f"the key {caller} has {limit} {what} at the same time, as many as it may; "
                 "wait until one is answered",
-                retry_seconds=self._retry_seconds(self._pace.run_seconds()),
+                retry_seconds=retry_seconds(self._pace.run_seconds()),
                 quota=Quota(f"key:{caller}", f"{limit} {what} at the same time"),
             )
 
@@ -268,7 +239,7 @@ class Admission:
                 "DEADLINE_UNREACHABLE",
                 f"the first token is expected in {expected:.1f} s, after the deadline in {left:.1f} s; "
                 "allow more time, or ask another server",
-                retry_seconds=self._retry_seconds(expected - left),
+                retry_seconds=retry_seconds(expected - left),
                 # By the time at which it pays to try again, the deadline will have passed.
                 retryable=False,
             )
@@ -302,21 +273,55 @@ class Admission:
         return None
 
     def _start_next(self) -> None:
-        """Starts those whose turn it is, for as long as there is room.
+        """Starts those whose turn it is, for as long as there is room."""
+        self._claims.serve()
+        while self._start_one():
+            pass
 
-        Nobody overtakes a request that needs more room than there is: it would never find enough.
+    def _start_one(self) -> bool:
+        """Starts or refuses whoever is next, a request or a call about tokens; False when nobody is.
+
+        They need nothing of each other's but memory for pictures. At that the two take turns: whoever goes
+        first now is the one that the other has gone before.
         """
+        line = MemoryLine(self._image_memory, lacking=self._claims.lacking)
+        if self._token_calls_first:
+            return self._start_token_call(line) or self._start_request(line)
+        return self._start_request(line) or self._start_token_call(line)
+
+    def _start_token_call(self, line: MemoryLine) -> bool:
+        ticket = self._token_calls.start_next(line, self._clock())
+        if ticket is not None and ticket.image_bytes:
+            self._token_calls_first = False
+        return ticket is not None
+
+    def _start_request(self, line: MemoryLine) -> bool:
         now = self._clock()
-        while (ticket := self._queue.next(self._running_sequences)) is not None and self._has_room(ticket):
-            if self._comes_too_late(ticket, now):
-                continue
-            self._queue.serve(ticket)
-            self._waiting_tokens -= ticket.cost.tokens
-            self._running += 1
-            self._running_sequences[ticket.caller] += ticket.cost.sequences
-            ticket.start(now)
-            for listener in self._listeners:
-                listener.admitted(ticket.caller, now - ticket.entered)
+        ticket = self._next(line)
+        if ticket is None:
+            return False
+        if self._comes_too_late(ticket, now):
+            return True
+        self._queue.serve(ticket)
+        self._no_longer_waits(ticket)
+        self._image_memory.give(ticket, ticket.cost.image_bytes)
+        if ticket.image_bytes:
+            self._token_calls_first = True
+        self._running += 1
+        self._running_sequences[ticket.caller] += ticket.cost.sequences
+        ticket.start(now)
+        self._listeners.admitted(ticket.caller, now - ticket.entered)
+        return True
+
+    def _next(self, line: MemoryLine) -> Ticket | None:
+        """Which request's turn it is among those whose memory is there.
+
+        Nobody overtakes one that needs more places in the engine than there are: it would never find enough.
+        """
+        for ticket in self._queue.in_turn(self._running_sequences):
+            if line.lets_pass(ticket):
+                return ticket if self._has_room(ticket) else None
+        return None
 
     def _comes_too_late(self, ticket: Ticket, now: float) -> bool:
         """Refuses a request that could not even get its first token any more."""
@@ -326,7 +331,7 @@ class Admission:
         error = OverloadedError(
             "DEADLINE_UNREACHABLE",
             "the request has waited so long that it cannot be answered before its deadline; allow more time",
-            retry_seconds=self._retry_seconds(self._wait_behind(len(self._queue)) or None),
+            retry_seconds=retry_seconds(self._wait_behind(len(self._queue)) or None),
             retryable=False,
         )
         self._refuse(ticket, error)
@@ -336,12 +341,16 @@ class Admission:
         """Takes the ticket out of the queue for good."""
         self._drop(ticket)
         ticket.refuse(error)
-        self._tell_refused(ticket.caller, error)
+        self._listeners.refused(ticket.caller, error.reason)
 
     def _drop(self, ticket: Ticket) -> None:
         """Takes the ticket out of the queue."""
         self._queue.remove(ticket)
+        self._no_longer_waits(ticket)
+
+    def _no_longer_waits(self, ticket: Ticket) -> None:
         self._waiting_tokens -= ticket.cost.tokens
+        self._waiting_image_bytes -= ticket.cost.image_bytes
 
     def _leave(self, ticket: Ticket, started: float) -> None:
         """The request runs no more."""
@@ -355,7 +364,21 @@ class Admission:
         return not sequences or sequences + ticket.cost.sequences <= self._limits.running
 
     def _can_start(self, ticket: Ticket) -> bool:
-        return not self._queue and self._has_room(ticket)
+        """Whether the ticket would start at once: there is room, and nobody waits for the same."""
+        memory, size = self._image_memory, ticket.cost.image_bytes
+        if not memory.fits(ticket.caller, size):
+            return False
+        waiting = list(self._queue.in_turn(self._running_sequences))
+        lacking = (
+            self._claims.lacking
+            or self._token_calls.lacking
+            or not all(memory.fits_server(other.cost.image_bytes) for other in waiting)
+        )
+        if size and lacking:
+            return False
+        return self._has_room(ticket) and not any(
+            memory.fits(other.caller, other.cost.image_bytes) for other in waiting
+        )
 
     def _wait_behind(self, requests: int) -> float:
         """Seconds until so many and one more have started; 0 without evidence."""
@@ -364,22 +387,4 @@ class Admission:
     def _overloaded(self, reason: str, message: str) -> OverloadedError:
         """A refusal that ends when what waits now has gone."""
         wait = self._wait_behind(len(self._queue)) or None
-        return OverloadedError(reason, message, retry_seconds=self._retry_seconds(wait))
-
-    def _retry_seconds(self, estimate: float | None) -> float:
-        """Bounded, and spread so that those who are refused together do not come back together."""
-        seconds = _DEFAULT_RETRY_SECONDS if estimate is None else estimate
-        spread = seconds * random.uniform(1 - _JITTER, 1 + _JITTER)
-        return min(max(spread, MIN_RETRY_SECONDS), MAX_RETRY_SECONDS)
-
-    @contextmanager
-    def _telling_refusals(self, caller: str) -> Iterator[None]:
-        try:
-            yield
-        except OverloadedError as error:
-            self._tell_refused(caller, error)
-            raise
-
-    def _tell_refused(self, caller: str, error: OverloadedError) -> None:
-        for listener in self._listeners:
-            listener.refused(caller, error.reason)
+        return OverloadedError(reason, message, retry_seconds=retry_seconds(wait))

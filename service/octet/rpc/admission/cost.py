@@ -19,17 +19,19 @@ class Cost:
         sequences: candidates that the engine computes at the same time.
         tokens: of its prompt, estimated.
         images: pictures to be decoded.
+        image_bytes: memory that decoding them takes.
         priority: smaller goes first.
     """
 
     sequences: int = 1
     tokens: int = 0
     images: int = 0
+    image_bytes: int = 0
     priority: int = 0
 
 
-def estimate(request: chat_service_pb2.ChatRequest, model: ModelInfo) -> Cost:
-    """The cost of a request of which nothing has been checked yet."""
+def estimate(request: chat_service_pb2.ChatRequest, model: ModelInfo, image_bytes: int = 0) -> Cost:
+    """The cost of a request of which nothing has been checked yet but the memory that its pictures take."""
     text = sum(tool.ByteSize() for tool in request.tools)
     images = 0
     for message in request.messages:
@@ -44,5 +46,6 @@ def estimate(request: chat_service_pb2.ChatRequest, model: ModelInfo) -> Cost:
         sequences=min(max(request.sampling.n, 1), MAX_CANDIDATES),
         tokens=text // BYTES_PER_TOKEN + images * model.image_cost(crops),
         images=images,
+        image_bytes=image_bytes,
         priority=request.priority if model.takes_priorities else 0,
     )

@@ -1,7 +1,7 @@
 """The order of those who wait: by priority, and fair between callers of the same priority."""
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 
@@ -65,6 +65,20 @@ class FairQueue(Generic[W]):
             return None
         level = self._levels[min(self._levels)]
         return level[min(level, key=lambda caller: (running.get(caller, 0), self._last_served[caller]))][0]
+
+    def in_turn(self, running: Mapping[str, int]) -> Iterator[W]:
+        """All who wait, in the order in which they are asked whether they can go.
+
+        A caller whose turn it is goes with whatever of its own can; only then are others asked. The queue
+        must not change meanwhile.
+
+        Args:
+            running: how much each caller has running; callers with nothing may be missing.
+        """
+        for priority in sorted(self._levels):
+            level = self._levels[priority]
+            for caller in sorted(level, key=lambda name: (running.get(name, 0), self._last_served[name])):
+                yield from level[caller]
 
     def serve(self, item: W) -> None:
         """Takes `item` out, whose caller's turn comes after the others' now."""

@@ -3,9 +3,13 @@
 from dataclasses import dataclass
 
 from octet.config import ServerConfig
+from octet.config.images import ImageMemoryLimits
 from octet.engine.types import ModelInfo
 
 _CONTEXTS_WAITING = 8
+
+
+NO_IMAGE_MEMORY = ImageMemoryLimits(server=0, caller=0, request=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class Limits:
     waiting_tokens: int
     waiting_images: int
     token_calls: int
+    image_memory: ImageMemoryLimits = NO_IMAGE_MEMORY
 
 
 def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
@@ -32,4 +37,5 @@ def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
         waiting_tokens=config.max_waiting_tokens or _CONTEXTS_WAITING * model.context_window,
         waiting_images=config.max_waiting_images,
         token_calls=config.max_token_calls,
+        image_memory=config.image_memory,
     )

@@ -1,7 +1,11 @@
 """What can be learnt of admission, for whoever counts it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
+
+from octet.errors import OverloadedError
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,8 @@ class Load:
         waiting_tokens: tokens of their prompts, estimated.
         waiting_images: pictures that are not decoded yet.
         token_calls: CountTokens, Tokenize and Detokenize calls, answered or waiting.
+        image_bytes: memory given to requests for their pictures.
+        waiting_image_bytes: what requests that wait for their turn need for theirs.
     """
 
     running: int
@@ -23,6 +29,8 @@ class Load:
     waiting_tokens: int
     waiting_images: int
     token_calls: int
+    image_bytes: int = 0
+    waiting_image_bytes: int = 0
 
 
 class AdmissionListener(Protocol):
@@ -35,3 +43,33 @@ class AdmissionListener(Protocol):
     def refused(self, caller: str, reason: str) -> None:
         """A call of `caller` is refused; `reason` is that of its ErrorInfo."""
         ...
+
+
+class Listeners:
+    """Tells all who listen."""
+
+    def __init__(self) -> None:
+        self._listeners: list[AdmissionListener] = []
+
+    def add(self, listener: AdmissionListener) -> None:
+        """Tells `listener` what happens from now on."""
+        self._listeners.append(listener)
+
+    def admitted(self, caller: str, queue_seconds: float) -> None:
+        """A request goes to the engine."""
+        for listener in self._listeners:
+            listener.admitted(caller, queue_seconds)
+
+    def refused(self, caller: str, reason: str) -> None:
+        """A call is refused."""
+        for listener in self._listeners:
+            listener.refused(caller, reason)
+
+    @contextmanager
+    def told_refusals(self, caller: str) -> Iterator[None]:
+        """Tells of an `OverloadedError` in the context, and passes it on."""
+        try:
+            yield
+        except OverloadedError as error:
+            self.refused(caller, error.reason)
+            raise

@@ -1,6 +1,8 @@
 """Who goes next where few are served at a time, and callers take turns."""
 
 from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import Generic, Protocol, TypeVar
 
 from octet.rpc.admission.fair_queue import FairQueue, Waiting
@@ -43,7 +45,7 @@ class Turns(Generic[S]):
         return self._queue.displaced_by(caller, 0)
 
     def push(self, item: S) -> None:
-        """Has it wait; `start_next` starts it."""
+        """Has it wait for its turn."""
         self._queue.push(item)
         self._waiting[item.caller] += 1
 
@@ -56,13 +58,25 @@ class Turns(Generic[S]):
         """One of the caller's has been served."""
         self._running[caller] -= 1
 
+    def ready(self) -> Iterator[S]:
+        """Those for whom there is room, in order; nothing must change meanwhile."""
+        # The first is of the caller with the fewest running: where he has no room, nobody who waits has.
+        return takewhile(lambda item: self._has_room(item.caller), self._queue.in_turn(self._running))
+
+    def next(self, can_start: Callable[[S], bool]) -> S | None:
+        """Whose turn it is of those that can start; None when there is no room or nobody can."""
+        return next(filter(can_start, self.ready()), None)
+
+    def serve(self, item: S) -> None:
+        """It is served from now on."""
+        self._queue.serve(item)
+        self._waiting[item.caller] -= 1
+        self._running[item.caller] += 1
+
     def start_next(self, now: float) -> None:
         """Starts those whose turn it is."""
-        # The next is the caller with the fewest running: where he has no room, nobody who waits has.
-        while (item := self._queue.next(self._running)) is not None and self._has_room(item.caller):
-            self._queue.serve(item)
-            self._waiting[item.caller] -= 1
-            self._running[item.caller] += 1
+        while (item := next(self.ready(), None)) is not None:
+            self.serve(item)
             item.start(now)
 
     def _has_room(self, caller: str) -> bool:

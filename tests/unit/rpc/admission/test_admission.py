@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 import pytest
 
 from octet.errors import OverloadedError, Quota
-from octet.rpc.admission.admission import MAX_RETRY_SECONDS, MIN_RETRY_SECONDS, Admission, Ticket
+from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import Cost
 from octet.rpc.admission.limits import Limits
 from octet.rpc.admission.pace import MIN_SAMPLES
+from octet.rpc.admission.retry import MAX_RETRY_SECONDS, MIN_RETRY_SECONDS
+from octet.rpc.admission.ticket import Ticket
 from tests.unit.rpc.admission.clock import Clock
 
 LIMITS = Limits(running=2, waiting=3, waiting_tokens=1000, waiting_images=8, token_calls=2)

@@ -6,9 +6,11 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from octet.errors import OverloadedError
-from octet.rpc.admission.admission import MAX_RETRY_SECONDS, MIN_RETRY_SECONDS, Admission, Ticket
-from octet.rpc.admission.admission import TOKEN_CALLS_AT_ONCE as AT_ONCE
+from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import Limits
+from octet.rpc.admission.retry import MAX_RETRY_SECONDS, MIN_RETRY_SECONDS
+from octet.rpc.admission.ticket import Ticket
+from octet.rpc.admission.token_calls import TOKEN_CALLS_AT_ONCE as AT_ONCE
 
 LIMITS = Limits(running=1, waiting=0, waiting_tokens=0, waiting_images=100, token_calls=12)
 
