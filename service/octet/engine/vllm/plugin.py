@@ -14,7 +14,7 @@ _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 def register() -> None:
-    """Puts Octet's kernels, quantization method, tool parser and count of running requests into vLLM.
+    """Puts into vLLM Octet's kernels, quantization method, tool parser, constraints and count of requests.
 
     May be repeated.
 
@@ -30,6 +30,7 @@ def register() -> None:
         return
     compat.count_unfinished_requests()
     compat.count_ranks_uncompiled()
+    compat.follow_constraints()
     _register_tool_parser()
     _register_quantization()
     active = "off"
