@@ -149,8 +149,8 @@ class AnswerParsing:
     def plan(self, request: GenerationRequest, prompt_ids: list[int], params: "SamplingParams") -> AnswerPlan:
         """Makes the readers, and adapts `params` to what vLLM's parser needs to see.
 
-        What vLLM's parsers would hold calls to that a model makes on its own is of another library's form, and
-        nothing that the API promises.
+        What vLLM's parsers would hold calls to that a model makes on its own is of another library's form,
+        and nothing that the API promises.
 
         Raises:
             InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that.

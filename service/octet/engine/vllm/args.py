@@ -215,8 +215,8 @@ def _choose_backend(engine: "AsyncEngineArgs") -> None:
     config, flag = engine.structured_outputs_config, "--structured-outputs-config"
     if config.backend not in ("auto", "guidance"):
         raise StartupError(
-            f"{flag}: Octet serves with backend guidance only, as {config.backend} does not hold answers to all "
-            "that it accepts; leave it out"
+            f"{flag}: Octet serves with backend guidance only, as {config.backend} does not hold answers to "
+            "all that it accepts; leave it out"
         )
     if config.disable_any_whitespace:
         raise StartupError(f"{flag}: JSON is compact unless a request asks otherwise; leave it out")

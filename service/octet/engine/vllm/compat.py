@@ -225,8 +225,8 @@ def checked_constraint(grammar: str) -> Any:
 def check_constraints(check: Callable[[str], tuple[str, str]]) -> None:
     """Makes vLLM's front end in this process put constraints to `check`, and not compile them on its loop.
 
-    Those that `checked_constraint` made are taken as they are; no request can make one look like these. `check`
-    is `octet.engine.vllm.constraints.checker.Checker.check_now`.
+    Those that `checked_constraint` made are taken as they are; no request can make one look like these.
+    `check` is `octet.engine.vllm.constraints.checker.Checker.check_now`.
     """
     from vllm.exceptions import VLLMValidationError
     from vllm.sampling_params import SamplingParams
@@ -278,7 +278,7 @@ def follow_constraints() -> None:
 
 
 def _is_no_rejection(record: logging.LogRecord) -> bool:
-    """Whether a line of the log is another one than that a constraint has ended its request: it is told why."""
+    """Whether a line of the log says anything but that a constraint ended its request, which is told."""
     return not str(record.msg).startswith("Unexpected: grammar rejected tokens")
 
 

@@ -22,7 +22,7 @@ TOO_COSTLY = (
 
 
 GRAMMAR = "grammar: "
-"""What a problem begins with that a grammar's reader found, and whose words are for the caller as they are."""
+"""What a problem begins with that a grammar's reader found, whose words are for the caller as they are."""
 
 Verdict: TypeAlias = tuple[str, str]
 """What is wrong with a constraint, empty when nothing is; and its form for llguidance."""
@@ -73,7 +73,8 @@ class Checker:
 
     def _compile(self, grammar: str) -> Verdict:
         worker = self._worker or self._start()
-        assert worker.stdin is not None and worker.stdout is not None
+        assert worker.stdin is not None
+        assert worker.stdout is not None
         try:
             worker.stdin.write(json.dumps(grammar) + "\n")
             worker.stdin.flush()

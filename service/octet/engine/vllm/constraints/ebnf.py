@@ -171,7 +171,7 @@ class _Parser:
             name = self._name()
             self._references.setdefault(name, begin)
             return Reference(name)
-        self._fail(f"{character!r} is not expected here", begin)
+        raise self._error(f"{character!r} is not expected here", begin)
 
     def _repeated(self, item: Node) -> Node:
         self._skip_blank()
@@ -252,7 +252,7 @@ class _Parser:
                     return point
         elif escape and escape in _ESCAPES:
             return ord(_ESCAPES[escape])
-        self._fail(
+        raise self._error(
             rf"\{escape} is no escape; there are \n \r \t \\ \" \] \- \xHH \uHHHH and \UHHHHHHHH", begin
         )
 
@@ -278,9 +278,12 @@ class _Parser:
         self._at = match.end()
 
     def _fail(self, problem: str, at: int) -> NoReturn:
+        raise self._error(problem, at)
+
+    def _error(self, problem: str, at: int) -> GrammarError:
         line = self._text.count("\n", 0, at) + 1
         column = at - self._text.rfind("\n", 0, at)
-        raise GrammarError(f"line {line}, column {column}: {problem}")
+        return GrammarError(f"line {line}, column {column}: {problem}")
 
 
 def inner(node: Node) -> tuple[Node, ...]:

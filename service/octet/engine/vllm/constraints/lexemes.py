@@ -2,8 +2,8 @@ r"""Grammars in EBNF as llguidance's dialect of Lark.
 
 EBNF describes texts by their characters, Lark by lexemes, each of which takes as much as it can: a lexeme
 /[a-z]*/ before an "x" never leaves the x. A part of a grammar becomes a lexeme only where that makes no
-difference; single characters are always safe, and slow with a large vocabulary. So everything regular is taken
-for a lexeme at first, and what could take too much is split into its parts until nothing can.
+difference; single characters are always safe, and slow with a large vocabulary. So everything regular is
+taken for a lexeme at first, and what could take too much is split into its parts until nothing can.
 """
 
 import re
@@ -247,7 +247,7 @@ class _Looks:
 
 
 class _Writer:
-    """Writes a grammar in Lark: irregular rules as rules, lexemes and the regular rules in them as terminals."""
+    """Writes a grammar in Lark: irregular rules as rules, lexemes and regular rules in them as terminals."""
 
     def __init__(self, grammar: _Grammar) -> None:
         self._grammar = grammar
@@ -350,7 +350,7 @@ class _Alphabet:
 
 
 class _Automaton:
-    """Glushkov's automaton of a regular part: its positions, the first and last ones, and what follows each."""
+    """Glushkov's automaton of a regular part: its positions, the first and last, and what follows each."""
 
     def __init__(self, node: Node, grammar: _Grammar, alphabet: _Alphabet) -> None:
         self._grammar = grammar

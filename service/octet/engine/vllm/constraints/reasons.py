@@ -49,7 +49,7 @@ def explain(problem: str) -> str:
 
 
 def regex_problem(regex: str) -> str:
-    """What is wrong with a regular expression that llguidance would read as another one; empty for nothing."""
+    """What is wrong with a regular expression that llguidance would read as another one; or nothing."""
     backslashes = len(regex) - len(regex.rstrip("\\"))
     if backslashes % 2:
         return r"ends with a backslash; write \\ for a backslash itself"

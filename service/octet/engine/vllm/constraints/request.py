@@ -143,7 +143,7 @@ def _calls(request: GenerationRequest) -> Constraint:
 
 
 async def _part_at_fault(grammar: str, problem: str, check: Check) -> tuple[str, str]:
-    """The pointer to the smallest part of a schema that cannot be compiled alone, and what is wrong with it."""
+    """The pointer to the smallest part of a schema that cannot be compiled alone, and what is wrong."""
     (form,) = json.loads(grammar).get("grammars", [{}])
     if "json_schema" not in form or is_too_costly(problem):
         return "", problem

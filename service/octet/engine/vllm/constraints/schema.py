@@ -1,7 +1,7 @@
 """JSON Schemas as llguidance enforces them whole: rewritten where it helps, refused where nothing does.
 
-Whatever an answer held to the rewritten schema can be satisfies the original one. Annotations, unknown keywords
-and unknown formats assert nothing (JSON Schema says so) and are left out.
+Whatever an answer held to the rewritten schema can be satisfies the original one. Annotations, unknown
+keywords and unknown formats assert nothing (JSON Schema says so) and are left out.
 """
 
 import re
@@ -168,13 +168,13 @@ class _Rewriter:
             )
 
     def _reference(self, value: str, at: str) -> str:
-        if value in self._anchors:
-            target = self._anchors[value]
-        else:
-            # A pointer in a reference is a URI's fragment, and so may be percent-encoded.
-            target = unquote(value[1:])
+        target = self._target(value)
         self._references[at] = target
-        return f"#{quote(self._place + target)}"
+        return f"#{quote(self._place + target, safe='/$')}"
+
+    def _target(self, reference: str) -> str:
+        """The pointer that a reference means: a URI's fragment, maybe percent-encoded, or an anchor."""
+        return self._anchors[reference] if reference in self._anchors else unquote(reference[1:])
 
     def _tell_apart(self, schema: Mapping[str, Any], rewritten: dict[str, Any], at: str) -> None:
         """oneOf as anyOf, which it equals where no two branches can hold together."""
@@ -190,8 +190,8 @@ class _Rewriter:
                 if not self._disjoint(left, branches[k], _DEPTH_TOLD_APART):
                     raise NotEnforceableError(
                         f"{at}/oneOf",
-                        f"branches {i} and {k} of oneOf may both hold, and one alone cannot be enforced; write "
-                        "anyOf, or tell them apart by type or by a required property with const",
+                        f"branches {i} and {k} of oneOf may both hold, and one alone cannot be enforced; "
+                        "write anyOf, or tell them apart by type or by a required property with const",
                     )
         one = {"anyOf": rewritten.pop("oneOf")}
         if "anyOf" in rewritten:
@@ -232,8 +232,7 @@ class _Rewriter:
 
     def _resolved(self, reference: str) -> Any:
         place: Any = self._root
-        target = self._anchors[reference] if reference in self._anchors else unquote(reference[1:])
-        for part in target.split("/")[1:]:
+        for part in self._target(reference).split("/")[1:]:
             name = part.replace("~1", "/").replace("~0", "~")
             place = place[int(name) if isinstance(place, Sequence) else name]
         return place
@@ -252,12 +251,11 @@ class _Rewriter:
             if others not in (True, {}):
                 raise NotEnforceableError(
                     f"{at}/additionalProperties",
-                    "a schema for names that match none of patternProperties cannot be enforced; set it to false",
+                    "a schema for names that match none of patternProperties cannot be enforced; write false",
                 )
-            if (rewritten.keys() & {"required"}) and (missing := set(rewritten["required"]) - listed.keys()):
-                rewritten["properties"] = {
-                    **listed, **{name: {} for name in rewritten["required"] if name in missing}
-                }  # fmt: skip
+            # These would have been other names.
+            unlisted = [name for name in rewritten.get("required", ()) if name not in listed]
+            rewritten["properties"] = {**listed, **{name: {} for name in unlisted}}
         else:
             rewritten["patternProperties"] = (
                 {"": {}} if others in (True, {}) else {_other_than(listed): others}

@@ -13,11 +13,7 @@ _END = 256
 
 
 class Walk:
-    """A constraint on its way through a text.
-
-    Attributes:
-        error: what is wrong with the constraint, or with following it; empty as long as nothing is.
-    """
+    """A constraint on its way through a text."""
 
     def __init__(self, grammar: str) -> None:
         """Compiles `grammar`, in llguidance's own form; takes as long as that takes."""
@@ -27,6 +23,7 @@ class Walk:
 
     @property
     def error(self) -> str:
+        """What is wrong with the constraint, or with following it; empty as long as nothing is."""
         return str(self._matcher.get_error())
 
     def takes(self, text: str) -> bool:
@@ -37,7 +34,7 @@ class Walk:
         )
 
     def sample(self, seed: int, most: int) -> tuple[bytes, bool]:
-        """Goes a random way from the beginning, of at most `most` bytes; returns it, and whether it came to an end.
+        """Goes a random way of at most `most` bytes from the beginning; returns it, and whether it ended.
 
         A way that leads nowhere, and one that runs into a limit, ends with an `error`.
         """
@@ -74,8 +71,8 @@ def _bytes() -> "LLTokenizer":
     class Bytes:
         eos_token_id = _END
         bos_token_id = None
-        tokens = [bytes([byte]) for byte in range(256)] + [b"<end>"]
-        special_token_ids = [_END]
+        tokens = (*(bytes([byte]) for byte in range(256)), b"<end>")
+        special_token_ids = (_END,)
 
         def __call__(self, text: Any) -> list[int]:
             return list(text if isinstance(text, bytes) else text.encode())

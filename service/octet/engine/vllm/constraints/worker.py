@@ -1,8 +1,8 @@
 """A process that compiles constraints, and that can be stopped when one takes too much.
 
-Reads constraints as lines of JSON text, and writes what is wrong with each, and its form for llguidance, as one
-line of JSON text. It ends
-when it has taken too much processor time for one, or asked for too much memory, and when its input ends.
+Reads constraints as lines of JSON text, and writes what is wrong with each, and its form for llguidance, as
+one line of JSON text. It ends when it has taken too much processor time for one, or asked for too much
+memory, and when its input ends.
 """
 
 import json
