@@ -1,6 +1,7 @@
 """Compiles every constraint once before anything else is done for its request, where that hurts nobody."""
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import select
@@ -72,15 +73,15 @@ class Checker:
         return (verdict[0], verdict[1] or grammar) if verdict is not None else None
 
     def _compile(self, grammar: str) -> Verdict:
+        if self._worker is not None and self._worker.poll() is not None:
+            # Whatever ended it, it was none of the constraints.
+            self._stop()
         worker = self._worker or self._start()
         assert worker.stdin is not None
         assert worker.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):
             worker.stdin.write(json.dumps(grammar) + "\n")
             worker.stdin.flush()
-        except BrokenPipeError:
-            self._stop()
-            return TOO_COSTLY, ""
         ready, _, _ = select.select([worker.stdout], [], [], COMPILE_WALL_SECONDS)
         answer = worker.stdout.readline() if ready else ""
         if not answer:
@@ -105,8 +106,9 @@ class Checker:
             worker.kill()
             worker.wait()
             for pipe in (worker.stdin, worker.stdout):
-                assert pipe is not None
-                pipe.close()
+                # What was not written is lost with it.
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()  # type: ignore[union-attr]
 
 
 def _key(grammar: str) -> bytes:

@@ -16,7 +16,7 @@ _COSTLY = re.compile(
 )
 _SLOW = re.compile(r"items; max is|Too many items")
 _NOTHING = re.compile(
-    r"NoExtension|unsatisfiable|does not contain|no text satisfies|Failed to generate regex"
+    r"NoExtension|Unsatisfiable|does not contain|no text satisfies|Failed to generate regex"
 )
 _REGEX_ERROR = re.compile(r"error: (.+)")
 

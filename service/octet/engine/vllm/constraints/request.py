@@ -157,7 +157,11 @@ async def _part_at_fault(grammar: str, problem: str, check: Check) -> tuple[str,
             tried += 1
             if tried > _MAX_TRIED_PARTS:
                 return at, problem
-            alone = {**options, "$ref": f"#/$defs/whole{quote(at + step)}", "$defs": {"whole": whole}}
+            alone = {
+                **options,
+                "$ref": f"#/$defs/whole{quote(at + step, safe='/$')}",
+                "$defs": {"whole": whole},
+            }
             wrong, _ = await check(json.dumps({"grammars": [{"json_schema": alone}]}))
             if wrong and not is_too_costly(wrong):
                 part, at, problem, found = inner, at + step, wrong, True
