@@ -219,7 +219,10 @@ def checked_constraint(grammar: str) -> Any:
     """vLLM's parameters for a constraint in llguidance's form that needs no further check."""
     from vllm.sampling_params import StructuredOutputsParams
 
-    return StructuredOutputsParams(grammar=MARK + grammar, _backend="guidance")
+    params = StructuredOutputsParams(grammar=MARK + grammar)
+    # Takes no effect as an argument.
+    params._backend = "guidance"
+    return params
 
 
 def check_constraints(check: Callable[[str], tuple[str, str]]) -> None:

@@ -51,9 +51,9 @@ def strings(count: int) -> dict[str, object]:
         # What takes too much.
         (grammars.of_regex("(.*)*" * 1600), "takes more time or memory"),
         (grammars.of_regex(".*" * 4000), "takes more time or memory"),
-        (grammars.of_ebnf("root ::= " + " ".join(f"[^{chr(97 + i % 26)}]*" for i in range(8000))), "takes"),
+        (grammars.of_ebnf("root ::= " + "[^a]* [^b]* " * 4000), "takes"),
         (schema({"type": "string", "allOf": [{"pattern": f"a.{{{i}}}b"} for i in range(1, 30)]}), "takes"),
-        (schema({"properties": {f"i{i}": {"type": "integer", "minimum": -1e18} for i in range(1300)}}), "takes"),
+        (schema({"properties": {f"i{i}": {"minimum": -1e18, "type": "integer"} for i in range(999)}}), "takes"),
         # And afterwards all is as it was.
         (schema({"type": "object", "title": "afterwards"}), ""),
     ],
