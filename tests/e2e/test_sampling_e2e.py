@@ -456,9 +456,8 @@ async def test_compact_json_unless_white_space_is_asked_for(chat: Any, models: A
         request.sampling.seed = seed
         without_texts = re.sub(r'"(\\.|[^"\\])*("|$)', '""', text(await first(chat, request)))
         assert not re.search(r"\s", without_texts)
-    [space] = (
-        await models.Tokenize(model_service_pb2.TokenizeRequest(text=" ", add_special_tokens=False))
-    ).token_ids
+    tokenize = model_service_pb2.TokenizeRequest(text=" ", add_special_tokens=False)
+    [space] = (await models.Tokenize(tokenize)).token_ids
     array = schema(type="array", items={"const": 1}, minItems=2, maxItems=2)
     for free in (False, True):
         request = formatted(json_schema=array)

@@ -250,6 +250,15 @@ def check_constraints(check: Callable[[str], tuple[str, str]]) -> None:
     SamplingParams._validate_structured_outputs = validate
 
 
+def check_constraint_of(params: Any) -> None:
+    """Puts the constraint of vLLM's sampling parameters to the check that `check_constraints` set.
+
+    Raises:
+        VLLMValidationError: when it cannot be served.
+    """
+    params._validate_structured_outputs(None, None, None)
+
+
 def follow_constraints() -> None:
     """Makes an engine core follow checked constraints within limits, and say why one ends its request.
 
