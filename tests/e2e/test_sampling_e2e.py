@@ -351,8 +351,8 @@ def schema(**fields: Any) -> Struct:
         ({"json_schema": schema(type="integer", format="int64", minimum=7, maximum=7)}, "7"),
         (
             {
-                "json_schema_text": '{"properties": {"z": {"const": 1}, "a": {"const": 2}}, "type": "object", '
-                '"required": ["a", "z"], "additionalProperties": false}'
+                "json_schema_text": '{"properties": {"z": {"const": 1}, "a": {"const": 2}}, '
+                '"type": "object", "required": ["a", "z"], "additionalProperties": false}'
             },
             r'\{"z":1,"a":2\}',
         ),

@@ -139,7 +139,7 @@ def test_the_manager_says_why_a_request_ends(backend: Backend, monkeypatch: pyte
     assert manager.accept_tokens(own, request, tokens(backend, "ab"))
     assert request.stop_reason is None
     assert not manager.accept_tokens(own, request, tokens(backend, "7"))
-    assert request.stop_reason.startswith(compat.FAILURE)
+    assert str(request.stop_reason).startswith(compat.FAILURE)
     assert structured_output.GuidanceBackend is Backend
 
 

@@ -16,7 +16,24 @@ from octet.engine.vllm.constraints.walk import Walk
 NAMES = ("a", "b", "x1", "q/~ %")
 TYPES = ("array", "boolean", "integer", "null", "number", "object", "string")
 PATTERNS = ("^[a-c]+$", "a", "^x", "b$", "^$", "^a|b$", r"^\d{2}", "^[^a]*$")
-PLAIN = (None, True, False, 0, 1, -2, 1.5, 3.0, "", "a", "ab", "é\n", [], [1, 1.0], {"a": 1}, {"b": []})
+PLAIN: tuple[Any, ...] = (
+    None,
+    True,
+    False,
+    0,
+    1,
+    -2,
+    1.5,
+    3.0,
+    "",
+    "a",
+    "ab",
+    "é\n",
+    [],
+    [1, 1.0],
+    {"a": 1},
+    {"b": []},
+)
 
 
 class Schemas:
