@@ -145,7 +145,7 @@ def _calls(request: GenerationRequest) -> Constraint:
 async def _part_at_fault(grammar: str, problem: str, check: Check) -> tuple[str, str]:
     """The pointer to the smallest part of a schema that cannot be compiled alone, and what is wrong."""
     (form,) = json.loads(grammar).get("grammars", [{}])
-    if "json_schema" not in form or is_too_costly(problem):
+    if form.get("json_schema") is None or is_too_costly(problem):
         return "", problem
     part: Any = form["json_schema"]
     options = {"x-guidance": part["x-guidance"]}
