@@ -1,8 +1,8 @@
 """What constraints cost with llguidance, as Octet limits it, and with xgrammar.
 
-`python -m bench.constraints` prints for each of a list of ordinary and of hostile constraints what becomes of it
-(held: the sampled answer satisfies it, as far as it came; broken: it does not; refused; ended: it ran into a
-limit while it was followed), the time that it takes to compile, the longest step, a mask and taking a token
+`python -m bench.constraints` prints for each of a list of ordinary and of hostile constraints what becomes of
+it (held: the sampled answer satisfies it, as far as it came; broken: it does not; refused; ended: it ran into
+a limit while it was followed), the time that it takes to compile, the longest step, a mask and taking a token
 together, and the memory. Each one runs in a process of its own with limited memory and time, for some take
 all of both.
 """

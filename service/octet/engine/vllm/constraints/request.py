@@ -170,8 +170,8 @@ async def _part_at_fault(grammar: str, problem: str, check: Check) -> tuple[str,
 
 
 def _parts(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The schemas right inside of a schema, with the pointers to them."""
-    for keyword, value in schema.items():
+    """The schemas right inside of a schema, with the pointers to them; first those that others refer to."""
+    for keyword, value in sorted(schema.items(), key=lambda item: item[0] not in ("$defs", "definitions")):
         inner: Mapping[str, Any] = {}
         if keyword in LISTS:
             inner = {str(i): item for i, item in enumerate(value)}
