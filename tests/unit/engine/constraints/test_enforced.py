@@ -156,7 +156,7 @@ def answers(schema: dict[str, Any], seeds: int, most: int = 160) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("part", range(8))
+@pytest.mark.parametrize("part", range(5))
 def test_what_is_written_satisfies_the_schema(part: int) -> None:
     looked_at = 0
     for seed in range(part * 100, part * 100 + 100):

@@ -161,7 +161,7 @@ def random_grammar(rng: random.Random) -> str:
     return f'root ::= {part(3)} | {part(2)}\nx ::= {part(2)} | "c"\ny ::= {part(2)} | "a"'
 
 
-@pytest.mark.parametrize("part", range(6))
+@pytest.mark.parametrize("part", range(4))
 def test_lexemes_leave_the_language_as_it_is(part: int) -> None:
     looked_at = 0
     for seed in range(part * 40, part * 40 + 40):
