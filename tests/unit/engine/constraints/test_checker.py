@@ -93,7 +93,7 @@ def test_a_process_that_was_killed_is_replaced() -> None:
 
 
 @pytest.mark.parametrize(
-    ("regex", "wrong"), [("\\", True), ("a\\\\\\", True), ("a\\\\", False), ("a", False)]
+    ("regex", "wrong"), [("a\0b", True), ("\\", True), ("a\\\\\\", True), ("a\\\\", False), ("a", False)]
 )
-def test_a_backslash_at_the_end(regex: str, wrong: bool) -> None:
+def test_what_would_be_read_as_another_expression(regex: str, wrong: bool) -> None:
     assert bool(regex_problem(regex)) is wrong

@@ -50,6 +50,8 @@ def explain(problem: str) -> str:
 
 def regex_problem(regex: str) -> str:
     """What is wrong with a regular expression that llguidance would read as another one; or nothing."""
+    if "\x00" in regex:
+        return "has a NUL character, which no answer holds; leave it out"
     backslashes = len(regex) - len(regex.rstrip("\\"))
     if backslashes % 2:
         return r"ends with a backslash; write \\ for a backslash itself"
