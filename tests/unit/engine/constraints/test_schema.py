@@ -122,6 +122,8 @@ def test_what_is_refused_with_its_place(schema: dict[str, Any], pointer: str, se
         ({"type": "integer", "minimum": 5, "maximum": 3}, "minimum (5) is greater than maximum (3)"),
         ({"type": "string", "minLength": 5, "maxLength": 3}, "minLength (5) is greater than maxLength (3)"),
         ({"type": "object", "required": ["a"], "additionalProperties": False}, "required property 'a'"),
+        ({"type": "integer", "minimum": -1e30}, "beyond 64 bits"),
+        ({"type": "integer", "exclusiveMinimum": 4, "exclusiveMaximum": 5}, "that none lies between"),
         ({"type": "string", "pattern": "^(?=a)"}, "look-around"),
         ({"type": "string", "pattern": r"\bfoo"}, r"\b nowhere"),
         ({"type": "integer", "multipleOf": 10**9 + 7}, "takes more time or memory"),

@@ -15,9 +15,7 @@ _COSTLY = re.compile(
     re.IGNORECASE,
 )
 _SLOW = re.compile(r"items; max is|Too many items")
-_NOTHING = re.compile(
-    r"NoExtension|Unsatisfiable|does not contain|no text satisfies|Failed to generate regex"
-)
+_NOTHING = re.compile(r"NoExtension|Unsatisfiable|does not contain|no text satisfies")
 _REGEX_ERROR = re.compile(r"error: (.+)")
 
 
@@ -38,6 +36,8 @@ def explain(problem: str) -> str:
     if _NOTHING.search(problem):
         detail = line.partition("Unsatisfiable schema: ")[2]
         return "nothing satisfies it" + (f": {detail}" if detail else "")
+    if "Failed to generate regex for integer range" in problem:
+        return "has bounds of an integer that none lies between, or beyond 64 bits; write others"
     if match := _REGEX_ERROR.search(problem):
         return f"has a regular expression that cannot be enforced: {match[1]}"
     if "lookarounds not supported" in problem:
