@@ -341,8 +341,25 @@ def schema(**fields: Any) -> Struct:
         ({"choice": pb.ChoiceFormat(values=["a.c", "[x]"])}, r"a\.c|\[x\]"),
         ({"json_schema": schema(enum=["x", 7, None])}, '"x"|7|null'),
         ({"json_schema": schema(type="boolean")}, "true|false"),
-        # Of these xgrammar knows nothing; guidance does.
         ({"json_schema": schema(type="integer", multipleOf=3, minimum=3, maximum=9)}, "3|6|9"),
+        ({"json_schema": schema(type="string", pattern="^[a-z]+$", maxLength=3)}, '"[a-z]{1,3}"'),
+        ({"json_schema": schema(type="string", format="date", pattern="^2025")}, '"2025-[0-9-]{5}"'),
+        (
+            {"json_schema": schema(allOf=[{"type": "string", "maxLength": 3}, {"pattern": "^[xy]{2,}$"}])},
+            '"[xy]{2,3}"',
+        ),
+        ({"json_schema": schema(type="integer", format="int64", minimum=7, maximum=7)}, "7"),
+        (
+            {
+                "json_schema_text": '{"properties": {"z": {"const": 1}, "a": {"const": 2}}, '
+                '"type": "object", "required": ["a", "z"], "additionalProperties": false}'
+            },
+            r'\{"z":1,"a":2\}',
+        ),
+        ({"regex": r"(?i)yes"}, "(?i)yes"),
+        ({"regex": r"\p{L}{2}"}, r"\w{2}"),
+        ({"regex": "^[ab]{2}$"}, "[ab]{2}"),
+        ({"grammar": 'root ::= "(" root ")" | "x"'}, r"\(*x\)*"),
     ],
 )
 async def test_an_answer_has_the_form_that_was_asked_for(
@@ -363,12 +380,24 @@ async def test_an_answer_has_the_form_that_was_asked_for(
     [
         ({"regex": "(unclosed"}, "regex", ""),
         ({"regex": "a\x00b"}, "regex", "NUL"),
-        ({"grammar": "root ::= missing"}, "grammar", ""),
-        ({"grammar": "no grammar"}, "grammar", ""),
-        ({"json_schema": schema(type="string", format="weird")}, "json_schema", "weird"),
-        ({"json_schema": schema(**{"type": "integer", "not": {"const": 5}})}, "json_schema", "not cannot be"),
-        ({"json_schema": schema(minimum=3)}, "json_schema", "minimum is enforced only"),
+        ({"regex": "\\"}, "regex", "ends with a backslash"),
+        ({"regex": "(.*)*" * 1600}, "regex", "takes more time or memory"),
+        ({"grammar": "root ::= missing"}, "grammar", "line 1, column 10"),
+        ({"grammar": "no grammar"}, "grammar", "line 1, column 1"),
+        ({"grammar": "root ::= root"}, "grammar", "never comes to an end"),
+        ({"grammar": 'root ::= e "#"\ne ::= e e e | e e | [a-z ]'}, "grammar", "takes too much time"),
+        (
+            {"json_schema": schema(properties={"a": {"not": {"const": 5}}})},
+            "json_schema",
+            "(at /properties/a/not)",
+        ),
+        (
+            {"json_schema": schema(properties={"a": {"type": "string", "pattern": "(?=b)"}})},
+            "json_schema",
+            "(at /properties/a)",
+        ),
         ({"json_schema": schema(type="array", contains={"const": 1})}, "json_schema", "contains"),
+        ({"json_schema_text": '{"if": {}, "then": {}}'}, "json_schema_text", "(at /if)"),
     ],
 )
 async def test_a_form_that_cannot_be_kept_is_refused(
@@ -380,3 +409,90 @@ async def test_a_form_that_cannot_be_kept_is_refused(
     assert f"output_format.{field}: " in str(raised.value.details())
     assert sentence in str(raised.value.details())
     assert await engine.num_unfinished() == 0
+
+
+@pytest.mark.parametrize("mode", [tool_pb2.ToolChoice.MODE_REQUIRED, tool_pb2.ToolChoice.MODE_NAMED])
+@pytest.mark.parametrize(
+    ("parameters", "pointer"),
+    [
+        ({"properties": {"a": {"not": {"const": 1}}}}, "(at /properties/a/not)"),
+        ({"if": {}, "then": {"required": ["a"]}}, "(at /if)"),
+        ({"dependentRequired": {"a": ["b"]}}, "(at /dependentRequired)"),
+        ({"properties": {"a": {"type": "string", "pattern": "(?=b)"}}}, "(at /properties/a)"),
+    ],
+)
+async def test_parameters_that_cannot_be_kept_are_refused(
+    engine: VllmEngine, chat: Any, mode: tool_pb2.ToolChoice.Mode, parameters: dict[str, Any], pointer: str
+) -> None:
+    request = ask("What is the weather in Oslo?")
+    request.tools.extend([weather_tool(), tool_pb2.Tool(name="f")])
+    request.tools[1].parameters.CopyFrom(schema(type="object", **parameters))
+    request.tool_choice.mode = mode
+    request.tool_choice.name = "f" * (mode == tool_pb2.ToolChoice.MODE_NAMED)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await chat.Chat(request)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert str(raised.value.details()).startswith("tools[1].parameters: ")
+    assert pointer in str(raised.value.details())
+    assert await engine.num_unfinished() == 0
+
+
+async def test_arguments_are_written_in_the_order_of_their_schema(chat: Any) -> None:
+    request = ask("What is the weather in Oslo?", max_tokens=80)
+    text_of_schema = (
+        '{"type": "object", "properties": {"why": {"enum": ["z"]}, "city": {"type": "boolean"}}, '
+        '"required": ["city", "why"]}'
+    )
+    request.tools.append(tool_pb2.Tool(name="f", parameters_json=text_of_schema))
+    request.tool_choice.mode = tool_pb2.ToolChoice.MODE_NAMED
+    request.tool_choice.name = "f"
+    (part,) = (await first(chat, request)).message.parts
+    assert re.match(r'\{"why": "z", "city": (true|false)[,}]', part.tool_call.arguments_json)
+
+
+async def test_compact_json_unless_white_space_is_asked_for(chat: Any, models: Any) -> None:
+    for seed in range(4):
+        request = formatted(json_object=pb.JsonObjectFormat())
+        request.sampling.seed = seed
+        without_texts = re.sub(r'"(\\.|[^"\\])*("|$)', '""', text(await first(chat, request)))
+        assert not re.search(r"\s", without_texts)
+    tokenize = model_service_pb2.TokenizeRequest(text=" ", add_special_tokens=False)
+    [space] = (await models.Tokenize(tokenize)).token_ids
+    array = schema(type="array", items={"const": 1}, minItems=2, maxItems=2)
+    for free in (False, True):
+        request = formatted(json_schema=array)
+        request.output_format.free_white_space = free
+        request.sampling.logit_bias[space] = 50
+        assert (" " in text(await first(chat, request))) is free
+
+
+@pytest.mark.parametrize(
+    ("items", "reason"),
+    [
+        ([1, 1], pb.FINISH_REASON_SCHEMA_VIOLATED),
+        ([1, 2], pb.FINISH_REASON_STOP),
+    ],
+)
+async def test_unique_items_are_looked_at_when_the_answer_is_whole(
+    chat: Any, items: list[int], reason: pb.FinishReason
+) -> None:
+    whole = schema(type="array", prefixItems=[{"const": item} for item in items], minItems=2, maxItems=2)
+    whole.update({"uniqueItems": True})
+    answer = await first(chat, formatted(json_schema=whole))
+    assert text(answer) == str(items).replace(" ", "")
+    assert answer.finish_reason == reason
+
+
+async def test_no_constraint_changes_what_later_ones_get(chat: Any) -> None:
+    """What one library refuses and another takes, before and after each other."""
+    called = REQUESTS["called"]
+    forms = [
+        formatted(json_schema=schema(type="integer", multipleOf=5, minimum=5, maximum=5)),
+        called,
+        formatted(regex="(?i)yes"),
+        formatted(regex=r"\p{L}{2}"),
+        formatted(json_schema=schema(type="integer", multipleOf=5, minimum=5, maximum=5)),
+    ]
+    for request in (*forms, *reversed(forms)):
+        answer = await first(chat, request)
+        assert answer.finish_reason in (pb.FINISH_REASON_STOP, pb.FINISH_REASON_TOOL_CALLS)

@@ -76,7 +76,10 @@ class Answer:
 
     @property
     def finish_reason(self) -> str:
-        """Why it ended: "STOP", "LENGTH", "TOOL_CALLS", "CANCELLED", or "UNSPECIFIED" when it has not."""
+        """Why it ended: "STOP", "LENGTH", "TOOL_CALLS", "CANCELLED" or "SCHEMA_VIOLATED".
+
+        "UNSPECIFIED" when it has not.
+        """
         reason = self.response.candidates[0].finish_reason if self.response.candidates else 0
         name: str = chat_service_pb2.FinishReason.Name(reason)
         return name.removeprefix("FINISH_REASON_")

@@ -1,12 +1,13 @@
 """Requests out of what a Python program has at hand."""
 
+import json
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
 
 from octet.client.answer import Answer
 from octet.client.images import ImageSource, to_image
-from octet.translate.values import dict_to_struct
+from octet.translate.values import check_representable, dict_to_struct
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
 ToolSource: TypeAlias = tool_pb2.Tool | Mapping[str, Any]
@@ -165,8 +166,24 @@ def tool(source: ToolSource) -> tool_pb2.Tool:
     if parameters is not None:
         if not isinstance(parameters, Mapping):
             raise TypeError(f"the parameters of a tool are a mapping, not {parameters!r}")
-        result.parameters.CopyFrom(dict_to_struct(parameters))
+        result.parameters_json = _json(parameters)
     return result
+
+
+def json_schema(
+    schema: Mapping[str, Any], *, free_white_space: bool = False
+) -> chat_service_pb2.OutputFormat:
+    """The form of JSON that satisfies a JSON Schema; the model writes properties in the schema's order.
+
+    Args:
+        schema: the schema, such as what a pydantic model's `model_json_schema()` gives.
+        free_white_space: whether the model may put white space between the parts.
+
+    Raises:
+        ValueError: when the schema holds numbers or texts that JSON cannot hold.
+        TypeError: when it holds something that is no JSON value.
+    """
+    return chat_service_pb2.OutputFormat(json_schema_text=_json(schema), free_white_space=free_white_space)
 
 
 def turns_of(conversation: Conversation, options: ChatOptions) -> list[Turn]:
@@ -185,6 +202,11 @@ def turns_of(conversation: Conversation, options: ChatOptions) -> list[Turn]:
     if isinstance(conversation, content_pb2.Message | Answer):
         return [*turns, conversation]
     return [*turns, *conversation]
+
+
+def _json(schema: Mapping[str, Any]) -> str:
+    check_representable(schema)
+    return json.dumps(schema, ensure_ascii=False)
 
 
 def _messages(conversation: Conversation, options: ChatOptions) -> list[content_pb2.Message]:

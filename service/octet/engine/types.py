@@ -71,11 +71,17 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function on offer; `parameters` is a JSON Schema of type object."""
+    """A function on offer.
+
+    Attributes:
+        parameters: a JSON Schema of type object; its order is the one that the model sees.
+        as_text: whether the request gave it as JSON text.
+    """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
+    as_text: bool = False
 
 
 class ToolChoiceMode(Enum):
@@ -138,12 +144,17 @@ class OutputKind(Enum):
 class OutputFormat:
     """A constraint on the answer.
 
-    `spec` is the JSON Schema (mapping), the regular expression or grammar (str), or the choices (tuple of
-    str); None for JSON_OBJECT.
+    Attributes:
+        spec: the JSON Schema (mapping), the regular expression or grammar (str), or the choices (tuple of
+            str); None for JSON_OBJECT.
+        as_text: whether the request gave the schema as JSON text.
+        white_space: whether JSON may have white space between its parts.
     """
 
     kind: OutputKind
     spec: Mapping[str, Any] | str | tuple[str, ...] | None = None
+    as_text: bool = False
+    white_space: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +203,7 @@ class FinishReason(Enum):
     LENGTH = "length"
     TOOL_CALLS = "tool_calls"
     CANCELLED = "cancelled"
+    SCHEMA_VIOLATED = "schema_violated"
 
 
 @dataclass(frozen=True, slots=True)

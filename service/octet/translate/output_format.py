@@ -10,6 +10,9 @@ MAX_GRAMMAR_LENGTH = 65536
 MAX_CHOICES = 1000
 MAX_CHOICE_LENGTH = 1000
 
+# The formats whose answers are JSON.
+_JSON = frozenset({"json_object", "json_schema", "json_schema_text"})
+
 
 def to_output_format(
     output_format: chat_service_pb2.OutputFormat, choice: ToolChoice, schemas: SchemaReader
@@ -31,14 +34,22 @@ def to_output_format(
 
 
 def _convert(output_format: chat_service_pb2.OutputFormat, schemas: SchemaReader) -> OutputFormat | None:
-    match output_format.WhichOneof("format"):
+    kind, white_space = output_format.WhichOneof("format"), output_format.free_white_space
+    if white_space and kind not in _JSON:
+        raise InvalidRequestError(
+            "output_format.free_white_space", "is for JSON; leave it out with any other format"
+        )
+    match kind:
         case "text":
             return None
         case "json_object":
-            return OutputFormat(OutputKind.JSON_OBJECT)
+            return OutputFormat(OutputKind.JSON_OBJECT, white_space=white_space)
         case "json_schema":
             schema = schemas.read(output_format.json_schema, "output_format.json_schema")
-            return OutputFormat(OutputKind.JSON_SCHEMA, schema)
+            return OutputFormat(OutputKind.JSON_SCHEMA, schema, white_space=white_space)
+        case "json_schema_text":
+            schema = schemas.read_text(output_format.json_schema_text, "output_format.json_schema_text")
+            return OutputFormat(OutputKind.JSON_SCHEMA, schema, as_text=True, white_space=white_space)
         case "regex":
             regex = _bounded(output_format.regex, MAX_REGEX_LENGTH, "output_format.regex")
             return OutputFormat(OutputKind.REGEX, regex)

@@ -28,6 +28,7 @@ _FINISH_REASONS = {
     FinishReason.LENGTH: chat_service_pb2.FINISH_REASON_LENGTH,
     FinishReason.TOOL_CALLS: chat_service_pb2.FINISH_REASON_TOOL_CALLS,
     FinishReason.CANCELLED: chat_service_pb2.FINISH_REASON_CANCELLED,
+    FinishReason.SCHEMA_VIOLATED: chat_service_pb2.FINISH_REASON_SCHEMA_VIOLATED,
 }
 
 

@@ -1,5 +1,6 @@
 """JSON Schemas of requests: whether they are ones, in bounded time."""
 
+import json
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any
@@ -12,7 +13,7 @@ from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
 from octet.errors import InvalidRequestError
-from octet.translate.values import struct_to_dict
+from octet.translate.values import parse_json_object, struct_to_dict
 
 MAX_SCHEMA_BYTES = 128 * 1024
 # Checking a subschema takes a quarter of a millisecond.
@@ -52,20 +53,35 @@ class SchemaReader:
             schema = struct_to_dict(struct)
         except ValueError as error:
             raise InvalidRequestError(field, f"is not JSON: {error}") from error
+        self._check(schema, field)
+        return schema
+
+    def read_text(self, text: str, field: str) -> dict[str, Any]:
+        """Gives a JSON Schema that comes as JSON text, in its own order; `read` tells the rest."""
+        size = len(text.encode())
+        if size > MAX_SCHEMA_BYTES:
+            raise InvalidRequestError(field, f"has {size} bytes, more than the limit of {MAX_SCHEMA_BYTES}")
+        try:
+            schema = parse_json_object(text, strict=True)
+        except ValueError as error:
+            raise InvalidRequestError(field, str(error)) from error
+        self._check(schema, field)
+        return schema
+
+    def _check(self, schema: dict[str, Any], field: str) -> None:
         self._subschemas += sum(1 for _ in _subschemas(schema))
         if self._subschemas > MAX_SUBSCHEMAS:
             raise InvalidRequestError(
                 field, f"takes the schemas of the request to more than {MAX_SUBSCHEMAS} subschemas"
             )
-        if problem := _problem(struct.SerializeToString(deterministic=True)):
+        if problem := _problem(json.dumps(schema)):
             raise InvalidRequestError(field, f"is not a JSON Schema of draft 2020-12: {problem}")
-        return schema
 
 
 @lru_cache(maxsize=256)
-def _problem(serialized: bytes) -> str:
+def _problem(text: str) -> str:
     """What is wrong with a schema, or nothing. Clients send the same tools with every request."""
-    schema = struct_to_dict(Struct.FromString(serialized))
+    schema = json.loads(text)
     # What the validator would take quadratic time to find comes first.
     if problem := _type_problem(schema):
         return problem

@@ -42,8 +42,8 @@ def to_tools(tools: Sequence[tool_pb2.Tool], schemas: SchemaReader) -> tuple[Too
         if tool.name in names:
             raise InvalidRequestError(f"{field}.name", f"{tool.name!r} is the name of an earlier tool, too")
         names.add(tool.name)
-        parameters = _to_parameters(tool, schemas, f"{field}.parameters")
-        converted.append(Tool(tool.name, tool.description, parameters))
+        parameters = _to_parameters(tool, schemas, field)
+        converted.append(Tool(tool.name, tool.description, parameters, as_text=bool(tool.parameters_json)))
     return tuple(converted)
 
 
@@ -83,9 +83,18 @@ def check_tool_name(name: str, field: str) -> None:
 
 
 def _to_parameters(tool: tool_pb2.Tool, schemas: SchemaReader, field: str) -> dict[str, Any]:
-    if not tool.HasField("parameters"):
+    if tool.parameters_json:
+        if tool.HasField("parameters"):
+            raise InvalidRequestError(
+                f"{field}.parameters_json", "is set together with parameters; set one of the two"
+            )
+        field = f"{field}.parameters_json"
+        schema = schemas.read_text(tool.parameters_json, field)
+    elif tool.HasField("parameters"):
+        field = f"{field}.parameters"
+        schema = schemas.read(tool.parameters, field)
+    else:
         return dict(_NO_ARGUMENTS)
-    schema = schemas.read(tool.parameters, field)
     if schema.get("type") != "object":
         raise InvalidRequestError(
             field, 'needs "type": "object"; leave the field out for a tool without arguments'

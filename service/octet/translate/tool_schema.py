@@ -6,48 +6,42 @@ from typing import Any
 from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
 
 
-def calls_schema(tools: Sequence[Tool], choice: ToolChoice) -> dict[str, Any]:
-    """The JSON Schema of an answer that consists of calls: any, or exactly one where that is demanded."""
+def offered(tools: Sequence[Tool], choice: ToolChoice) -> list[int]:
+    """Which of a request's tools its choice leaves, by their places in it."""
     named = choice.mode is ToolChoiceMode.NAMED
-    offered = [tool for tool in tools if not named or tool.name == choice.name]
-    definitions = {f"tool{i}": _parameters(tool, f"#/$defs/tool{i}") for i, tool in enumerate(offered)}
+    return [i for i, tool in enumerate(tools) if not named or tool.name == choice.name]
+
+
+def place(i: int) -> str:
+    """JSON pointer of the parameters' schema of the request's tool `i` in what `calls_schema` gives."""
+    return f"/$defs/tool{i}"
+
+
+def calls_schema(
+    tools: Sequence[Tool], choice: ToolChoice, parameters: Mapping[int, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The JSON Schema of an answer that consists of calls: any, or exactly one where that is demanded.
+
+    Args:
+        tools: the request's tools.
+        choice: the choice among them.
+        parameters: the schemas of the offered ones, with references that lead into `place`.
+    """
     calls = [
         {
             "type": "object",
-            "properties": {
-                "name": {"const": tool.name},
-                "parameters": {"$ref": f"#/$defs/{definition}"},
-            },
+            "properties": {"name": {"const": tools[i].name}, "parameters": {"$ref": f"#{place(i)}"}},
             "required": ["name", "parameters"],
             "additionalProperties": False,
         }
-        for tool, definition in zip(offered, definitions, strict=True)
+        for i in parameters
     ]
     schema: dict[str, Any] = {
         "type": "array",
         "minItems": 1,
         "items": {"anyOf": calls},
-        "$defs": definitions,
+        "$defs": {f"tool{i}": {"type": "object", **schema} for i, schema in parameters.items()},
     }
-    if named or not choice.parallel_calls:
+    if choice.mode is ToolChoiceMode.NAMED or not choice.parallel_calls:
         schema["maxItems"] = 1
     return schema
-
-
-def _parameters(tool: Tool, place: str) -> dict[str, Any]:
-    """A tool's schema as it stands at `place` in another one: references into itself start there."""
-    schema: dict[str, Any] = {"type": "object", **_moved(tool.parameters, place)}
-    return schema
-
-
-def _moved(value: Any, place: str) -> Any:
-    if isinstance(value, Mapping):
-        return {
-            key: place + item[1:]
-            if key == "$ref" and isinstance(item, str) and item.startswith("#")
-            else _moved(item, place)
-            for key, item in value.items()
-        }
-    if isinstance(value, list | tuple):
-        return [_moved(item, place) for item in value]
-    return value

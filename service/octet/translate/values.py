@@ -35,26 +35,45 @@ def dict_to_struct(mapping: Mapping[str, Any]) -> Struct:
             `MAX_DEPTH` levels.
         TypeError: when it holds something that is no JSON value.
     """
-    _check_representable(mapping, 1)
+    check_representable(mapping)
     struct = Struct()
     struct.update(mapping)
     return struct
 
 
-def parse_json_object(text: str) -> dict[str, Any]:
-    """Parses the text of a JSON object, strictly: no NaN, no Infinity.
+def check_representable(mapping: Mapping[str, Any]) -> None:
+    """Raises ValueError or TypeError for what `dict_to_struct` would raise it for."""
+    _check_representable(mapping, 1)
+
+
+def parse_json_object(text: str, *, strict: bool = False) -> dict[str, Any]:
+    """Parses the text of a JSON object without NaN and Infinity.
+
+    Args:
+        text: the text.
+        strict: whether what a Struct could not hold is refused as well: names that stand twice in an object,
+            numbers beyond a double's range, texts that are not Unicode, and more than `MAX_DEPTH` levels.
 
     Raises:
         ValueError: with a phrase that continues "the text ...".
     """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(
+            text,
+            parse_constant=_refuse_constant,
+            parse_float=_finite if strict else None,
+            parse_int=_whole if strict else None,
+            object_pairs_hook=_distinct if strict else None,
+        )
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ValueError as error:
         raise ValueError(f"is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError("is not a JSON object")  # noqa: TRY004  (a wrong text, no wrong type)
+    if strict:
+        _check_levels(value)
+        _check_unicode(value)
     return value
 
 
@@ -121,6 +140,43 @@ def _check_representable(value: object, depth: int) -> None:
 def _check_depth(depth: int) -> None:
     if depth > MAX_DEPTH:
         raise ValueError(f"objects and lists are nested more than {MAX_DEPTH} deep")
+
+
+def _check_levels(value: object) -> None:
+    level: list[Any] = [value]
+    depth = 1
+    while level:
+        _check_depth(depth)
+        values = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+        level, depth = [inner for inner in values if isinstance(inner, dict | list)], depth + 1
+
+
+def _check_unicode(value: object) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("has a text that is not Unicode: half of a surrogate pair") from None
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise ValueError(f"the name {twice[:64]!r} stands twice in one object")
+    return names
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"the number {text[:64]} is out of a double's range")
+    return number
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
 
 
 def _refuse_constant(name: str) -> NoReturn:

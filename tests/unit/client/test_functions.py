@@ -61,9 +61,10 @@ def answer(*, asks: bool) -> Answer:
 
 def test_declaration_comes_from_hints_and_docstring() -> None:
     [declared] = Toolbox([get_weather]).tools
-    parameters = struct_to_dict(declared.parameters)
+    parameters = json.loads(declared.parameters_json)
     assert (declared.name, declared.description) == ("get_weather", "Get the weather in a city.")
     assert parameters["required"] == ["city"]
+    assert list(parameters["properties"]) == ["city", "unit", "days"]
     assert parameters["properties"]["city"]["description"] == "A city's name."
     assert parameters["properties"]["unit"]["enum"] == ["c", "f"]
     assert parameters["properties"]["days"]["type"] == "integer"

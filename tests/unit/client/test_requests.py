@@ -1,12 +1,13 @@
 """Requests out of Python values."""
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from octet.client import Answer, assistant, tool, tool_result, user
-from octet.client.requests import ChatOptions, SamplingOptions, chat_request
+from octet.client.requests import ChatOptions, SamplingOptions, chat_request, json_schema
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
 
@@ -78,7 +79,17 @@ def test_tool_choice(choice: str, mode: tool_pb2.ToolChoice.Mode, name: str) -> 
 def test_tools_in_both_common_shapes() -> None:
     plain = {"name": "f", "description": "d", "parameters": {"type": "object"}}
     assert tool(plain) == tool({"type": "function", "function": plain})
-    assert not tool({"name": "g"}).HasField("parameters")
+    assert not tool({"name": "g"}).parameters_json
+
+
+def test_schemas_keep_their_order() -> None:
+    schema = {"type": "object", "properties": {"reasoning": {}, "answer": {}}, "required": ["reasoning"]}
+    assert json.loads(tool({"name": "f", "parameters": schema}).parameters_json) == schema
+    form = json_schema(schema, free_white_space=True)
+    assert list(json.loads(form.json_schema_text)["properties"]) == ["reasoning", "answer"]
+    assert form.free_white_space
+    with pytest.raises(TypeError, match="set is not a JSON value"):
+        json_schema({"enum": {1}})
 
 
 @pytest.mark.parametrize("source", [{"name": 7}, {"name": "f", "parameters": 7}, {"function": "f"}])

@@ -1,8 +1,11 @@
 """Flags beside vLLM's own."""
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
-from octet.engine.vllm.args import _adapters
+from octet.engine.vllm.args import _adapters, _choose_backend
 from octet.errors import StartupError
 
 
@@ -25,4 +28,32 @@ def test_adapters_by_name() -> None:
 def test_wrong_adapters(modules: list[str], enabled: bool | None, problem: str) -> None:
     with pytest.raises(StartupError, match=r"^--lora-modules: ") as raised:
         _adapters(modules, enabled=enabled)
+    assert problem in str(raised.value)
+
+
+def engine_with(**config: Any) -> Any:
+    defaults = {"backend": "auto", "disable_any_whitespace": False, "disable_additional_properties": False}
+    return SimpleNamespace(structured_outputs_config=SimpleNamespace(**(defaults | config)))
+
+
+@pytest.mark.parametrize("named", ["auto", "guidance"])
+def test_one_library_follows_all_constraints(named: str) -> None:
+    engine = engine_with(backend=named)
+    _choose_backend(engine)
+    assert engine.structured_outputs_config.backend == "guidance"
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"backend": "xgrammar"}, "Octet serves with backend guidance only"),
+        ({"backend": "outlines"}, "outlines does not hold answers"),
+        ({"backend": "lm-format-enforcer"}, "leave it out"),
+        ({"backend": "guidance", "disable_any_whitespace": True}, "JSON is compact"),
+        ({"backend": "guidance", "disable_additional_properties": True}, "as each schema says"),
+    ],
+)
+def test_flags_that_ask_for_other_constraints(config: dict[str, Any], problem: str) -> None:
+    with pytest.raises(StartupError, match=r"^--structured-outputs-config: ") as raised:
+        _choose_backend(engine_with(**config))
     assert problem in str(raised.value)

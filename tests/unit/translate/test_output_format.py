@@ -37,6 +37,14 @@ def convert(
         (pb.OutputFormat(regex=r"\p{L}+("), OutputFormat(OutputKind.REGEX, r"\p{L}+(")),
         (pb.OutputFormat(grammar='root ::= "a"'), OutputFormat(OutputKind.GRAMMAR, 'root ::= "a"')),
         (choices("yes", "no"), OutputFormat(OutputKind.CHOICE, ("yes", "no"))),
+        (
+            pb.OutputFormat(json_schema_text='{"minLength": 3}', free_white_space=True),
+            OutputFormat(OutputKind.JSON_SCHEMA, {"minLength": 3}, as_text=True, white_space=True),
+        ),
+        (
+            pb.OutputFormat(json_object=pb.JsonObjectFormat(), free_white_space=True),
+            OutputFormat(OutputKind.JSON_OBJECT, white_space=True),
+        ),
     ],
 )
 def test_formats_are_converted(output_format: pb.OutputFormat, expected: OutputFormat | None) -> None:
@@ -48,6 +56,11 @@ def test_formats_are_converted(output_format: pb.OutputFormat, expected: OutputF
     [
         (pb.OutputFormat(), "output_format", "sets no format"),
         (schema(type="strng"), "output_format.json_schema", "is not a JSON Schema"),
+        (pb.OutputFormat(json_schema_text=""), "output_format.json_schema_text", "is not valid JSON"),
+        (pb.OutputFormat(json_schema_text="[]"), "output_format.json_schema_text", "is not a JSON object"),
+        (pb.OutputFormat(json_schema_text='{"type": 1}'), "output_format.json_schema_text", "(at $.type)"),
+        (pb.OutputFormat(regex="a", free_white_space=True), "output_format.free_white_space", "is for JSON"),
+        (pb.OutputFormat(free_white_space=True), "output_format.free_white_space", "is for JSON"),
         (pb.OutputFormat(regex=""), "output_format.regex", "has 0 characters, not 1 to 8192"),
         (pb.OutputFormat(regex="x" * 8193), "output_format.regex", "has 8193 characters"),
         (pb.OutputFormat(grammar=""), "output_format.grammar", "has 0 characters, not 1 to 65536"),
@@ -63,6 +76,13 @@ def test_wrong_formats(output_format: pb.OutputFormat, field: str, problem: str)
         convert(output_format)
     assert caught.value.field == field
     assert problem in caught.value.message
+
+
+def test_a_schema_as_text_keeps_its_order() -> None:
+    form = convert(pb.OutputFormat(json_schema_text='{"properties": {"z": {}, "a": {}, "m": {}}}'))
+    assert form is not None
+    assert isinstance(form.spec, dict)
+    assert list(form.spec["properties"]) == ["z", "a", "m"]
 
 
 @pytest.mark.parametrize("mode", [ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED])

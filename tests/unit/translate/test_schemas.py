@@ -93,6 +93,39 @@ def test_what_is_no_json_is_refused() -> None:
         SchemaReader().read(struct, FIELD)
 
 
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "is not valid JSON"),
+        ("null", "is not a JSON object"),
+        ('{"enum": [NaN]}', "NaN is not a JSON number"),
+        ('{"enum": [1e999]}', "out of a double's range"),
+        ('{"enum": [1' + "0" * 400 + "]}", "out of a double's range"),
+        ('{"title": "\\ud800"}', "is not Unicode"),
+        ('{"title": "a", "title": "b"}', "'title' stands twice"),
+        ('{"properties": {"a": {}, "a": {}}}', "'a' stands twice"),
+        ('{"not": ' * 24 + "{}" + "}" * 24, "nested more than 24 deep"),
+        ("{" + '"not": {' * 60_000, "has 480001 bytes"),
+        ('{"enum": ' + "[" * 60_000, "is nested too deeply"),
+        ('{"title": "' + "x" * MAX_SCHEMA_BYTES + '"}', "more than the limit of 131072"),
+        ('{"type": "strng"}', "is not a JSON Schema of draft 2020-12"),
+    ],
+)
+def test_texts_that_are_no_schema(text: str, problem: str) -> None:
+    with pytest.raises(InvalidRequestError) as caught:
+        SchemaReader().read_text(text, FIELD)
+    assert caught.value.field == FIELD
+    assert problem in caught.value.message
+
+
+def test_a_schema_as_text_keeps_its_order_and_its_numbers() -> None:
+    schema = SchemaReader().read_text(
+        '{"properties": {"b": {"const": 12345678901234567890}, "a": {}}}', FIELD
+    )
+    assert list(schema["properties"]) == ["b", "a"]
+    assert schema["properties"]["b"]["const"] == 1234567890123456789
+
+
 def test_errors_quote_little() -> None:
     assert len(refusal({"type": "x" * 10_000})) < 400
     assert len(refusal({"$ref": "x" * 10_000})) < 400

@@ -24,6 +24,30 @@ def test_tools_are_converted() -> None:
     assert convert(tool) == (Tool("get_weather", "The weather.", schema),)
 
 
+def test_parameters_as_text_keep_their_order() -> None:
+    text = '{"type": "object", "properties": {"z": {}, "a": {}}}'
+    (tool,) = convert(tool_pb2.Tool(name="f", parameters_json=text))
+    assert tool.as_text
+    assert list(tool.parameters["properties"]) == ["z", "a"]
+
+
+@pytest.mark.parametrize(
+    ("tool", "problem"),
+    [
+        (tool_pb2.Tool(parameters_json='{"type": "object"}', parameters=_OBJECT), "is set together with"),
+        (tool_pb2.Tool(parameters_json='{"type": "string"}'), 'needs "type": "object"'),
+        (tool_pb2.Tool(parameters_json="{"), "is not valid JSON"),
+        (tool_pb2.Tool(parameters_json='{"type": "object", "minProperties": -1}'), "less than the minimum"),
+    ],
+)
+def test_parameters_as_text_that_are_wrong(tool: tool_pb2.Tool, problem: str) -> None:
+    tool.name = "f"
+    with pytest.raises(InvalidRequestError) as caught:
+        convert(tool)
+    assert caught.value.field == "tools[0].parameters_json"
+    assert problem in caught.value.message
+
+
 def test_a_tool_without_parameters_takes_no_arguments() -> None:
     (tool,) = convert(tool_pb2.Tool(name="now"))
     assert tool.parameters == {"type": "object", "properties": {}, "additionalProperties": False}

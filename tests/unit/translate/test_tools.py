@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
-from octet.translate.tool_schema import calls_schema
+from octet.engine.vllm.constraints.schema import to_enforceable
+from octet.translate.tool_schema import calls_schema, offered, place
 from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
 
 NAMES = ("get_weather", "get", "f", "g", "db.query", "send-mail")
@@ -306,6 +307,12 @@ def test_python_calls_mean_what_python_means(calls: list[tuple[str, Any]], data:
     ]
 
 
+def schema_of_calls(choice: ToolChoice) -> dict[str, Any]:
+    """As the engine makes it: each tool's schema with references that lead to where it stands."""
+    parameters = {i: to_enforceable(TOOLS[i].parameters, place(i)).schema for i in offered(TOOLS, choice)}
+    return calls_schema(TOOLS, choice, parameters)
+
+
 TOOLS = (
     Tool("f", "", {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}),
     Tool("g", "", {"properties": {"n": {"$ref": "#/$defs/node"}}, "$defs": {"node": {"type": "string"}}}),
@@ -329,13 +336,13 @@ TOOLS = (
     ],
 )
 def test_schema_of_required_calls(answer: Any, valid: bool) -> None:
-    schema = calls_schema(TOOLS, ToolChoice(ToolChoiceMode.REQUIRED))
+    schema = schema_of_calls(ToolChoice(ToolChoiceMode.REQUIRED))
     jsonschema.Draft202012Validator.check_schema(schema)
     assert jsonschema.Draft202012Validator(schema).is_valid(answer) is valid
 
 
 def test_schema_of_a_single_call() -> None:
-    schema = calls_schema(TOOLS, ToolChoice(ToolChoiceMode.REQUIRED, parallel_calls=False))
+    schema = schema_of_calls(ToolChoice(ToolChoiceMode.REQUIRED, parallel_calls=False))
     validator = jsonschema.Draft202012Validator(schema)
     call = {"name": "h", "parameters": {}}
     assert validator.is_valid([call])
@@ -344,7 +351,7 @@ def test_schema_of_a_single_call() -> None:
 
 
 def test_schema_of_a_named_call_takes_that_tool_once() -> None:
-    validator = jsonschema.Draft202012Validator(calls_schema(TOOLS, ToolChoice(ToolChoiceMode.NAMED, "f")))
+    validator = jsonschema.Draft202012Validator(schema_of_calls(ToolChoice(ToolChoiceMode.NAMED, "f")))
     call = {"name": "f", "parameters": {"a": 1}}
     assert validator.is_valid([call])
     assert not validator.is_valid([call, call])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import Delta, GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
 from octet.engine.vllm.args import one_line
-from octet.engine.vllm.constraint import forces_calls
+from octet.engine.vllm.constraints.request import forces_calls
 from octet.engine.vllm.render import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
 from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
@@ -149,6 +149,9 @@ class AnswerParsing:
     def plan(self, request: GenerationRequest, prompt_ids: list[int], params: "SamplingParams") -> AnswerPlan:
         """Makes the readers, and adapts `params` to what vLLM's parser needs to see.
 
+        What vLLM's parsers would hold calls to that a model makes on its own is of another library's form,
+        and nothing that the API promises.
+
         Raises:
             InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that.
         """
@@ -179,8 +182,6 @@ class AnswerParsing:
             return AnswerPlan(readers, {})
         adjusted = parsers[0].adjust_request(chat_request)
         params.skip_special_tokens = params.skip_special_tokens and adjusted.skip_special_tokens
-        if params.structured_outputs is None:
-            params.structured_outputs = adjusted.structured_outputs
         return AnswerPlan(
             readers,
             {

@@ -91,6 +91,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         engine = AsyncEngineArgs.from_cli_args(parsed)
     except (ValueError, TypeError, KeyError) as error:
         raise StartupError(one_line(error)) from error
+    _choose_backend(engine)
     _choose_mode(engine)
     parallel.check(engine)
     _choose_cache_size(engine)
@@ -218,6 +219,27 @@ def _load_template(template: str | None) -> str | None:
     except (VLLMClientError, OSError) as error:
         raise StartupError(f"--chat-template: {one_line(error)}") from error
     return text
+
+
+def _choose_backend(engine: "AsyncEngineArgs") -> None:
+    """One library for all constraints, whatever request comes first.
+
+    Raises:
+        StartupError: the flags ask for another one, or for what Octet's own constraints leave to the request.
+    """
+    config, flag = engine.structured_outputs_config, "--structured-outputs-config"
+    if config.backend not in ("auto", "guidance"):
+        raise StartupError(
+            f"{flag}: Octet serves with backend guidance only, as {config.backend} does not hold answers to "
+            "all that it accepts; leave it out"
+        )
+    if config.disable_any_whitespace:
+        raise StartupError(f"{flag}: JSON is compact unless a request asks otherwise; leave it out")
+    if config.disable_additional_properties:
+        raise StartupError(
+            f"{flag}: additionalProperties is as each schema says; leave disable_additional_properties out"
+        )
+    config.backend = "guidance"
 
 
 def _choose_mode(engine: "AsyncEngineArgs") -> None:

@@ -20,7 +20,9 @@ from octet.engine.types import (
 )
 from octet.engine.vllm import adapters, compat, image_costs, kernels, sampling, startup
 from octet.engine.vllm.answer import AnswerParsing, AnswerPlan, AnswerReader
-from octet.engine.vllm.constraint import is_constrained
+from octet.engine.vllm.constraints.checker import Checker
+from octet.engine.vllm.constraints.request import Constraint, is_constrained, to_constraint, verified
+from octet.engine.vllm.constraints.unique import Watch
 from octet.engine.vllm.load import KvCacheUsage
 from octet.engine.vllm.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.model_info import describe_model
@@ -43,6 +45,8 @@ _FINISH_REASONS = {
     "abort": FinishReason.CANCELLED,
     "repetition": FinishReason.STOP,
 }
+
+_COMPLETE = (FinishReason.STOP, FinishReason.TOOL_CALLS)
 
 
 async def create_engine(settings: "EngineSettings") -> "VllmEngine":
@@ -103,6 +107,8 @@ class VllmEngine:
             config.structured_outputs_config.reasoning_parser,
             settings.chat_template_kwargs,
         )
+        self._checker = Checker()
+        compat.check_constraints(self._checker.check_now)
         self._adapters = adapters.requests(settings.adapters)
         self._defaults = config.model_config.get_diff_sampling_param()
         self._model = model
@@ -127,7 +133,9 @@ class VllmEngine:
         """Continues the conversation; see `octet.engine.protocol.Engine.generate`."""
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
-        prompt, params, plan = await self._prepare(request)
+        constraint = await self._constrain(request)
+        prompt, params, plan = await self._prepare(request, constraint)
+        watches = [Watch(constraint.unique) for _ in plan.readers] if constraint and constraint.unique else []
         queue = await self._add(request, prompt, params, plan)
         finished = False
         accepted = PromptAccepted(prompt.tokens, prompt.image_tokens)
@@ -149,7 +157,10 @@ class VllmEngine:
                     prompt_logprobs = await asyncio.to_thread(
                         to_positions, output.prompt_logprobs, self._vocabulary, params.prompt_logprobs or 0
                     )
+                _raise_failure(output, constraint)
                 deltas, cut = _read(output, plan.readers, self._vocabulary, params.logprobs or 0)
+                if watches:
+                    deltas = await _watched(deltas, watches)
                 if cut:
                     # What the candidates would go on to write is not wanted.
                     await self.llm.abort(compat.candidate_ids(queue.request_id, cut, params.n), internal=True)
@@ -166,7 +177,8 @@ class VllmEngine:
 
     async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
         """Counts a prompt's tokens; see `octet.engine.protocol.Engine.count_tokens`."""
-        prompt, _, _ = await self._prepare(request, count_only=True)
+        constraint = await self._constrain(request)
+        prompt, _, _ = await self._prepare(request, constraint, count_only=True)
         return PromptAccepted(prompt.tokens, prompt.image_tokens)
 
     async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
@@ -198,6 +210,7 @@ class VllmEngine:
     def close(self) -> None:
         """Stops the engine and its processes. Idempotent."""
         llm, self._llm = self._llm, None
+        self._checker.close()
         if llm is not None:
             # Asked before: an engine that was stopped says so, too.
             reason = "its engine has died" if llm.errored else ""
@@ -207,24 +220,34 @@ class VllmEngine:
     def _death(self) -> EngineDeadError:
         return EngineDeadError(self._launch.lost or "the engine has died")
 
+    async def _constrain(self, request: GenerationRequest) -> Constraint | None:
+        """What the answer is held to, before anything else is done for the request."""
+        if not is_constrained(request):
+            return None
+        constraint = await asyncio.to_thread(to_constraint, request)
+        return await verified(constraint, self._checker.check)
+
     async def _prepare(
-        self, request: GenerationRequest, *, count_only: bool = False
+        self, request: GenerationRequest, constraint: Constraint | None, *, count_only: bool = False
     ) -> tuple[Prompt, "SamplingParams", AnswerPlan]:
         """The prompt, how the answer is sampled, and how it is read."""
         prompt = await self._renderer.render(request, count_only=count_only)
         try:
-            if is_constrained(request) or request.sampling.bad_words:
-                # Compiles the constraint and tokenizes the words, which may take a while.
-                return prompt, *await asyncio.to_thread(self._plan, request, prompt)
-            return prompt, *self._plan(request, prompt)
+            if request.sampling.bad_words:
+                # Tokenizes the words, which may take a while.
+                return prompt, *await asyncio.to_thread(self._plan, request, constraint, prompt)
+            return prompt, *self._plan(request, constraint, prompt)
         except BaseException:
             self._renderer.forget(prompt)
             raise
 
-    def _plan(self, request: GenerationRequest, prompt: Prompt) -> tuple["SamplingParams", AnswerPlan]:
+    def _plan(
+        self, request: GenerationRequest, constraint: Constraint | None, prompt: Prompt
+    ) -> tuple["SamplingParams", AnswerPlan]:
         """How the answer is sampled, and how it is read."""
         params = sampling.to_sampling_params(
             request,
+            constraint=constraint,
             room=self._model.context_window - prompt.tokens,
             output_token_limit=self._model.output_token_limit,
             defaults=self._defaults,
@@ -276,6 +299,30 @@ async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     return kernels.summarize(await compat.ask_workers(llm, "octet_active_kernels"))
 
 
+def _raise_failure(output: Any, constraint: Constraint | None) -> None:
+    """Raises what is to blame when the engine could not go on with a candidate."""
+    for candidate in output.outputs:
+        if candidate.finish_reason != "error":
+            continue
+        reason = candidate.stop_reason
+        if constraint is not None and isinstance(reason, str) and reason.startswith(compat.FAILURE):
+            raise InvalidRequestError(constraint.field, reason.removeprefix(compat.FAILURE))
+        raise UnavailableError("the engine could not finish the request; try again")
+
+
+async def _watched(deltas: list[Delta], watches: list[Watch]) -> list[Delta]:
+    """The deltas, with the ends of complete answers that break their schema said to be that."""
+    seen: list[Delta] = []
+    for delta in deltas:
+        watch = watches[delta.index]
+        watch.take(delta)
+        complete = isinstance(delta, CandidateFinished) and delta.reason in _COMPLETE
+        if complete and not await asyncio.to_thread(watch.keeps_unique):
+            delta = CandidateFinished(delta.index, FinishReason.SCHEMA_VIOLATED)
+        seen.append(delta)
+    return seen
+
+
 def _read(
     output: Any, readers: list[AnswerReader], vocabulary: Vocabulary, top_logprobs: int
 ) -> tuple[list[Delta], list[int]]:
@@ -286,8 +333,6 @@ def _read(
         reader, reason = readers[candidate.index], candidate.finish_reason
         if reader.done:
             continue
-        if reason == "error":
-            raise UnavailableError("the engine could not finish the request; try again")
         if candidate.logprobs:
             positions = to_positions(candidate.logprobs, vocabulary, top_logprobs)
             deltas.append(LogprobsDelta(candidate.index, positions))

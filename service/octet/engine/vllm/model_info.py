@@ -59,7 +59,7 @@ def describe_model(
         takes_priorities=config.scheduler_config.policy == "priority",
         longest_token=longest_token,
         max_sequences=config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size,
-        image_view=_image_view(config) if max_images > 0 else None,
+        image_view=_image_view(config) if images.most_images > 0 else None,
     )
 
 

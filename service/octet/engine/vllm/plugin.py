@@ -14,7 +14,7 @@ _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
 def register() -> None:
-    """Puts Octet's kernels, quantization method, tool parser and count of running requests into vLLM.
+    """Puts into vLLM Octet's kernels, quantization method, tool parser, constraints and count of requests.
 
     May be repeated.
 
@@ -33,6 +33,7 @@ def register() -> None:
     compat.extend_core()
     compat.count_ranks_uncompiled()
     compat.share_processors()
+    compat.follow_constraints()
     _register_tool_parser()
     _register_quantization()
     from vllm.platforms import current_platform

@@ -1,11 +1,11 @@
 """Requests as vLLM's sampling parameters, and what vLLM finds wrong with them as errors that name a field."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
-from octet.engine.types import GenerationRequest, OutputKind, Sampling
-from octet.engine.vllm.constraint import constraint_field, structured_outputs
-from octet.engine.vllm.schema_keywords import ignored
+from octet.engine.types import GenerationRequest, Sampling
+from octet.engine.vllm import compat
+from octet.engine.vllm.constraints.request import Constraint
 from octet.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -34,12 +34,18 @@ _MAX_BAD_WORD_TOKENS = 1024
 
 
 def to_sampling_params(
-    request: GenerationRequest, *, room: int, output_token_limit: int, defaults: dict[str, Any]
+    request: GenerationRequest,
+    *,
+    constraint: Constraint | None,
+    room: int,
+    output_token_limit: int,
+    defaults: dict[str, Any],
 ) -> "SamplingParams":
     """Builds vLLM's parameters; each step's output is what it adds.
 
     Args:
         request: the request.
+        constraint: what the answer is held to, already compiled once.
         room: tokens of the context that the prompt leaves.
         output_token_limit: most tokens of an answer when the request names none.
         defaults: the sampling defaults of the model's generation config, by vLLM's names.
@@ -73,7 +79,7 @@ def to_sampling_params(
             flat_logprobs=True,
             include_stop_str_in_output=sampling.include_stop_string,
             skip_special_tokens=sampling.skip_special_tokens,
-            structured_outputs=structured_outputs(request),
+            structured_outputs=compat.checked_constraint(constraint.grammar) if constraint else None,
             output_kind=RequestOutputKind.DELTA,
         )
     except (VLLMClientError, ValueError, TypeError) as error:
@@ -81,7 +87,7 @@ def to_sampling_params(
 
 
 def verify(llm: "AsyncLLM", request: GenerationRequest, params: "SamplingParams") -> None:
-    """Lets vLLM check the parameters against the model, and compile the constraint; may take a while.
+    """Lets vLLM check the parameters against the model; may take a while where words are to be tokenized.
 
     Raises:
         InvalidRequestError: vLLM refuses them.
@@ -97,10 +103,7 @@ def verify(llm: "AsyncLLM", request: GenerationRequest, params: "SamplingParams"
             llm.renderer.tokenizer,
         )
     except (VLLMClientError, ValueError) as error:
-        if _field(error) is not None:
-            raise sampling_error(error) from error
-        raise InvalidRequestError(constraint_field(request), _message(error)) from error
-    _verify_schema(request, params)
+        raise sampling_error(error) from error
     if request.sampling.bad_words:
         params._bad_words_token_ids = _bad_word_tokens(request.sampling.bad_words, llm.renderer.tokenizer)
     if params.allowed_token_ids:
@@ -111,17 +114,6 @@ def sampling_error(error: Exception) -> InvalidRequestError:
     """vLLM's refusal of a sampling parameter, naming the field."""
     field = _field(error)
     return InvalidRequestError("sampling" if field is None else f"sampling.{field}", _message(error))
-
-
-def _verify_schema(request: GenerationRequest, params: "SamplingParams") -> None:
-    """Raises InvalidRequestError when vLLM holds an answer to a part of its schema only."""
-    output_format, constraint = request.output_format, params.structured_outputs
-    if output_format is None or output_format.kind is not OutputKind.JSON_SCHEMA or constraint is None:
-        return
-    if constraint._backend == "xgrammar" and (
-        problem := ignored(cast(Mapping[str, Any], output_format.spec))
-    ):
-        raise InvalidRequestError("output_format.json_schema", problem)
 
 
 def _bad_word_tokens(words: Sequence[str], tokenizer: Any) -> list[list[int]]:

@@ -5,9 +5,11 @@ token ids, with pictures as data: URIs, which vLLM's own processor expands.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from huggingface_hub import snapshot_download
 from smg_grpc_servicer.tokenizer_bundle import tokenizer_bundle, tokenizer_chunks
 from smg_grpc_servicer.vllm.mm_processor import MmSettings
 from smg_grpc_servicer.vllm.servicer import VllmEngineServicer
+from vllm.exceptions import VLLMClientError
 
+from octet.engine.vllm import compat
 from octet.engine.vllm.args import one_line
 from octet.engine.vllm.engine import VllmEngine
 from octet.errors import StartupError
@@ -26,6 +30,16 @@ _ENCODED_ANEW_BYTES = 2**28
 
 class Servicer(VllmEngineServicer):  # type: ignore[misc]
     """The package's servicer, which also finds the tokenizer of a model that came from a hub."""
+
+    async def Generate(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        """Continues a prompt of tokens."""
+        # vLLM asks on the event loop, where the answer is known then.
+        with contextlib.suppress(ValueError, VLLMClientError):
+            params = self._sampling_params_from_proto(request.sampling_params)
+            await asyncio.to_thread(compat.check_constraint_of, params)
+        async with aclosing(super().Generate(request, context)) as responses:
+            async for response in responses:
+                yield response
 
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """Gives the files that make the tokenizer as an archive, in pieces."""

@@ -1,0 +1,140 @@
+"""Constraints in vLLM's engine core: compiled in its pool, and followed for as long as that costs little.
+
+Nothing that a constraint does hurts another request: one that cannot be followed any further ends its own
+request, with a reason that the front end finds in the output.
+"""
+
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import llguidance
+import llguidance.hf as llguidance_hf
+import llguidance.torch as llguidance_torch
+from vllm.v1.structured_output.backend_guidance import GuidanceBackend
+from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
+
+from octet.engine.vllm.constraints.grammars import MARK
+from octet.engine.vllm.constraints.limits import STEP_CREDIT_SECONDS, STEP_SECONDS, parser_limits
+from octet.engine.vllm.constraints.reasons import TOO_SLOW, explain
+
+if TYPE_CHECKING:
+    import torch
+
+_NICE = 10
+
+_niced = threading.local()
+
+
+class Backend(GuidanceBackend):  # type: ignore[misc]
+    """Compiles what Octet's front end has checked; everything else goes to vLLM's own."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ends = {self.tokenizer.eos_token_id, *_ends(self.vllm_config)} - {None}
+        if len(ends) > 1 and hasattr(self.tokenizer, "backend_tokenizer"):
+            # A model may end its turn with another token than the tokenizer's own end.
+            size = max(self.vocab_size, len(self.tokenizer))
+            self.ll_tokenizer = llguidance_hf.from_tokenizer(self.tokenizer, size, sorted(ends))
+
+    def compile_grammar(
+        self,
+        request_type: StructuredOutputOptions,
+        grammar_spec: str,
+        stop_token_ids: set[int] | None = None,
+    ) -> StructuredOutputGrammar:
+        """See vLLM's StructuredOutputBackend. Runs in one of the core's threads."""
+        if request_type is not StructuredOutputOptions.GRAMMAR or not grammar_spec.startswith(MARK):
+            return super().compile_grammar(request_type, grammar_spec, stop_token_ids)
+        _yield_to_the_model()
+        grammar = grammar_spec.removeprefix(MARK)
+        matcher = llguidance.LLMatcher(self.ll_tokenizer, grammar, log_level=0, limits=parser_limits())
+        return Following(matcher, frozenset(self.ll_tokenizer.eos_tokens))
+
+
+class Following(StructuredOutputGrammar):  # type: ignore[misc]
+    """One answer on its way through its constraint.
+
+    Attributes:
+        failure: why it cannot go on; empty while it can.
+    """
+
+    def __init__(self, matcher: "llguidance.LLMatcher", ends: frozenset[int]) -> None:
+        self._matcher = matcher
+        self._ends = ends
+        self._ended = False
+        self._credit = STEP_CREDIT_SECONDS
+        self.failure = ""
+        self._look()
+
+    def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
+        """Takes what was sampled; False when it cannot."""
+        for token in tokens:
+            if self.failure:
+                return False
+            if token in self._ends:
+                if not self._matcher.is_accepting():
+                    self._fail("leads to a place from which no text satisfies it")
+                self._ended = True
+                continue
+            self._spend(self._matcher.consume_token, token)
+            self._credit = min(self._credit + STEP_SECONDS, STEP_CREDIT_SECONDS)
+        return not self.failure
+
+    def validate_tokens(self, tokens: list[int]) -> list[int]:
+        """The first of the tokens that could be taken, without taking them."""
+        drafts = tokens[: tokens.index(-1)] if -1 in tokens else tokens
+        if not drafts or self.failure or self._ended:
+            return []
+        return drafts[: self._spend(self._matcher.validate_tokens, drafts)]
+
+    def rollback(self, num_tokens: int) -> None:
+        """Takes the last tokens back."""
+        if num_tokens and self._ended:
+            self._ended = False
+            num_tokens -= 1
+        if num_tokens:
+            self._matcher.rollback(num_tokens)
+
+    def fill_bitmask(self, bitmask: "torch.Tensor", batch_index: int) -> None:
+        """Marks what may be sampled next: only an end, where nothing else can be or the answer has failed."""
+        self._spend(llguidance_torch.fill_next_token_bitmask, self._matcher, bitmask, batch_index)
+
+    def is_terminated(self) -> bool:
+        """Whether the end has been taken."""
+        return self._ended
+
+    def reset(self) -> None:
+        """Goes back to the beginning."""
+        self._matcher.reset()
+        self._ended = False
+
+    def _spend(self, act: Any, *arguments: Any) -> Any:
+        start = time.thread_time()
+        result = act(*arguments)
+        self._credit -= time.thread_time() - start
+        self._look()
+        return result
+
+    def _look(self) -> None:
+        if self._matcher.is_error():
+            self._fail(explain(self._matcher.get_error()))
+        elif self._credit < 0:
+            self._fail(TOO_SLOW)
+
+    def _fail(self, failure: str) -> None:
+        self.failure = self.failure or failure
+
+
+def _ends(vllm_config: Any) -> list[int]:
+    """The tokens that end an answer by the model's generation config."""
+    ends = vllm_config.model_config.try_get_generation_config().get("eos_token_id") or []
+    return [ends] if isinstance(ends, int) else list(ends)
+
+
+def _yield_to_the_model() -> None:
+    """Lets the model's threads have the processor first, from now on in this thread."""
+    if not getattr(_niced, "done", False):
+        _niced.done = True
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)

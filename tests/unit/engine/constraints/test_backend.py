@@ -1,0 +1,198 @@
+"""What vLLM's engine core does with constraints, with the demo checkpoint's vocabulary."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+from vllm.exceptions import VLLMValidationError
+from vllm.sampling_params import SamplingParams, StructuredOutputsParams
+from vllm.v1.structured_output.backend_guidance import GuidanceGrammar
+from vllm.v1.structured_output.backend_types import StructuredOutputOptions
+
+from octet import demo
+from octet.engine.vllm import compat
+from octet.engine.vllm.constraints import grammars
+from octet.engine.vllm.constraints.backend import Backend, Following
+from octet.engine.vllm.constraints.grammars import MARK
+from octet.engine.vllm.constraints.lexemes import to_lark
+from octet.engine.vllm.constraints.reasons import TOO_SLOW
+
+SIZE = 1024
+GRAMMAR = StructuredOutputOptions.GRAMMAR
+AMBIGUOUS = grammars.of_lark(to_lark('root ::= e "#"\ne ::= e e e | e e | [a-z ]'))
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    model = SimpleNamespace(try_get_generation_config=lambda: {"eos_token_id": [1, 106]})
+    structured = SimpleNamespace(disable_any_whitespace=False, disable_additional_properties=False)
+    config: Any = SimpleNamespace(structured_outputs_config=structured, model_config=model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(demo.PATH))
+    return Backend(config, tokenizer=tokenizer, vocab_size=SIZE)
+
+
+def follow(backend: Backend, grammar: str) -> Following:
+    following = backend.compile_grammar(GRAMMAR, MARK + grammar)
+    assert isinstance(following, Following)
+    return following
+
+
+def allowed(backend: Backend, following: Following) -> set[int]:
+    mask = backend.allocate_token_bitmask(1)
+    following.fill_bitmask(mask, 0)
+    return {token for token in range(SIZE) if mask[0, token // 32] >> (token % 32) & 1}
+
+
+def tokens(backend: Backend, text: str) -> list[int]:
+    ids: list[int] = backend.tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def test_an_answer_is_followed_to_its_end(backend: Backend) -> None:
+    following = follow(backend, grammars.of_choice(["yes", "no"]))
+    begins = allowed(backend, following)
+    assert tokens(backend, "yes")[0] in begins
+    assert tokens(backend, "x")[0] not in begins
+    assert following.accept_tokens("r", tokens(backend, "yes"))
+    # The tokenizer's end, and the model's own.
+    assert allowed(backend, following) == {1, 106}
+    assert not following.is_terminated()
+    assert following.accept_tokens("r", [106])
+    assert following.is_terminated()
+    following.rollback(1)
+    assert not following.is_terminated()
+    following.reset()
+    assert allowed(backend, following) == begins
+
+
+def test_drafts_are_looked_at_without_taking_them(backend: Backend) -> None:
+    following = follow(backend, grammars.of_regex("[a-z]+"))
+    good, bad = tokens(backend, "abc"), tokens(backend, "7")
+    assert following.validate_tokens([*good, *bad, *good]) == good
+    assert following.validate_tokens([-1, *good]) == []
+    assert following.accept_tokens("r", good)
+    following.rollback(len(good))
+    assert following.validate_tokens(good) == good
+
+
+def test_what_leaves_the_constraint_fails(backend: Backend) -> None:
+    following = follow(backend, grammars.of_regex("[a-z]+"))
+    assert not following.accept_tokens("r", tokens(backend, "7"))
+    assert following.failure
+    assert not following.accept_tokens("r", tokens(backend, "a"))
+
+
+def test_an_end_in_the_middle_fails(backend: Backend) -> None:
+    following = follow(backend, grammars.of_regex("[a-z]{9}"))
+    assert not following.accept_tokens("r", [1])
+    assert "no text satisfies" in following.failure
+
+
+def test_a_constraint_that_cannot_be_compiled_fails_and_raises_nothing(backend: Backend) -> None:
+    assert "unclosed" in follow(backend, grammars.of_regex("(")).failure
+
+
+def test_an_ambiguous_grammar_is_ended(backend: Backend) -> None:
+    following = follow(backend, AMBIGUOUS)
+    letter = tokens(backend, "a")
+    for _ in range(200):
+        allowed(backend, following)
+        if not following.accept_tokens("r", letter):
+            break
+    assert following.failure == TOO_SLOW
+    assert allowed(backend, following) <= {1, 106}
+
+
+def test_time_that_was_not_spent_is_not_saved_up(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    following = follow(backend, grammars.of_regex("a*"))
+    spent = iter(range(10_000))
+    assert following.accept_tokens("r", tokens(backend, "a") * 500)
+    monkeypatch.setattr("octet.engine.vllm.constraints.backend.time.thread_time", lambda: next(spent) * 0.3)
+    assert not following.accept_tokens("r", tokens(backend, "a"))
+    assert following.failure == TOO_SLOW
+
+
+def test_what_octet_did_not_check_goes_to_vllm(backend: Backend) -> None:
+    assert isinstance(backend.compile_grammar(StructuredOutputOptions.REGEX, "[a-z]+"), GuidanceGrammar)
+
+
+def test_the_manager_says_why_a_request_ends(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    import vllm.v1.engine.core
+    from vllm.v1 import structured_output
+
+    manager = structured_output.StructuredOutputManager
+    monkeypatch.setattr(manager, "accept_tokens", manager.accept_tokens)
+    monkeypatch.setattr(structured_output, "GuidanceBackend", structured_output.GuidanceBackend)
+    assert vllm.v1.engine.core
+    for _ in range(2):
+        compat.follow_constraints()
+    following = follow(backend, grammars.of_regex("[a-z]+"))
+    wanted = SimpleNamespace(grammar=following, reasoning_ended=None)
+    request: Any = SimpleNamespace(
+        use_structured_output=True, structured_output_request=wanted, request_id="r", stop_reason=None
+    )
+    own: Any = SimpleNamespace(
+        _get_constraint_bounds=lambda *_, **__: structured_output.ConstraintBounds(0, 0)
+    )
+    assert manager.accept_tokens(own, request, tokens(backend, "ab"))
+    assert request.stop_reason is None
+    assert not manager.accept_tokens(own, request, tokens(backend, "7"))
+    assert str(request.stop_reason).startswith(compat.FAILURE)
+    assert structured_output.GuidanceBackend is Backend
+
+
+def validate(wanted: StructuredOutputsParams, monkeypatch: pytest.MonkeyPatch) -> SamplingParams:
+    monkeypatch.setattr(
+        SamplingParams, "_validate_structured_outputs", SamplingParams._validate_structured_outputs
+    )
+    compat.check_constraints(lambda grammar: ("unclosed group", "") if "(" in grammar else ("", grammar))
+    params = SamplingParams(structured_outputs=wanted)
+    params._validate_structured_outputs(None, None, None)
+    return params
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        StructuredOutputsParams(json='{"type": "object"}'),
+        StructuredOutputsParams(json={"type": "object"}),
+        StructuredOutputsParams(json_object=True),
+        StructuredOutputsParams(regex="[a-z]+"),
+        StructuredOutputsParams(choice=["a", "b"]),
+        StructuredOutputsParams(grammar='root ::= "a"'),
+        StructuredOutputsParams(grammar=MARK + 'root ::= "a"'),
+    ],
+)
+def test_constraints_of_gateways(wanted: StructuredOutputsParams, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = validate(wanted, monkeypatch).structured_outputs
+    assert checked is not None
+    assert checked.grammar.startswith(MARK + "{")
+    assert checked._backend == "guidance"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "problem"),
+    [
+        (StructuredOutputsParams(json='{"not": {}}'), "not cannot be enforced"),
+        (StructuredOutputsParams(json='{"type": "strng"}'), "is not a JSON Schema"),
+        (StructuredOutputsParams(json="[1]"), "is not a JSON object"),
+        (StructuredOutputsParams(json='{"type": "array", "uniqueItems": true}'), "uniqueItems cannot"),
+        (StructuredOutputsParams(regex="("), "unclosed group"),
+        (StructuredOutputsParams(regex="\\"), "ends with a backslash"),
+        (StructuredOutputsParams(regex="a" * 9000), "has 9000 characters"),
+        (StructuredOutputsParams(structural_tag="{}"), "nothing that is served"),
+    ],
+)
+def test_constraints_of_gateways_that_are_refused(
+    wanted: StructuredOutputsParams, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(VLLMValidationError, match=problem):
+        validate(wanted, monkeypatch)
+
+
+def test_masks_are_as_wide_as_the_vocabulary(backend: Backend) -> None:
+    mask = backend.allocate_token_bitmask(2)
+    assert mask.dtype == torch.int32
+    assert mask.shape == (2, SIZE // 32)
