@@ -179,7 +179,11 @@ async def test_unset_max_tokens_take_what_the_context_leaves(engine: VllmEngine)
 async def test_unset_max_tokens_stop_at_the_output_limit(engine: VllmEngine) -> None:
     limit = engine.model.output_token_limit
     params = to_sampling_params(
-        ask("Go on.", sampling=Sampling()), room=limit + 100, output_token_limit=limit, defaults={}
+        ask("Go on.", sampling=Sampling()),
+        constraint=None,
+        room=limit + 100,
+        output_token_limit=limit,
+        defaults={},
     )
     assert params.max_tokens == limit
 
@@ -308,7 +312,7 @@ async def test_a_tool_schema_that_does_not_compile(engine: VllmEngine) -> None:
     broken = Tool("broken", "", {"type": "object", "properties": {"a": {"type": "nothing"}}})
     with pytest.raises(InvalidRequestError) as raised:
         await run(engine, ask("Go", tools=(broken,), tool_choice=ToolChoice(ToolChoiceMode.REQUIRED)))
-    assert raised.value.field == "tools"
+    assert raised.value.field == "tools[0].parameters"
 
 
 async def test_no_tools_are_offered_when_none_may_be_called(engine: VllmEngine) -> None:

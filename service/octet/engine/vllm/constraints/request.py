@@ -131,7 +131,7 @@ def _calls(request: GenerationRequest) -> Constraint:
         tool = request.tools[i]
         fields[i] = f"tools[{i}].parameters_json" if tool.as_text else f"tools[{i}].parameters"
         try:
-            enforceable = to_enforceable(tool.parameters, place(i))
+            enforceable = to_enforceable(_closed(tool.parameters), place(i))
         except NotEnforceableError as error:
             raise InvalidRequestError(fields[i], str(error)) from error
         parameters[i] = enforceable.schema
@@ -140,6 +140,15 @@ def _calls(request: GenerationRequest) -> Constraint:
     schema = calls_schema(request.tools, request.tool_choice, parameters)
     grammar = grammars.of_schema(schema, separators=_CALL_SEPARATORS, white_space=False)
     return Constraint("tools", grammar, fields, unique)
+
+
+def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A tool's schema without arguments that it does not list, unless it says that there are any."""
+    open_keywords = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
+    listed, required = parameters.get("properties", {}), parameters.get("required", ())
+    if not listed or open_keywords & parameters.keys() or not listed.keys() >= set(required):
+        return parameters
+    return {**parameters, "additionalProperties": False}
 
 
 async def _part_at_fault(grammar: str, problem: str, check: Check) -> tuple[str, str]:
