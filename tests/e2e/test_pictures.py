@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image, ImageDraw
-from safetensors.torch import load_file
 
 from octet import demo
 from octet.engine.vllm.vision import pictures
@@ -227,52 +225,3 @@ def test_a_conversation_does_not_encode_its_pictures_again(stepped: Stepped) -> 
     stepped.add("look", shape("red"))
     assert stepped.finish() == []
     assert stepped.answers["look"] == said
-
-
-def test_more_pictures_than_the_cache_holds(stepped: Stepped) -> None:
-    """The cache of encoder outputs has room for fewer; every request is answered all the same."""
-    manager = stepped.scheduler.encoder_cache_manager
-    for number in range(3):
-        stepped.add(f"look {number}", *(shape(f"#{number}{other}9") for other in range(3)))
-    room, manager.cache_size = manager.cache_size, 40
-    manager.num_free_slots = manager.num_freeable_slots = 40
-    try:
-        parts = stepped.finish()
-    finally:
-        manager.cache_size = room
-    assert sum(part.start == 0 for part in parts) >= 9
-    assert all(len(stepped.answers[f"look {number}"]) == 6 for number in range(3))
-
-
-def test_the_tower_computes_what_transformers_does(engine: Any) -> None:
-    """In f32 where this CPU multiplies so; what reaches the language model is rounded to bf16 once."""
-    from transformers import Gemma3Config
-    from transformers.models.gemma3.modeling_gemma3 import Gemma3MultiModalProjector
-    from transformers.models.siglip import SiglipVisionModel
-
-    config = Gemma3Config.from_pretrained(demo.PATH)
-    weights: dict[str, torch.Tensor] = {}
-    for file in sorted(demo.PATH.glob("*.safetensors")):
-        weights |= load_file(file)
-    tower = SiglipVisionModel(config.vision_config).float().eval()
-    projector = Gemma3MultiModalProjector(config).float().eval()
-    for module, prefix in ((tower, "vision_tower."), (projector, "multi_modal_projector.")):
-        own = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
-        names = {name.removeprefix("vision_model."): name for name in module.state_dict()}
-        module.load_state_dict(
-            {names[name.removeprefix("vision_model.")]: value.float() for name, value in own.items()}
-        )
-    size = config.vision_config.image_size
-    values = (torch.rand((3, 3, size, size), generator=torch.Generator().manual_seed(5)) * 2 - 1).bfloat16()
-    with torch.no_grad():
-        expected = projector(tower(values.float()).last_hidden_state)
-
-    def encode(worker: Any) -> Any:
-        with torch.inference_mode():
-            return worker.model_runner.octet_encoder.tower.encode(values)
-
-    (ours,) = engine.collective_rpc(encode)
-    assert ours.dtype == torch.bfloat16
-    assert ours.shape == expected.shape
-    error = (ours.float() - expected).norm() / expected.norm()
-    assert error < 2**-7
