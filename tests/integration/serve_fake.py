@@ -24,7 +24,11 @@ async def start() -> Engine:
     if sys.argv[1] == "loading":
         child = await asyncio.create_subprocess_exec("sleep", "600")
         print("loading in", child.pid, file=sys.stderr, flush=True)
-        await child.wait()
+        try:
+            await child.wait()
+        finally:
+            # As an engine's start that is cancelled ends its processes.
+            child.kill()
     endless = Endless()
     scripts: dict[str, Script] = {
         "endless": endless,

@@ -123,7 +123,7 @@ def test_a_schema_as_text_keeps_its_order_and_its_numbers() -> None:
         '{"properties": {"b": {"const": 12345678901234567890}, "a": {}}}', FIELD
     )
     assert list(schema["properties"]) == ["b", "a"]
-    assert schema["properties"]["b"]["const"] == 1234567890123456789
+    assert schema["properties"]["b"]["const"] == 12345678901234567890
 
 
 def test_errors_quote_little() -> None:

@@ -183,7 +183,7 @@ def shorten_chunks(shorten: Callable[[int, int, int, list[tuple[int, int]]], int
 
     @functools.wraps(stock)
     def try_schedule_encoder_inputs(
-        self: Any, request: Any, first: int, count: int, budget: int, **shift: int
+        self: Any, request: Any, first: int, count: int, budget: int, shift_computed_tokens: int = 0
     ) -> Any:
         config = self.scheduler_config
         most = min(self.max_num_scheduled_tokens, config.long_prefill_token_threshold or sys.maxsize)
@@ -191,7 +191,7 @@ def shorten_chunks(shorten: Callable[[int, int, int, list[tuple[int, int]]], int
             place = feature.mm_position
             if place.offset < first + count < place.offset + place.length:
                 count = shorten(first, count, most, place.extract_embeds_range())
-        return stock(self, request, first, count, budget, **shift)
+        return stock(self, request, first, count, budget, shift_computed_tokens)
 
     Scheduler._try_schedule_encoder_inputs = try_schedule_encoder_inputs
 
