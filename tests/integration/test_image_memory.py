@@ -197,6 +197,36 @@ async def test_counting_tokens_waits_for_memory(start: Start) -> None:
     await until(lambda: running.server.admission.load().image_bytes == 0)
 
 
+async def test_counting_that_waits_for_memory_keeps_no_turn_from_texts(start: Start) -> None:
+    running = await start(config=config(max_image_memory=200 * MB, image_decode_seconds=60))
+    slow = chat(running, "alice", slow_jpeg())
+    await until(lambda: running.server.admission.load().image_bytes > 0)
+
+    def metadata(caller: str) -> list[tuple[str, str]]:
+        return [("authorization", f"Bearer {SECRETS[caller]}")]
+
+    counts = [
+        asyncio.ensure_future(
+            _answer(
+                running.models.CountTokens(
+                    model_service_pb2.CountTokensRequest(request=show(slow_jpeg())), metadata=metadata(caller)
+                )
+            )
+        )
+        for caller in ("alice", "bob")
+        for _ in range(3)
+    ]
+    await until(lambda: running.server.admission.load().token_calls == 6)
+    for caller in SECRETS:
+        text = model_service_pb2.TokenizeRequest(text="a text")
+        await asyncio.wait_for(running.models.Tokenize(text, metadata=metadata(caller)), 20)
+    assert running.server.admission.load().token_calls == 6
+    for call in (*counts, slow):
+        call.cancel()
+    await until(lambda: running.server.admission.load().image_bytes == 0)
+    assert running.server.admission.load().waiting_image_bytes == 0
+
+
 async def test_the_end_of_a_server_is_that_of_its_decoders(start: Start) -> None:
     running = await start(config=config(image_decode_seconds=60))
     await chat(running, "bob", SMALL)
