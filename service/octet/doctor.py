@@ -208,7 +208,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "weight_bytes": checkpoint.weight_bytes,
     }
     findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
-    if findings[0].status is Status.OK and compat.reads_pictures_both_ways(checkpoint.config):
+    if findings[0].status is Status.OK and compat.pictures.reads_pictures_both_ways(checkpoint.config):
         findings.append(_pictures())
     if scheme is None or scheme.scheme != "FP8_DYNAMIC":
         detail = (

@@ -71,7 +71,7 @@ def load() -> Callable[..., Rendered]:
 
     def load(model: str, *flags: str) -> Rendered:
         settings = parse_engine_args([model, *flags])
-        compat.share_tokenizer()
+        compat.tokenizers.share_tokenizer()
         config = settings.engine.create_engine_config()
         from vllm.renderers import renderer_from_config
 

@@ -18,7 +18,7 @@ def shared() -> Any:
     """The demo's tokenizer as vLLM's renderer makes it, for its threads."""
     from vllm.renderers import hf
 
-    compat.share_tokenizer()
+    compat.tokenizers.share_tokenizer()
     return hf.maybe_make_thread_pool(copy.copy(AutoTokenizer.from_pretrained(str(demo.PATH))), 2)
 
 
@@ -67,7 +67,7 @@ def test_it_stays_as_it_is_when_done_again(shared: Any) -> None:
     from vllm.renderers import hf
 
     find = hf._try_get_processor_chat_template
-    compat.share_tokenizer()
-    compat.share_processors()
-    compat.share_processors()
+    compat.tokenizers.share_tokenizer()
+    compat.tokenizers.share_processors()
+    compat.tokenizers.share_processors()
     assert hf._try_get_processor_chat_template is find

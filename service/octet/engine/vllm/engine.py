@@ -108,7 +108,7 @@ class VllmEngine:
             settings.chat_template_kwargs,
         )
         self._checker = Checker()
-        compat.check_constraints(self._checker.check_now)
+        compat.constraints.check_with(self._checker.check_now)
         self._adapters = adapters.requests(settings.adapters)
         self._defaults = config.model_config.get_diff_sampling_param()
         self._model = model
@@ -305,8 +305,12 @@ def _raise_failure(output: Any, constraint: Constraint | None) -> None:
         if candidate.finish_reason != "error":
             continue
         reason = candidate.stop_reason
-        if constraint is not None and isinstance(reason, str) and reason.startswith(compat.FAILURE):
-            raise InvalidRequestError(constraint.field, reason.removeprefix(compat.FAILURE))
+        if (
+            constraint is not None
+            and isinstance(reason, str)
+            and reason.startswith(compat.constraints.FAILURE)
+        ):
+            raise InvalidRequestError(constraint.field, reason.removeprefix(compat.constraints.FAILURE))
         raise UnavailableError("the engine could not finish the request; try again")
 
 

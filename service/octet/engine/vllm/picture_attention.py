@@ -30,10 +30,10 @@ Span = tuple[int, int]
 
 def register(*, active: bool) -> None:
     """Puts the mask into vLLM's CPU attention, or with `active` false only has its absence logged."""
-    compat.check_cpu_configuration(_check if active else _warn)
+    compat.pictures.check_cpu_configuration(_check if active else _warn)
     if active:
-        compat.rewrite_cpu_attention_batches(split_at_pictures)
-        compat.shorten_chunks(whole_pictures)
+        compat.pictures.rewrite_cpu_attention_batches(split_at_pictures)
+        compat.pictures.shorten_chunks(whole_pictures)
 
 
 def split_at_pictures(batch: Any) -> Any:

@@ -32,8 +32,8 @@ def register() -> None:
         compat.share_under_name_of(folder)
     compat.extend_core()
     compat.count_ranks_uncompiled()
-    compat.share_processors()
-    compat.follow_constraints()
+    compat.tokenizers.share_processors()
+    compat.constraints.follow()
     _register_tool_parser()
     _register_quantization()
     from vllm.platforms import current_platform

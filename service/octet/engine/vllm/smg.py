@@ -36,7 +36,7 @@ class Servicer(VllmEngineServicer):  # type: ignore[misc]
         # vLLM asks on the event loop, where the answer is known then.
         with contextlib.suppress(ValueError, VLLMClientError):
             params = self._sampling_params_from_proto(request.sampling_params)
-            await asyncio.to_thread(compat.check_constraint_of, params)
+            await asyncio.to_thread(compat.constraints.check_those_of, params)
         async with aclosing(super().Generate(request, context)) as responses:
             async for response in responses:
                 yield response

@@ -81,7 +81,7 @@ class Launch:
             from vllm.usage.usage_lib import UsageContext
             from vllm.v1.engine.async_llm import AsyncLLM
 
-            compat.share_tokenizer()
+            compat.tokenizers.share_tokenizer()
             return self._start(
                 lambda: AsyncLLM.from_vllm_config(
                     config,

@@ -127,7 +127,7 @@ def test_the_manager_says_why_a_request_ends(backend: Backend, monkeypatch: pyte
     monkeypatch.setattr(structured_output, "GuidanceBackend", structured_output.GuidanceBackend)
     assert vllm.v1.engine.core
     for _ in range(2):
-        compat.follow_constraints()
+        compat.constraints.follow()
     following = follow(backend, grammars.of_regex("[a-z]+"))
     wanted = SimpleNamespace(grammar=following, reasoning_ended=None)
     request: Any = SimpleNamespace(
@@ -139,7 +139,7 @@ def test_the_manager_says_why_a_request_ends(backend: Backend, monkeypatch: pyte
     assert manager.accept_tokens(own, request, tokens(backend, "ab"))
     assert request.stop_reason is None
     assert not manager.accept_tokens(own, request, tokens(backend, "7"))
-    assert str(request.stop_reason).startswith(compat.FAILURE)
+    assert str(request.stop_reason).startswith(compat.constraints.FAILURE)
     assert structured_output.GuidanceBackend is Backend
 
 
@@ -147,7 +147,7 @@ def validate(wanted: StructuredOutputsParams, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         SamplingParams, "_validate_structured_outputs", SamplingParams._validate_structured_outputs
     )
-    compat.check_constraints(lambda grammar: ("unclosed group", "") if "(" in grammar else ("", grammar))
+    compat.constraints.check_with(lambda grammar: ("unclosed group", "") if "(" in grammar else ("", grammar))
     params = SamplingParams(structured_outputs=wanted)
     params._validate_structured_outputs(None, None, None)
     return params
