@@ -1,9 +1,10 @@
 """Writes a checkpoint with Gemma 3 4B's real geometry and random weights, in FP8_DYNAMIC and in bf16.
 
-    python -m tools.real_geometry.write FOLDER [--layers 6] [--vision-layers 4]
+    python -m tools.real_geometry.write FOLDER [--layers 6] [--vision-layers 4] [--vocabulary 262144]
 
 FOLDER/fp8 and FOLDER/bf16 hold the same numbers: the bf16 weights are the decoded FP8 ones. Only the numbers
-of layers are smaller than the published model's, unless asked for: 34 and 27.
+of layers are smaller than the published model's, unless asked for: 34 and 27. A smaller vocabulary saves
+memory where it does not matter.
 """
 
 import argparse
@@ -202,8 +203,14 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the folders fp8 and bf16 go")
     parser.add_argument("--layers", type=int, default=6, help="of the text model (default: %(default)s)")
     parser.add_argument("--vision-layers", type=int, default=4, help="of the tower (default: %(default)s)")
+    parser.add_argument(
+        "--vocabulary",
+        type=int,
+        default=tokenizer.SIZE,
+        help="tokens of the tokenizer (default: %(default)s)",
+    )
     arguments = parser.parse_args()
-    write(arguments.folder, arguments.layers, arguments.vision_layers)
+    write(arguments.folder, arguments.layers, arguments.vision_layers, vocabulary=arguments.vocabulary)
 
 
 if __name__ == "__main__":
