@@ -189,11 +189,11 @@ def main() -> None:
     ours = by_octet(arguments.folder / arguments.form, asked, flags)
     theirs = by_transformers(arguments.folder / "bf16", asked)
     found = differences(asked, ours, theirs, image_token(arguments.folder / "bf16"))
-    print(f"{'prompt':14}{'tokens':>8}{'text mean':>12}{'max':>8}{'picture mean':>14}{'max':>8}")
+    print(f"{'prompt':14}{'tokens':>8}{'text mean':>12}{'max':>10}{'picture mean':>14}{'max':>10}")
     for each in found:
         print(
-            f"{each.name:14}{each.tokens:8}{each.text_mean:12.4f}{each.text_max:8.3f}"
-            f"{each.picture_mean:14.4f}{each.picture_max:8.3f}"
+            f"{each.name:14}{each.tokens:8}{each.text_mean:12.1e}{each.text_max:10.1e}"
+            f"{each.picture_mean:14.1e}{each.picture_max:10.1e}"
         )
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(each) for each in found], indent=2) + "\n")
