@@ -154,7 +154,7 @@ def test_a_machine_fails(faults: tuple[str, ...], hosts: Hosts, tmp_path: Path) 
             else:
                 assert octet.wait(ENDING) == 1
                 line = words.format(*(host.address for host in hosts))
-                assert re.fullmatch(f"octet: error: {line}", octet.last_line), octet.text
+                assert [re.fullmatch(line, error) is not None for error in octet.errors] == [True], octet.text
         assert still_alive(processes, ENDING) == []
         assert [host.listeners(PORT) for host in hosts] == ["", ""]
         if not NO_NAMESPACES:

@@ -104,6 +104,12 @@ class Octet:
         """What it wrote last."""
         return self.text.splitlines()[-1]
 
+    @property
+    def errors(self) -> list[str]:
+        """Why it ended, in its own lines; vLLM's processes may end, and say so, after them."""
+        mark = "octet: error: "
+        return [line.removeprefix(mark) for line in self.text.splitlines() if line.startswith(mark)]
+
     def family(self) -> list[psutil.Process]:
         """Its processes: the one that was started first."""
         front = psutil.Process(self.process.pid)
