@@ -28,8 +28,9 @@ def real_geometry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         file.unlink()
 
 
+@pytest.mark.timeout(900)
 def test_log_probabilities_at_real_size_are_those_of_transformers(real_geometry: Path) -> None:
-    asked = compare.cases()
+    asked = [case for case in compare.cases() if case.name in ("two pictures", "pan and scan")]
     theirs = compare.by_transformers(real_geometry, asked)
     # Steps of 1100 tokens: the prompt with crops is computed in two.
     ours = compare.by_octet(real_geometry, asked, ["--enforce-eager", "--dtype", "float32"])
