@@ -10,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
 from typing import TYPE_CHECKING, TypeVar
 
-from octet import memory
+from octet import heap
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
-from octet.heap import return_large_blocks
 from octet.server.server import Server
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ async def run(
         EngineDeadError: when the engine dies.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-    return_large_blocks()
+    heap.return_large_blocks()
     _leave_sigint_to_the_main_thread()
     _allow_open_files()
     server = Server(config, create_servicer=create_servicer)
@@ -90,7 +89,7 @@ async def run(
         try:
             engine = await _unless(signals.first, start_engine())
             if engine is not None:
-                await asyncio.to_thread(memory.settle)
+                await asyncio.to_thread(heap.settle)
                 await _serve(server, engine, signals)
         finally:
             await server.stop()

@@ -4,7 +4,7 @@ import importlib
 from collections import Counter
 from typing import Any
 
-from octet import memory
+from octet import heap
 from octet.engine.vllm import kernels
 
 _CLASS_NAMES = ("OctetQuantFP8", "OctetFP8LinearKernel")
@@ -39,7 +39,7 @@ class WorkerExtension:
     def octet_prepare(self) -> None:
         """Imports what constrains decoding, before anybody waits for it, and gives memory back."""
         importlib.import_module("xgrammar")
-        memory.settle()
+        heap.settle()
 
     def octet_use_fused(self, wanted: bool) -> None:
         """Puts the model's fused producers into use or out of it, to compare the two; for eager mode."""

@@ -19,7 +19,7 @@ from typing import Any
 from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
-from octet import memory
+from octet import heap
 from octet.engine.vllm.compat import constraints as constraints
 from octet.engine.vllm.compat import pictures as pictures
 from octet.engine.vllm.compat import tokenizers as tokenizers
@@ -176,7 +176,7 @@ def _prepare_core(core: Any) -> None:
             make = getattr(structured_output, name)
             made = make(config, manager.tokenizer, config.model_config.get_vocab_size())
             setattr(structured_output, name, lambda *_, **__: made)
-    memory.settle()
+    heap.settle()
 
 
 def count_ranks_uncompiled() -> None:
