@@ -111,6 +111,9 @@ class PictureQueue:
             if not self._is_cached(request, index):
                 self._waiting.setdefault(request.request_id, request)
                 return max(0, start - computed - ahead)
+            # As the scheduler is about to do itself; but before that it makes room for a picture of which the
+            # step computes no more than the newline, and must not take it from this one.
+            self._cache.check_and_update_cache(request, index)
         return new
 
     def settle(self) -> None:
