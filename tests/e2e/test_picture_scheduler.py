@@ -104,7 +104,15 @@ class Core:
         self.requests: dict[str, Any] = {}
         self.said: dict[str, int] = {}
 
-    def add(self, name: str, *pictures: str, text: int = 6, tokens: int = 3, crops: int = 1) -> None:
+    def add(
+        self,
+        name: str,
+        *pictures: str,
+        text: int = 6,
+        tokens: int = 3,
+        crops: int = 1,
+        priority: int = 0,
+    ) -> None:
         from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
@@ -121,7 +129,13 @@ class Core:
         parameters = SamplingParams(max_tokens=tokens, ignore_eos=True)
         parameters.update_from_generation_config({}, 1)
         self.requests[name] = Request(
-            name, prompt, parameters, None, mm_features=features, block_hasher=self._hasher
+            name,
+            prompt,
+            parameters,
+            None,
+            mm_features=features,
+            block_hasher=self._hasher,
+            priority=priority,
         )
         self.said[name] = 0
         self.scheduler.add_request(self.requests[name])

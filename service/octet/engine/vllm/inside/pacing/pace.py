@@ -1,7 +1,7 @@
 """How many tokens of prompts a step may compute, found out from how long steps took.
 
-A step that computes a long part of a prompt holds up every answer that is being written meanwhile. vLLM bounds
-it in tokens; what a caller's stream feels is time, which between models and machines differs a thousandfold.
+A step that computes a long part of a prompt holds up every answer that is being written. vLLM bounds it in
+tokens; what a caller's stream feels is time, which between models and machines differs a thousandfold.
 """
 
 ANSWERS_TIMES = 2.5

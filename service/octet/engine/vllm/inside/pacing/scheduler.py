@@ -29,6 +29,8 @@ class PacedScheduler(Scheduler):  # type: ignore[misc]
     pace.
     """
 
+    max_num_scheduled_tokens: int
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._octet_pace = Pace()
@@ -39,7 +41,7 @@ class PacedScheduler(Scheduler):  # type: ignore[misc]
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
         """vLLM's step, of bounded length."""
-        # vLLM gives out tokens in this order: with a prompt first, answers would have to wait for what is left.
+        # vLLM gives out tokens in this order: after a prompt, answers would have to do with what is left.
         self.running.sort(key=self._octet_rank)
         answers = {request.request_id for request in self.running if not request.is_prefill_chunk}
         self._octet_bound_step(len(answers), prompts=len(self.running) - len(answers))
@@ -73,17 +75,18 @@ class PacedScheduler(Scheduler):  # type: ignore[misc]
         self.max_num_scheduled_tokens = min(self._octet_most, max(tokens, picture) + answers)
         self.scheduler_config.long_prefill_token_threshold = min(self._octet_threshold or share, share)
 
-    def _octet_rank(self, request: Request) -> int:
+    def _octet_rank(self, request: Request) -> tuple[int, int]:
+        """Where a request stands among those that run; the last one gives way when the KV cache is full."""
         if not request.is_prefill_chunk:
-            return 0
+            return 0, request.priority
         # A picture takes a step's tokens as a whole, or none of them.
-        return 1 if self._octet_picture(request) else 2
+        return (1 if self._octet_picture(request) else 2), request.priority
 
     def _octet_longest_picture(self) -> int:
         return max(map(self._octet_picture, chain(self.running, self.waiting)), default=0)
 
     def _octet_picture(self, request: Request) -> int:
-        """Tokens of the longest picture that is still to be computed of a prompt, where it must not be cut."""
+        """Tokens of the longest picture of a prompt that is still to be computed, if it must not be cut."""
         if not self._octet_whole_pictures or not request.mm_features:
             return 0
         places = (feature.mm_position for feature in request.mm_features)
