@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from octet.engine.vllm.inside.pacing import pace
 from octet.engine.vllm.inside.pacing import scheduler as module
 from octet.engine.vllm.priority import fair_priority
 from tests.e2e.test_picture_scheduler import Core
@@ -145,3 +146,17 @@ def test_settings_keep_their_meaning(vllm_config: Any, clock: Clock) -> None:
     run.step(10)
     assert max(max(step.values()) for step in run.steps) == 20
     assert vllm_config.scheduler_config.long_prefill_token_threshold == 20
+
+
+def test_pictures_stay_whole(vllm_config: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with a pace of fewer tokens than a picture has, and when a step computes answers alone."""
+    monkeypatch.setattr(pace, "_LEAST_TOKENS", 4)
+    monkeypatch.setattr(pace, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(pace, "LEAST_TIMES", 1.1)
+    run = Run(vllm_config, clock)
+    run.core.add("stream", tokens=300)
+    run.step(20)
+    for number in range(3):
+        run.core.add("look" * (number + 1), "red", "blue", f"green {number}", text=45, tokens=40)
+    list(run.core.run())
+    assert set(run.core.said.values()) == {300, 40}

@@ -68,6 +68,8 @@ class Workers:
 
     def _compute(self, request: Any, start: int, count: int) -> None:
         for feature in request.mm_features:
+            inside = start + count - feature.mm_position.offset
+            assert not (0 < inside < RANGE and MASK[inside - 1] and MASK[inside]), "a picture is cut"
             first = max(start, feature.mm_position.offset)
             last = min(start + count, feature.mm_position.offset + RANGE)
             if any(MASK[position - feature.mm_position.offset] for position in range(first, last)):

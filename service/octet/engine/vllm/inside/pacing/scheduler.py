@@ -9,6 +9,7 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request
 
+from octet.engine.vllm.compat.pictures import longest_part
 from octet.engine.vllm.inside.pacing.pace import Pace
 
 
@@ -37,6 +38,7 @@ class PacedScheduler(Scheduler):  # type: ignore[misc]
         self._octet_step: _Step | None = None
         self._octet_most = self.max_num_scheduled_tokens
         self._octet_threshold = self.scheduler_config.long_prefill_token_threshold
+        self.octet_longest_part = longest_part(self)
         self._octet_whole_pictures = self.vllm_config.model_config.is_mm_prefix_lm
 
     def schedule(self, *args: Any, **kwargs: Any) -> SchedulerOutput:
