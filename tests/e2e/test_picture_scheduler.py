@@ -19,6 +19,8 @@ BLOCK = 16
 # As long as a picture of the demo checkpoint with its newlines, and what of it embeddings stand for.
 RANGE, MASK = 20, [False, False, *[True] * 16, False, False]
 UNITS = 8
+# That a slice takes.
+ENCODING_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +165,7 @@ class Core:
         result = ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, sampled)
         told = getattr(output, "octet_pictures", None)
         if told is not None and told.slice is not None:
-            result.octet_seconds = 1.0
+            result.octet_seconds = ENCODING_SECONDS
         self.scheduler.update_from_output(output, result)
         return output
 
