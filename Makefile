@@ -25,7 +25,7 @@ demo: $(VENV)/.octet ## Set up, serve the demo checkpoint, ask it three things
 	$(BIN)/octet demo
 
 test: check ## Set up, check, and run every test
-	$(BIN)/python -m pytest
+	tools/run_tests.sh $(BIN)
 
 check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
 	$(BIN)/ruff format --check $(PYTHON_CODE)
