@@ -1,0 +1,251 @@
+"""The server that is fuzzed: `octet serve` around a scripted engine, or around the demo checkpoint.
+
+    python -m tests.fuzz.serve scripted|demo [--faults]
+
+It says on standard error when its event loop stood still for longer than a second, and on SIGUSR1 how many
+requests its engine has not finished. With --faults the scripted engine does what no engine may when it is
+asked to, so that whoever looks for faults can be seen to find them.
+"""
+
+import asyncio
+import random
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import AsyncGenerator, Iterator
+from pathlib import Path
+from typing import Any
+
+from octet.cli.serve import serve_engine
+from octet.config import ServerConfig
+from octet.engine.protocol import Engine
+from octet.engine.types import (
+    CandidateFinished,
+    Deltas,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    PromptAccepted,
+    TextPart,
+)
+from octet.engine.vllm.answer import AnswerReader
+from octet.engine.vllm.constraints.checker import Checker
+from octet.engine.vllm.constraints.request import is_constrained, to_constraint, verified
+from octet.translate.tools import ToolCallScanner
+from tests.fuzz.cases import KEYS
+from tests.integration.fake_engine import FakeEngine, accepted, usage
+
+MAX_STALL_SECONDS = 1.0
+BEAT_SECONDS = 0.1
+
+REQUESTS_OF_A_KEY = 6
+
+_PIECES = (1, 1, 2, 3, 7, 40, 4000)
+_MOST_PIECES = 2000
+_FAULTS = ("raise", "stall", "leak")
+
+
+class Scripted:
+    """Says what the last message says, in pieces cut by lot, read as the real engine reads answers.
+
+    Constraints are compiled as the real engine compiles them, and not followed.
+    """
+
+    def __init__(self, *, faults: bool) -> None:
+        self._checker = Checker()
+        self._faults = faults
+        self._leaked: list[bytes] = []
+
+    async def __call__(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
+        if self._faults and said in _FAULTS:
+            self._fail(said)
+        await self.constrain(request)
+        yield PromptAccepted(prompt_tokens=7, image_tokens=0)
+        tokens = 0
+        readers = [_reader(request, index) for index in range(request.sampling.n)]
+        open_readers = dict(enumerate(readers))
+        for piece, last in _pieces(said, request.sampling.max_tokens):
+            for index, reader in list(open_readers.items()):
+                tokens += 1
+                deltas = reader.read(piece, [], [], finished=last)
+                if last or reader.done:
+                    del open_readers[index]
+                    reason = FinishReason.TOOL_CALLS if reader.made_calls else FinishReason.STOP
+                    deltas.append(CandidateFinished(index, reason))
+                if deltas:
+                    yield Deltas(tuple(deltas), usage(tokens))
+            await asyncio.sleep(0)
+
+    async def constrain(self, request: GenerationRequest) -> None:
+        """Compiles what the answer is held to."""
+        if is_constrained(request):
+            await verified(await asyncio.to_thread(to_constraint, request), self._checker.check)
+
+    def _fail(self, fault: str) -> None:
+        if fault == "raise":
+            raise RuntimeError("a fault that was asked for")
+        if fault == "leak":
+            self._leaked.append(random.randbytes(2**28))
+            return
+        until = time.thread_time() + 1.5 * MAX_STALL_SECONDS
+        while time.thread_time() < until:
+            pass
+
+    def close(self) -> None:
+        """Ends the process that compiles constraints."""
+        self._checker.close()
+
+
+def _reader(request: GenerationRequest, index: int) -> AnswerReader:
+    one_call = not request.tool_choice.parallel_calls
+    names = [tool.name for tool in request.tools]
+    scanner = ToolCallScanner(names, one_call=one_call) if names else None
+    return AnswerReader(index, scanner, None, None, one_call=one_call)
+
+
+def _pieces(said: str, most: int | None) -> Iterator[tuple[str, bool]]:
+    """The pieces of a text, and whether each is the last; the same of the same text."""
+    lots = random.Random(zlib.crc32(said.encode()))
+    at, count = 0, 1
+    most = min(most or _MOST_PIECES, _MOST_PIECES)
+    while count < most and at < len(said):
+        end = at + lots.choice(_PIECES)
+        yield said[at:end], False
+        at, count = end, count + 1
+    yield said[at:], True
+
+
+class ScriptedEngine(FakeEngine):
+    """An engine over a script, with what it has to end."""
+
+    def __init__(self, script: Scripted) -> None:
+        super().__init__(script)
+        self._said = script
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        async for event in super().generate(request):
+            yield event
+        # Requests are remembered for tests that ask about them; here there is no end of them.
+        self.requests.clear()
+
+    async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
+        await self._said.constrain(request)
+        return accepted()
+
+    def close(self) -> None:
+        super().close()
+        self._said.close()
+
+
+class StallWatch:
+    """Notices when the event loop's thread has not come to its next turn for too long.
+
+    What counts is the processor time that the thread took meanwhile, or the time in which no thread of the
+    process waited for a core, if that is more: so nobody else's load on the machine is taken for a stall.
+    """
+
+    def __init__(self) -> None:
+        self._beat = time.monotonic()
+        self._stack = ""
+        self._loop_thread = threading.get_ident()
+        threading.Thread(target=self._look, name="stalls", daemon=True).start()
+
+    async def run(self) -> None:
+        """Beats until it is cancelled."""
+        while True:
+            began, used, waited = time.monotonic(), time.thread_time(), _seconds_without_core()
+            self._beat = began
+            await asyncio.sleep(BEAT_SECONDS)
+            late = time.monotonic() - began - BEAT_SECONDS
+            if late > MAX_STALL_SECONDS:
+                stood = late - (_seconds_without_core() - waited)
+                self._judge(max(time.thread_time() - used, stood))
+
+    def _judge(self, seconds: float) -> None:
+        if seconds > MAX_STALL_SECONDS:
+            print(f"fuzz: STALL of {seconds:.2f} s in {self._stack}", file=sys.stderr, flush=True)
+
+    def _look(self) -> None:
+        """Remembers what the loop's thread is at while it is late."""
+        while True:
+            time.sleep(BEAT_SECONDS)
+            if time.monotonic() - self._beat > MAX_STALL_SECONDS / 2:
+                frame = sys._current_frames().get(self._loop_thread)
+                self._stack = " < ".join(_frames(frame))
+
+
+def _frames(frame: Any) -> Iterator[str]:
+    for _ in range(6):
+        if frame is None:
+            return
+        code = frame.f_code
+        yield f"{Path(code.co_filename).name}:{frame.f_lineno} {code.co_name}"
+        frame = frame.f_back
+
+
+def _seconds_without_core() -> float:
+    """How long threads of this process were ready to run and had no core, in all."""
+    total = 0
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            total += int((task / "schedstat").read_text().split()[1])
+        except (OSError, IndexError):
+            # It has ended.
+            continue
+    return total / 1e9
+
+
+async def _demo_engine() -> Engine:
+    from octet import demo
+    from octet.engine.vllm.args import parse_engine_args
+    from octet.engine.vllm.engine import create_engine
+
+    flags = ("--enforce-eager", "--kv-cache-memory-bytes", "256M", "--max-num-seqs", "8")
+    return await create_engine(
+        await asyncio.to_thread(parse_engine_args, [str(demo.PATH), *flags, "--served-model-name", "fake"])
+    )
+
+
+async def _create_servicer(engine: Any) -> Any:
+    from octet.engine.vllm import smg
+
+    return await smg.create_servicer(engine, max_image_bytes=2**20, image_threads=2)
+
+
+def main() -> None:
+    """The command."""
+    demo = sys.argv[1] == "demo"
+    watching: list[asyncio.Task[None]] = []
+
+    async def start() -> Engine:
+        engine: Any
+        engine = await _demo_engine() if demo else ScriptedEngine(Scripted(faults="--faults" in sys.argv))
+        loop = asyncio.get_running_loop()
+
+        async def tell() -> None:
+            print(f"fuzz: unfinished {await engine.num_unfinished()}", file=sys.stderr, flush=True)
+
+        loop.add_signal_handler(signal.SIGUSR1, lambda: watching.append(loop.create_task(tell())))
+        watching.append(loop.create_task(StallWatch().run()))
+        return engine  # type: ignore[no-any-return]
+
+    keys = "".join(f"{name} {name} max_concurrent_requests={REQUESTS_OF_A_KEY}\n" for name in KEYS)
+    config = ServerConfig(
+        port=0,
+        metrics_port=0,
+        grace_seconds=0,
+        drain_seconds=5,
+        api_keys=keys,
+        channelz=True,
+        smg=demo,
+        max_image_bytes=2**20,
+        image_decode_seconds=2,
+    )
+    serve_engine(config, start, _create_servicer if demo else None)
+
+
+if __name__ == "__main__":
+    main()
