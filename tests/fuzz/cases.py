@@ -16,8 +16,8 @@ A file is JSON:
     }
 
 All but the method may be left out. Without `together` the calls are made one after the other. `request` is
-the message as protobuf's JSON; what is no such message is in `messages`, a list of serialized ones in base64, or
-of lists of such parts of one. An object {"repeat": X, "times": N} stands for the text or the list X so many
+the message as protobuf's JSON; what is no such message is in `messages`, a list of serialized ones in base64,
+or of lists of such parts of one. An object {"repeat": X, "times": N} stands for the text or the list X so many
 times over.
 """
 
@@ -88,7 +88,9 @@ class Case:
 def load(path: Path) -> Case:
     """Reads a file."""
     data = _expanded(json.loads(path.read_text()))
-    return Case(tuple(_call(entry) for entry in data["calls"]), data.get("about", ""), data.get("together", False))
+    return Case(
+        tuple(_call(entry) for entry in data["calls"]), data.get("about", ""), data.get("together", False)
+    )
 
 
 def dump(case: Case) -> str:

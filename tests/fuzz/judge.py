@@ -266,11 +266,18 @@ def _demands_calls(request: Any) -> bool:
     return request.tool_choice.mode in (tool_pb2.ToolChoice.MODE_REQUIRED, tool_pb2.ToolChoice.MODE_NAMED)
 
 
+def _said(request: Any) -> str:
+    """What the scripted engine says."""
+    return "".join(part.text for part in request.messages[-1].parts)
+
+
 def _wrong_arguments(request: Any, name: str, arguments: str, constrains: bool) -> Iterator[str]:
     try:
         value = json.loads(arguments)
     except (ValueError, RecursionError) as error:
-        yield f"calls {name} with arguments that are no JSON, {error}: {arguments!r:.300}"
+        # Of an object that names its tool first they are passed on as the model writes them.
+        if _demands_calls(request) if constrains else arguments not in _said(request):
+            yield f"calls {name} with arguments that are no JSON, {error}: {arguments!r:.300}"
         return
     if not isinstance(value, dict):
         yield f"calls {name} with arguments that are no object: {arguments!r:.300}"

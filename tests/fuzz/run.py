@@ -9,9 +9,9 @@ slots must be free again and the log without errors; at its end the server must 
 processes than at the beginning, and end. Each finding is made as small as it can be, and written to a file
 under build/fuzz that shows it again. Exit status 1 when there are any.
 
-Cases are made, and made smaller, by Hypothesis: its choices are the case, so that all that was drawn (messages
-out of descriptors, files, schemas, damaged bytes) is made smaller without code of its own. A fuzzer that is
-guided by coverage would have to run inside the server, which is to be looked at from outside here.
+Cases are made, and made smaller, by Hypothesis: its choices are the case, so that all that was drawn, be it
+messages out of descriptors, files, schemas or damaged bytes, is made smaller without code of its own. A fuzzer
+that is guided by coverage would have to run inside the server, which is to be looked at from outside here.
 """
 
 import argparse
@@ -19,6 +19,7 @@ import asyncio
 import hashlib
 import random
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -236,6 +237,8 @@ def main() -> None:
     parser.add_argument("--engine", choices=("scripted", "demo", "both"), default="both")
     parser.add_argument("--replay", type=Path, nargs="+", help="files of cases, which are played instead")
     arguments = parser.parse_args()
+    # The server must not outlive this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     number = random.randrange(10**6) if arguments.seed is None else arguments.seed
     kinds = ("scripted", "demo") if arguments.engine == "both" else (arguments.engine,)
     shares = {"scripted": 1 - DEMO_SHARE, "demo": DEMO_SHARE} if len(kinds) > 1 else {kinds[0]: 1.0}

@@ -1,5 +1,6 @@
 """The one place that turns errors into gRPC statuses with google.rpc details."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -7,6 +8,7 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc._cython.cygrpc import ExecuteBatchError  # type: ignore[attr-defined]
 from grpc_status import rpc_status
 
 from octet.errors import (
@@ -64,6 +66,9 @@ class ErrorInterceptor(AroundInterceptor):
             return await proceed()
         except grpc.aio.AbortError:
             raise
+        except ExecuteBatchError:
+            # Nothing can be sent any more, and gRPC has not told yet why: the client is gone.
+            raise asyncio.CancelledError from None
         except OctetError as raised:
             error = raised
         except Exception:
