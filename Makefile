@@ -11,6 +11,12 @@ ORACLE := build/oracle
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
 SOURCES := setup.py CMakeLists.txt $(wildcard service/*.pth) $(shell find csrc protos -type f 2>/dev/null)
+# make fuzz: how long, which cases (by lot), with which engine (scripted, demo, both); or which files again.
+SECONDS ?= 60
+SEED    ?=
+REPLAY  ?=
+ENGINE_UNDER_TEST ?= both
+
 PYTHON_CODE := service tests tools bench setup.py
 
 .DEFAULT_GOAL := help

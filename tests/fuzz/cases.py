@@ -17,8 +17,8 @@ A file is JSON:
 
 All but the method may be left out. Without `together` the calls are made one after the other. `request` is
 the message as protobuf's JSON; what is no such message is in `messages`, a list of serialized ones in base64,
-or of lists of such parts of one. An object {"repeat": X, "times": N} stands for the text or the list X so many
-times over.
+or of lists of such parts of one. An object {"repeat": X, "times": N} stands for the text or the list X so
+many times over.
 """
 
 import base64

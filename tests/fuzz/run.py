@@ -10,8 +10,8 @@ processes than at the beginning, and end. Each finding is made as small as it ca
 under build/fuzz that shows it again. Exit status 1 when there are any.
 
 Cases are made, and made smaller, by Hypothesis: its choices are the case, so that all that was drawn, be it
-messages out of descriptors, files, schemas or damaged bytes, is made smaller without code of its own. A fuzzer
-that is guided by coverage would have to run inside the server, which is to be looked at from outside here.
+messages out of descriptors, files, schemas or damaged bytes, is made smaller without code of its own. What is
+guided by coverage would have to run inside the server, which is to be looked at from outside here.
 """
 
 import argparse
@@ -26,9 +26,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import HealthCheck, Phase, Verbosity, given, seed, settings
+from hypothesis import strategies as st
 
 from tests.fuzz.cases import Case, dump, load
-from tests.fuzz.rounds import cases
+from tests.fuzz.rounds import cases as all_cases
 from tests.fuzz.server import ROOT, ServerProcess
 
 FOUND = ROOT / "build" / "fuzz"
@@ -72,12 +73,21 @@ class Hunt:
         kind: "scripted" or "demo".
         number: what decides which cases are played.
         faults: whether the engine has faults that can be asked for.
+        cases: what is played; by default everything that the server takes.
     """
 
-    def __init__(self, kind: str, number: int, *, faults: bool = False) -> None:
+    def __init__(
+        self,
+        kind: str,
+        number: int,
+        *,
+        faults: bool = False,
+        cases: st.SearchStrategy[Case] | None = None,
+    ) -> None:
         self._kind = kind
         self._number = number
         self._faults = faults
+        self._strategy = all_cases(gateways=kind == "demo") if cases is None else cases
         self._loop = asyncio.new_event_loop()
         self._server: ServerProcess | None = None
         self._cases = 0
@@ -151,7 +161,7 @@ class Hunt:
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
         )
-        @given(cases(gateways=self._kind == "demo"))
+        @given(self._strategy)
         def play(case: Case) -> None:
             nonlocal progress
             now = time.monotonic()
@@ -202,8 +212,6 @@ class Hunt:
         """What the server has more of than it had."""
         server = self._serving()
         grown = []
-        if unfinished := self._loop.run_until_complete(server.unfinished()):
-            grown.append(f"the engine has {unfinished} requests that nobody waits for")
         more = server.memory() - memory
         if more > MEMORY_BYTES:
             grown.append(f"the server has {more >> 20} MiB more memory")

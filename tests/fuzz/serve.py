@@ -2,12 +2,15 @@
 
     python -m tests.fuzz.serve scripted|demo [--faults]
 
-It says on standard error when its event loop stood still for longer than a second, and on SIGUSR1 how many
-requests its engine has not finished. With --faults the scripted engine does what no engine may when it is
+It logs when its event loop stood still for longer than a second, and on SIGUSR1, behind all that it has
+logged, which of its slots are taken. With --faults the scripted engine does what no engine may when it is
 asked to, so that whoever looks for faults can be seen to find them.
 """
 
 import asyncio
+import json
+import logging
+import os
 import random
 import signal
 import sys
@@ -15,6 +18,8 @@ import threading
 import time
 import zlib
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +38,13 @@ from octet.engine.types import (
 from octet.engine.vllm.answer import AnswerReader
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import is_constrained, to_constraint, verified
+from octet.server import lifecycle
+from octet.server.server import Server
 from octet.translate.tools import ToolCallScanner
 from tests.fuzz.cases import KEYS
 from tests.integration.fake_engine import FakeEngine, accepted, usage
+
+logger = logging.getLogger("octet")
 
 MAX_STALL_SECONDS = 1.0
 BEAT_SECONDS = 0.1
@@ -44,7 +53,7 @@ REQUESTS_OF_A_KEY = 6
 
 _PIECES = (1, 1, 2, 3, 7, 40, 4000)
 _MOST_PIECES = 2000
-_FAULTS = ("raise", "stall", "leak")
+_FAULTS = ("raise", "stall", "leak", "hang", "exit")
 
 
 class Scripted:
@@ -61,7 +70,7 @@ class Scripted:
     async def __call__(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
         if self._faults and said in _FAULTS:
-            self._fail(said)
+            await self._fail(said)
         await self.constrain(request)
         yield PromptAccepted(prompt_tokens=7, image_tokens=0)
         tokens = 0
@@ -84,15 +93,22 @@ class Scripted:
         if is_constrained(request):
             await verified(await asyncio.to_thread(to_constraint, request), self._checker.check)
 
-    def _fail(self, fault: str) -> None:
-        if fault == "raise":
-            raise RuntimeError("a fault that was asked for")
-        if fault == "leak":
-            self._leaked.append(random.randbytes(2**28))
-            return
-        until = time.thread_time() + 1.5 * MAX_STALL_SECONDS
-        while time.thread_time() < until:
-            pass
+    async def _fail(self, fault: str) -> None:
+        match fault:
+            case "raise":
+                raise RuntimeError("a fault that was asked for")
+            case "leak":
+                self._leaked.append(b"x" * 2**28)
+            case "stall":
+                until = time.thread_time() + 1.5 * MAX_STALL_SECONDS
+                while time.thread_time() < until:
+                    pass
+            case "exit":
+                os._exit(3)
+            case "hang":
+                while True:
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.Event().wait()
 
     def close(self) -> None:
         """Ends the process that compiles constraints."""
@@ -153,6 +169,11 @@ class StallWatch:
         self._loop_thread = threading.get_ident()
         threading.Thread(target=self._look, name="stalls", daemon=True).start()
 
+    async def beaten(self) -> None:
+        """Returns when the loop's turns until now have been judged."""
+        while time.monotonic() - self._beat > 2 * BEAT_SECONDS:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
     async def run(self) -> None:
         """Beats until it is cancelled."""
         while True:
@@ -166,7 +187,7 @@ class StallWatch:
 
     def _judge(self, seconds: float) -> None:
         if seconds > MAX_STALL_SECONDS:
-            print(f"fuzz: STALL of {seconds:.2f} s in {self._stack}", file=sys.stderr, flush=True)
+            logger.error("fuzz: STALL of %.2f s in %s", seconds, self._stack)
 
     def _look(self) -> None:
         """Remembers what the loop's thread is at while it is late."""
@@ -175,6 +196,30 @@ class StallWatch:
             if time.monotonic() - self._beat > MAX_STALL_SECONDS / 2:
                 frame = sys._current_frames().get(self._loop_thread)
                 self._stack = " < ".join(_frames(frame))
+
+
+class WatchedServer(Server):
+    """A server that says what is taken of it."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def attach(self, engine: Engine) -> None:
+        """Opens for calls, and for SIGUSR1."""
+        await super().attach(engine)
+        loop = asyncio.get_running_loop()
+        stalls = StallWatch()
+        self._tasks.append(loop.create_task(stalls.run()))
+
+        async def tell() -> None:
+            await stalls.beaten()
+            taken = {**asdict(self.admission.load()), "unfinished": await engine.num_unfinished()}
+            [in_flight] = self.metrics.rpc_in_flight.collect()
+            taken |= {sample.labels["method"]: sample.value for sample in in_flight.samples}
+            logger.info("fuzz: taken %s", json.dumps({name: count for name, count in taken.items() if count}))
+
+        loop.add_signal_handler(signal.SIGUSR1, lambda: self._tasks.append(loop.create_task(tell())))
 
 
 def _frames(frame: Any) -> Iterator[str]:
@@ -218,24 +263,14 @@ async def _create_servicer(engine: Any) -> Any:
 def main() -> None:
     """The command."""
     demo = sys.argv[1] == "demo"
-    watching: list[asyncio.Task[None]] = []
 
     async def start() -> Engine:
-        engine: Any
-        engine = await _demo_engine() if demo else ScriptedEngine(Scripted(faults="--faults" in sys.argv))
-        loop = asyncio.get_running_loop()
+        return await _demo_engine() if demo else ScriptedEngine(Scripted(faults="--faults" in sys.argv))
 
-        async def tell() -> None:
-            print(f"fuzz: unfinished {await engine.num_unfinished()}", file=sys.stderr, flush=True)
-
-        loop.add_signal_handler(signal.SIGUSR1, lambda: watching.append(loop.create_task(tell())))
-        watching.append(loop.create_task(StallWatch().run()))
-        return engine  # type: ignore[no-any-return]
-
+    lifecycle.Server = WatchedServer  # type: ignore[misc]
     keys = "".join(f"{name} {name} max_concurrent_requests={REQUESTS_OF_A_KEY}\n" for name in KEYS)
     config = ServerConfig(
         port=0,
-        metrics_port=0,
         grace_seconds=0,
         drain_seconds=5,
         api_keys=keys,

@@ -8,12 +8,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from urllib.request import urlopen
 
 import psutil
-from prometheus_client.parser import text_string_to_metric_families
 
 from tests.fuzz.cases import Case
 from tests.fuzz.judge import judge
@@ -22,28 +19,18 @@ from tests.fuzz.play import Player
 ROOT = Path(__file__).parents[2]
 
 START_SECONDS = {"scripted": 60, "demo": 280}
+PATIENCE_SECONDS = {"scripted": 30.0, "demo": 120.0}
 SETTLE_SECONDS = 15.0
 """How long after the last call its slots may still be taken."""
 
 STOP_SECONDS = 60
-
-# What is to be zero when nobody calls.
-_GAUGES = (
-    "octet_rpc_in_flight",
-    "octet_requests_running",
-    "octet_requests_waiting",
-    "octet_tokens_waiting",
-    "octet_images_waiting",
-    "octet_image_memory_bytes",
-    "octet_image_memory_waiting_bytes",
-)
 
 # Lines of the log that are findings.
 _WRONG = re.compile(
     r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL)\b|unexpected error|fuzz: STALL|never retrieved"
     r"|was never awaited|Exception ignored|Fatal Python error|Segmentation fault"
 )
-_LINES_BEHIND = 40
+_LINES_BEHIND = 80
 
 
 class ServerProcess:
@@ -52,17 +39,18 @@ class ServerProcess:
     Args:
         kind: "scripted" or "demo".
         faults: whether it has faults that can be asked for.
+        patience: seconds after which a call is taken to hang; None: what fits the engine.
     """
 
-    def __init__(self, kind: str, *, faults: bool = False) -> None:
+    def __init__(self, kind: str, *, faults: bool = False, patience: float | None = None) -> None:
         self.kind = kind
+        self._patience = patience or PATIENCE_SECONDS[kind]
         self._faults = faults
         self._log = tempfile.NamedTemporaryFile("w+", prefix="octet-fuzz-", suffix=".log")  # noqa: SIM115
         self._read = 0
         self._popen: subprocess.Popen[bytes] | None = None
         self._children: dict[int, psutil.Process] = {}
         self._player: Player | None = None
-        self._metrics = ""
         self.ended: Counter[str] = Counter()
         """How many calls ended with which status."""
 
@@ -81,9 +69,8 @@ class ServerProcess:
         except BaseException:
             self.kill()
             raise
-        self._metrics = await self._logged(r"metrics on (\S+)", 1)
-        self._player = Player(target, patience=30 if self.kind == "scripted" else 120)
-        self._read = len(self._text())
+        self._player = Player(target, patience=self._patience)
+        self._read = self._size()
 
     @property
     def running(self) -> bool:
@@ -104,12 +91,6 @@ class ServerProcess:
             assert self._popen is not None
             found.append(f"the server ended with status {self._popen.returncode}: {self._text()[-2000:]}")
         return found
-
-    async def unfinished(self) -> int:
-        """How many requests its engine has not finished."""
-        assert self._popen is not None
-        self._popen.send_signal(signal.SIGUSR1)
-        return int(await self._logged(r"fuzz: unfinished (\d+)", 10))
 
     def memory(self) -> int:
         """Bytes that it and its processes have for themselves."""
@@ -161,45 +142,48 @@ class ServerProcess:
         return [child for child in self._children.values() if child.is_running()]
 
     async def _not_settled(self) -> list[str]:
-        """What is still taken when it should not be any more."""
+        """What is still taken when it should not be any more; all that has happened is logged by then."""
         give_up = time.monotonic() + SETTLE_SECONDS
-        while left := list(await asyncio.to_thread(self._taken)):
+        while (taken := await self._taken()) != "{}":
             if time.monotonic() > give_up:
-                return [f"is still {value:g} after {SETTLE_SECONDS:g} s: {name}" for name, value in left]
+                return [f"still taken after {SETTLE_SECONDS:g} s: {taken}"]
             await asyncio.sleep(0.02)
         return []
 
-    def _taken(self) -> Iterator[tuple[str, float]]:
-        with urlopen(self._metrics, timeout=SETTLE_SECONDS) as response:
-            text = response.read().decode()
-        lines = "\n".join(line for line in text.splitlines() if line.startswith(_GAUGES))
-        for family in text_string_to_metric_families(lines + "\n"):
-            for sample in family.samples:
-                if sample.value:
-                    yield f"{sample.name}{sample.labels or ''}", sample.value
+    async def _taken(self) -> str:
+        """What is taken of the server now."""
+        assert self._popen is not None
+        start = self._size()
+        self._popen.send_signal(signal.SIGUSR1)
+        try:
+            return await self._logged(r"fuzz: taken (\{.*\})\n", self._patience, start)
+        except RuntimeError:
+            return "everything: it does not answer" if self.running else "{}"
 
-    def _text(self) -> str:
-        return Path(self._log.name).read_text(errors="replace")
+    def _size(self) -> int:
+        return Path(self._log.name).stat().st_size
+
+    def _text(self, start: int = 0) -> str:
+        with Path(self._log.name).open("rb") as file:
+            file.seek(start)
+            return file.read().decode(errors="replace")
 
     def _logged_findings(self) -> list[str]:
-        with Path(self._log.name).open(errors="replace") as file:
-            file.seek(self._read)
-            new = file.read()
-            self._read = file.tell()
+        new = self._text(self._read)
+        self._read += len(new.encode())
         lines = new.splitlines()
         for number, line in enumerate(lines):
             if _WRONG.search(line):
                 return ["logged:\n" + "\n".join(lines[number : number + _LINES_BEHIND])]
         return []
 
-    async def _logged(self, pattern: str, seconds: float) -> str:
-        """The first group of the last match in what is logged after now, or was."""
-        start = self._read
+    async def _logged(self, pattern: str, seconds: float, start: int = 0) -> str:
+        """The first group of the first match in what is logged behind `start`."""
         give_up = time.monotonic() + seconds
-        while (match := re.search(pattern, self._text()[start:])) is None:
+        while (match := re.search(pattern, self._text(start))) is None:
             if not self.running or time.monotonic() > give_up:
                 raise RuntimeError(f"the server does not say {pattern}:\n{self._text()[-4000:]}")
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.002)
         return match[1]
 
 
