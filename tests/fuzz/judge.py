@@ -281,6 +281,7 @@ def _wrong_arguments(request: Any, name: str, arguments: str, constrains: bool) 
         return
     if not isinstance(value, dict):
         yield f"calls {name} with arguments that are no object: {arguments!r:.300}"
+        return
     if constrains and _demands_calls(request):
         [tool] = [tool for tool in request.tools if tool.name == name]
         yield from _breaks(value, _schema(tool.parameters, tool.parameters_json), f"the arguments of {name}")

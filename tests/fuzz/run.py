@@ -204,7 +204,7 @@ class Hunt:
         text = "\n".join(problems)
         path = found(case, text)
         self.findings.append(
-            f"seed {number}, {self._kind}: {text}\n  again: make fuzz REPLAY={path} ENGINE={self._kind}"
+            f"seed {number}, {self._kind}: {text}\n  again: make fuzz REPLAY={path} FUZZED={self._kind}"
         )
         print(f"fuzz: FOUND {self.findings[-1]}", flush=True)
 
