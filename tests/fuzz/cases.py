@@ -11,6 +11,10 @@ A file is JSON:
           "request": {"messages": [{"role": "ROLE_USER", "parts": [{"text": "Hi"}]}]},
           "key": "one", "metadata": [["x-request-id", "a"]],
           "seconds": 2, "cancel_seconds": 0.01, "reads": 3
+        },
+        {
+          "method": "/octet.v1.ChatService/Chat",
+          "headers": [[":method", "GET"], ["grpc-timeout", "soon"]], "body": "AAAAAAA="
         }
       ]
     }
@@ -19,6 +23,9 @@ All but the method may be left out. Without `together` the calls are made one af
 the message as protobuf's JSON; what is no such message is in `messages`, a list of serialized ones in base64,
 or of lists of such parts of one. An object {"repeat": X, "times": N} stands for the text or the list X so
 many times over.
+
+A call with `headers` is made by hand, as no gRPC client would make it: these take the places of the usual
+ones or come behind them, each character a byte, and `body` is what follows, in base64.
 """
 
 import base64
@@ -48,6 +55,8 @@ class Call:
         seconds: its deadline; None for none.
         cancel_seconds: when the client cancels it; None: never.
         reads: how many messages the client reads before it cancels; None: all.
+        headers: those of a call by hand; None: a client of gRPC's makes it.
+        body: what a call by hand sends behind its headers.
     """
 
     method: str
@@ -57,12 +66,14 @@ class Call:
     seconds: float | None = None
     cancel_seconds: float | None = None
     reads: int | None = None
+    headers: tuple[tuple[str, str], ...] | None = None
+    body: bytes = b""
 
     @property
     def request(self) -> Any:
         """The one request, parsed; None where it is none of the method's."""
         method = methods().get(self.method)
-        if method is None or len(self.messages) != 1:
+        if method is None or len(self.messages) != 1 or self.headers is not None:
             return None
         try:
             return method.request.FromString(self.messages[0])
@@ -101,6 +112,9 @@ def dump(case: Case) -> str:
 
 def _call(entry: Mapping[str, Any]) -> Call:
     method = entry["method"]
+    if "headers" in entry:
+        headers = tuple((name, value) for name, value in entry["headers"])
+        return Call(method, key=entry.get("key", KEYS[0]), headers=headers, body=_bytes(entry["body"]))
     if "messages" in entry:
         messages = tuple(_bytes(item) for item in entry["messages"])
     else:
@@ -126,7 +140,11 @@ def _serialized(method: str, request: Mapping[str, Any]) -> bytes:
 
 
 def _entry(call: Call) -> dict[str, Any]:
-    entry: dict[str, Any] = {"method": call.method, **_written(call)}
+    entry: dict[str, Any] = {"method": call.method}
+    if call.headers is None:
+        entry |= _written(call)
+    else:
+        entry |= {"headers": call.headers, "body": base64.b64encode(call.body).decode()}
     if call.key != KEYS[0]:
         entry["key"] = call.key
     if call.metadata:

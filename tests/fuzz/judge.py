@@ -60,6 +60,10 @@ def _problems(outcome: Outcome, constrains: bool, keys: bool) -> Iterator[str]:
     call, code = outcome.call, outcome.code
     if code is None:
         yield "did not end"
+    elif call.headers is not None:
+        # gRPC's core ends malformed metadata and compression INTERNAL by itself.
+        if code is Code.UNKNOWN or (code in _NEVER and outcome.details.startswith("an error inside")):
+            yield f"by hand ended {code.name}: {outcome.details}"
     elif code in _NEVER:
         yield f"ended {code.name}: {outcome.details}"
     elif code is Code.CANCELLED:

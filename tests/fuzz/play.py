@@ -7,9 +7,13 @@ from typing import Any
 
 import grpc
 from grpc._cython.cygrpc import ExecuteBatchError
+from h2.exceptions import ProtocolError
 
 from tests.fuzz.cases import Call, Case
 from tests.fuzz.methods import WATCH
+from tests.integration import http2
+
+_CODES = {str(code.value[0]): code for code in grpc.StatusCode}
 
 WATCH_SECONDS = 0.5
 """The deadline of calls that never end by themselves."""
@@ -82,6 +86,8 @@ class Player:
         return self._channels[key]
 
     async def _call(self, call: Call) -> Outcome:
+        if call.headers is not None:
+            return await asyncio.to_thread(_by_hand, self._target, call, self._keys)
         outcome = Outcome(call)
         metadata = call.metadata
         if self._keys and call.key:
@@ -123,6 +129,31 @@ class Player:
             if timer is not None:
                 timer.cancel()
         return outcome
+
+
+def _by_hand(target: str, call: Call, keys: bool) -> Outcome:
+    """Makes a call by hand; a connection or stream that the server resets counts as cancelled."""
+    assert call.headers is not None
+    given = dict(call.headers)
+    usual = {**dict(http2.CHAT_HEADERS), ":path": call.method}
+    if keys and call.key:
+        usual["authorization"] = f"Bearer {call.key}"
+    # All that begins with a colon comes first.
+    headers = [(name, given.get(name, value)) for name, value in usual.items()]
+    headers += [(name, value) for name, value in call.headers if name not in usual]
+    outcome = Outcome(call)
+    try:
+        said = http2.exchange(target, [(name, value.encode("latin-1")) for name, value in headers], call.body)
+    except TimeoutError:
+        return outcome
+    except (ConnectionError, ProtocolError):
+        said = {"reset": "connection"}
+    if "grpc-status" not in said:
+        outcome.code, outcome.cancelled = grpc.StatusCode.CANCELLED, True
+        return outcome
+    outcome.code = _CODES[said["grpc-status"]]
+    outcome.details = said.get("grpc-message", "")
+    return outcome
 
 
 async def _converse(rpc: Any, call: Call, outcome: Outcome) -> None:

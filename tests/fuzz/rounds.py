@@ -1,5 +1,6 @@
 """Cases by lot: calls of every method, most of them nearly right, by several callers at the same time."""
 
+import gzip
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.fuzz.methods import CANCEL_CHAT, CHAT, COUNT_TOKENS, GATEWAY, STREAM_
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import picture_files
 from tests.fuzz.tool_text import tool_texts
+from tests.integration.http2 import framed
 
 MOST_CALLS = 8
 
@@ -217,11 +219,64 @@ def _spoil(draw: st.DrawFn, message: Any) -> None:
         set_field(draw, message, field)
 
 
+_HEADERS: dict[str, st.SearchStrategy[str]] = {
+    ":method": st.sampled_from(["GET", "PUT", "CONNECT", "", "post"]),
+    ":scheme": st.sampled_from(["https", "", "octet"]),
+    ":path": st.text(alphabet=st.characters(max_codepoint=255), max_size=20),
+    ":authority": st.sampled_from(["", "é", "a" * 300, "x:99999"]),
+    "content-type": st.sampled_from(
+        ["text/plain", "application/grpc+json", "application/grpc-web", "", "application/grpc;a"]
+    ),
+    "te": st.sampled_from(["", "gzip", "trailers, deflate"]),
+    "grpc-encoding": st.sampled_from(["identity", "gzip", "deflate", "brotli", ""]),
+    "grpc-accept-encoding": st.sampled_from(["gzip", "identity,brotli", "\xff"]),
+    "grpc-timeout": st.sampled_from(["0n", "1u", "99999999H", "123456789S", "-1S", "S", "1", "soon", "100m"]),
+    "grpc-previous-rpc-attempts": st.sampled_from(["1", "-1", "x"]),
+    "authorization": st.text(alphabet=st.characters(max_codepoint=255), max_size=20),
+    "x-request-id": st.text(alphabet=st.characters(max_codepoint=255), max_size=20),
+    "traceparent": st.text(alphabet=st.characters(max_codepoint=255), max_size=60),
+    "x-a-bin": st.sampled_from(["!!", "AA", "AAAA,AAAA", "="]),
+    "X-Name": st.just("x"),
+    "x a": st.just("x"),
+    "": st.just("x"),
+    "connection": st.just("close"),
+    "content-length": st.sampled_from(["0", "99999999", "-1", "x"]),
+}
+
+
+@st.composite
+def by_hand(draw: st.DrawFn) -> Call:
+    """A call with headers and a body that no client of gRPC's would send."""
+    names = draw(st.lists(st.sampled_from(list(_HEADERS)), min_size=1, max_size=3, unique=True))
+    message: bytes = draw(chats()).SerializeToString(deterministic=True)
+    form = draw(st.integers(0, 6))
+    body = framed(message, draw(st.sampled_from([0, 0, 1, 2, 255])))
+    if form == 1:
+        body = framed(gzip.compress(message, mtime=0), 1)
+    elif form == 2:
+        body = body[: draw(st.integers(0, 12))]
+    elif form == 3:
+        body = b"\0" + draw(st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\0\0\0"])) + message
+    elif form == 4:
+        body *= 2
+    elif form == 5:
+        # Much from little.
+        body = framed(gzip.compress(b"\0" * 2**25, mtime=0), 1)
+    return Call(
+        draw(st.sampled_from([CHAT, STREAM_CHAT, CANCEL_CHAT])),
+        headers=tuple((name, draw(_HEADERS[name])) for name in names),
+        # As much as is sent at once.
+        body=body[: 2**16 - 1],
+    )
+
+
 @st.composite
 def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
     """One call."""
     served = {path: method for path, method in methods().items() if gateways or not path.startswith(GATEWAY)}
-    form = draw(st.integers(0, 9))
+    form = draw(st.integers(0, 10))
+    if form == 10:
+        return draw(by_hand())
     if form <= 5:
         request: Any = draw(chats())
         path = draw(st.sampled_from([STREAM_CHAT, STREAM_CHAT, CHAT, COUNT_TOKENS]))

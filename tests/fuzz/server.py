@@ -183,7 +183,7 @@ class ServerProcess:
         while (match := re.search(pattern, self._text(start))) is None:
             if not self.running or time.monotonic() > give_up:
                 raise RuntimeError(f"the server does not say {pattern}:\n{self._text()[-4000:]}")
-            await asyncio.sleep(0.002)
+            await asyncio.sleep(0.002 if start else 0.1)
         return match[1]
 
 
