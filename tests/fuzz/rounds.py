@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS, Call, Case
 from tests.fuzz.constraints import grammars, regexes, schema_texts, schemas
+from tests.fuzz.gateway import generate_requests
 from tests.fuzz.messages import NAMES, REQUEST_IDS, json_objects, messages, set_field, structs, texts
 from tests.fuzz.methods import CANCEL_CHAT, CHAT, COUNT_TOKENS, GATEWAY, STREAM_CHAT, methods
 from tests.fuzz.mutate import mutated
@@ -17,6 +18,27 @@ from tests.fuzz.tool_text import tool_texts
 from tests.integration.http2 import framed
 
 MOST_CALLS = 8
+
+# What is out of the ordinary about a chat.
+_SUBJECTS = st.sampled_from(
+    [
+        (),
+        (),
+        ("sampling",),
+        ("form",),
+        ("options",),
+        ("spoilt",),
+        ("sampling", "form"),
+        ("options", "sampling", "spoilt"),
+    ]
+)
+_TEMPLATE_ARGUMENTS = st.dictionaries(
+    st.sampled_from(
+        ["enable_thinking", "bos_token", "messages", "tools", "a", "strftime_now", "raise_exception"]
+    ),
+    st.sampled_from([True, None, "", "a", 1.5, [], {}, ["{{ 1 }}"]]),
+    max_size=2,
+)
 
 _SECONDS = st.sampled_from([0.0, 0.001, 0.01, 0.05, 0.3, 5.0, 1e6])
 _CANCEL_SECONDS = st.sampled_from([0.0, 0.001, 0.005, 0.02, 0.1])
@@ -112,14 +134,26 @@ def chats(draw: st.DrawFn) -> chat_service_pb2.ChatRequest:
     if draw(st.booleans()):
         _add_tools(draw, request)
     _converse(draw, request)
-    subject = draw(st.integers(0, 4))
-    if subject == 0:
+    subjects = draw(_SUBJECTS)
+    if "sampling" in subjects:
         _sample(draw, request.sampling)
-    elif subject == 1 and not request.tools:
+    if "form" in subjects:
         _constrain(draw, request)
-    elif subject == 2:
+    if "options" in subjects:
+        _set_options(draw, request)
+    if "spoilt" in subjects:
         _spoil(draw, request)
     return request
+
+
+def _set_options(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
+    request.adapter = draw(st.sampled_from(["", "", "pirate", "nobody"]))
+    request.cache_salt = draw(st.sampled_from(["", "a", "é" * 128]))
+    request.priority = draw(st.sampled_from([0, 0, 0, 1, -(2**31)]))
+    if draw(st.booleans()):
+        request.chat_template_args.CopyFrom(draw(structs(_TEMPLATE_ARGUMENTS)))
+    if draw(st.booleans()):
+        request.image_options.pan_and_scan = draw(st.booleans())
 
 
 def _add_tools(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
@@ -274,11 +308,14 @@ def by_hand(draw: st.DrawFn) -> Call:
 def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
     """One call."""
     served = {path: method for path, method in methods().items() if gateways or not path.startswith(GATEWAY)}
-    form = draw(st.integers(0, 10))
+    request: Any
+    form = draw(st.integers(0, 11))
     if form == 10:
         return draw(by_hand())
-    if form <= 5:
-        request: Any = draw(chats())
+    if form == 11 and gateways:
+        path, request = f"{GATEWAY}VllmEngine/Generate", draw(generate_requests())
+    elif form <= 5:
+        request = draw(chats())
         path = draw(st.sampled_from([STREAM_CHAT, STREAM_CHAT, CHAT, COUNT_TOKENS]))
         if path == COUNT_TOKENS:
             request = served[path].request(request=request)
