@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import jsonschema
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.struct_pb2 import Struct
 from google.rpc import error_details_pb2, status_pb2
 from referencing.exceptions import Unresolvable
 
@@ -145,6 +146,9 @@ def _wrong_path(outcome: Outcome, path: str) -> str | None:
     at = 0
     field: FieldDescriptor | None = None
     while at < len(path):
+        if descriptor is not None and descriptor.full_name == Struct.DESCRIPTOR.full_name:
+            # Names of the client's own.
+            return None
         step = _STEP.match(path, at)
         if step is None:
             return "which is no path"

@@ -47,6 +47,7 @@ RIGHT = {
     "refused at a field": refused(),
     "refused at a map's entry": refused("sampling.logit_bias[-5]"),
     "refused at a field within a request": refused("request.sampling.top_p", method=COUNT_TOKENS),
+    "refused at a name within a Struct": refused("chat_template_args.tools"),
     "no request": refused("", reason="MALFORMED_REQUEST"),
     "cancelled by the client": outcome(Code.CANCELLED, cancelled=True),
     "too late": outcome(Code.DEADLINE_EXCEEDED, call={"seconds": 1.0}),
