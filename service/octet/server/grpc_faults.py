@@ -14,6 +14,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 UNKNOWN_METHOD = "/unknown"
 """What calls of methods that nobody serves are called, whatever their paths are."""
 
+NotSentError: type[Exception] = cygrpc.ExecuteBatchError
+"""What gRPC raises when something cannot be sent, mostly because the client is gone."""
+
 # As against what should never have been tried, "Failed grpc_call_start_batch".
 _NOT_SENT = 'Failed "execute_batch"'
 
@@ -75,7 +78,7 @@ def _is_worth_a_line(record: logging.LogRecord) -> bool:
     latter gRPC knows by itself only where it has been told of the end of the call before.
     """
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, cygrpc.ExecuteBatchError) and str(error).startswith(_NOT_SENT):
+    if isinstance(error, NotSentError) and str(error).startswith(_NOT_SENT):
         return False
     return not str(record.msg).startswith("Invalid encoding on")
 

@@ -8,7 +8,6 @@ import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import code_pb2, error_details_pb2, status_pb2
-from grpc._cython.cygrpc import ExecuteBatchError  # type: ignore[attr-defined]
 from grpc_status import rpc_status
 
 from octet.errors import (
@@ -25,6 +24,7 @@ from octet.errors import (
     UnavailableError,
 )
 from octet.rpc import call
+from octet.server.grpc_faults import NotSentError
 from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 
 logger = logging.getLogger("octet")
@@ -66,7 +66,7 @@ class ErrorInterceptor(AroundInterceptor):
             return await proceed()
         except grpc.aio.AbortError:
             raise
-        except ExecuteBatchError:
+        except NotSentError:
             # Nothing can be sent any more, and gRPC has not told yet why: the client is gone.
             raise asyncio.CancelledError from None
         except OctetError as raised:
