@@ -18,7 +18,7 @@ from tests.fuzz.play import Player
 
 ROOT = Path(__file__).parents[2]
 
-START_SECONDS = {"scripted": 60, "demo": 280}
+START_SECONDS = {"scripted": 120, "demo": 900}
 PATIENCE_SECONDS = {"scripted": 30.0, "demo": 120.0}
 SETTLE_SECONDS = 15.0
 """How long after the last call its slots may still be taken."""
