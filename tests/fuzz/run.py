@@ -95,6 +95,7 @@ class Hunt:
         self._hunted = ""
         self._smallest: tuple[Case, list[str]] | None = None
         self._shrink_until = 0.0
+        self._memory, self._memory_at = 0, 0.0
         self.findings: list[str] = []
         """What was found, a text each."""
 
@@ -113,17 +114,15 @@ class Hunt:
         server = self._serving()
         until = time.monotonic() + seconds
         processes = len(server.processes())
-        memory = 0
+        # By then caches are full and pools have all their processes.
+        self._memory, self._memory_at = 0, until - seconds * 2 / 3
         number = 0
         while time.monotonic() < until:
             self._batch(self._number + number, until)
             number += 1
             if self._smallest is not None:
                 self._report(self._number + number - 1, found)
-            # By then caches are full and pools have all their processes.
-            if not memory and time.monotonic() > until - seconds * 2 / 3:
-                memory = self._serving().memory()
-        grown = self._grown(memory, processes) if memory and self._server is server else []
+        grown = self._grown(processes) if self._memory and self._server is server else []
         self.findings += [f"seeds {self._number} to {self._number + number - 1}: {text}" for text in grown]
 
     def close(self) -> None:
@@ -167,6 +166,8 @@ class Hunt:
             now = time.monotonic()
             if now > (self._shrink_until if self._hunted else until):
                 raise Enough
+            if not self._memory and now > self._memory_at:
+                self._memory = self._serving().memory()
             if now > progress:
                 progress = now + PROGRESS_SECONDS
                 self._say(number)
@@ -208,16 +209,18 @@ class Hunt:
         )
         print(f"fuzz: FOUND {self.findings[-1]}", flush=True)
 
-    def _grown(self, memory: int, processes: int) -> list[str]:
+    def _grown(self, processes: int) -> list[str]:
         """What the server has more of than it had."""
         server = self._serving()
         grown = []
-        more = server.memory() - memory
+        more = server.memory() - self._memory
         if more > MEMORY_BYTES:
             grown.append(f"the server has {more >> 20} MiB more memory")
         if len(now := server.processes()) > processes + MORE_PROCESSES:
             grown.append(f"the server has {len(now)} processes: {now}")
-        print(f"fuzz: memory {memory >> 20} MiB and {more >> 20} more, {len(now)} processes", flush=True)
+        print(
+            f"fuzz: memory {self._memory >> 20} MiB and {more >> 20} more, {len(now)} processes", flush=True
+        )
         return grown
 
     def _say(self, number: int) -> None:
@@ -246,7 +249,7 @@ def main() -> None:
     parser.add_argument("--replay", type=Path, nargs="+", help="files of cases, which are played instead")
     arguments = parser.parse_args()
     # The server must not outlive this process.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     number = random.randrange(10**6) if arguments.seed is None else arguments.seed
     kinds = ("scripted", "demo") if arguments.engine == "both" else (arguments.engine,)
     shares = {"scripted": 1 - DEMO_SHARE, "demo": DEMO_SHARE} if len(kinds) > 1 else {kinds[0]: 1.0}

@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -98,7 +99,11 @@ class ServerProcess:
 
     def processes(self) -> list[str]:
         """What its processes are."""
-        return [" ".join(process.cmdline()) for process in self._family() if process.is_running()]
+        lines = []
+        for process in self._family():
+            with suppress(psutil.Error):
+                lines.append(" ".join(process.cmdline()))
+        return lines
 
     async def stop(self) -> list[str]:
         """Ends it as a supervisor does; says what was wrong with that, and at last in its log."""
@@ -128,7 +133,7 @@ class ServerProcess:
             self._popen.kill()
             self._popen.wait()
             for process in family:
-                if process.is_running():
+                with suppress(psutil.Error):
                     process.kill()
         self._log.close()
 
@@ -164,14 +169,17 @@ class ServerProcess:
         return Path(self._log.name).stat().st_size
 
     def _text(self, start: int = 0) -> str:
+        return self._bytes(start).decode(errors="replace")
+
+    def _bytes(self, start: int) -> bytes:
         with Path(self._log.name).open("rb") as file:
             file.seek(start)
-            return file.read().decode(errors="replace")
+            return file.read()
 
     def _logged_findings(self) -> list[str]:
-        new = self._text(self._read)
-        self._read += len(new.encode())
-        lines = new.splitlines()
+        new = self._bytes(self._read)
+        self._read += len(new)
+        lines = new.decode(errors="replace").splitlines()
         for number, line in enumerate(lines):
             if _WRONG.search(line):
                 return ["logged:\n" + "\n".join(lines[number : number + _LINES_BEHIND])]
