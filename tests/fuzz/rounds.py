@@ -343,7 +343,7 @@ def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
     return Call(
         path,
         sent,
-        key=draw(st.sampled_from([*KEYS * 8, "", "nobody"])),
+        key=draw(st.sampled_from([*KEYS * 20, "", "nobody"])),
         metadata=draw(metadata()) if draw(st.integers(0, 9)) == 0 else (),
         seconds=draw(_SECONDS) if ending == 1 else None,
         cancel_seconds=draw(_CANCEL_SECONDS) if ending == 2 else None,
