@@ -4,6 +4,7 @@ import asyncio
 import logging
 from pathlib import Path
 
+import grpc
 import pytest
 
 from octet.engine.vllm.engine import VllmEngine
@@ -14,6 +15,14 @@ from tests.fuzz.play import Player
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").glob("*.json"))
+
+
+@pytest.mark.parametrize("path", [path for path in CORPUS if path.stem.startswith("gateway")])
+async def test_what_gateways_ask(target: str, path: Path) -> None:
+    player = Player(target, keys=False, patience=120)
+    outcomes = await player.play(load(path))
+    await player.close()
+    assert all(outcome.code == grpc.StatusCode.INVALID_ARGUMENT for outcome in outcomes), outcomes
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.stem)
