@@ -48,6 +48,10 @@ MORE_PROCESSES = 5
 """Three that decode pictures, one that compiles constraints, and one that is being replaced."""
 
 
+# What vLLM writes before each line of a traceback.
+_PREFIX = re.compile(r"^\(\w+ pid=\d+\) [A-Z]+ [\d:. -]+\[[^]]*\] ")
+
+
 class Finding(Exception):
     """A case that went wrong."""
 
@@ -58,7 +62,7 @@ class Enough(BaseException):
 
 def kind_of(problem: str) -> str:
     """What findings of the same fault have in common."""
-    lines = problem.splitlines()
+    lines = [_PREFIX.sub("", line) for line in problem.splitlines()]
     if "Traceback (most recent call last):" in lines:
         raised = next((line for line in lines if re.match(r"[A-Za-z_.]+(Error|Exception)\b", line)), "")
         where = [line for line in lines if "File " in line]

@@ -68,6 +68,13 @@ def test_every_method_of_the_api_is_called() -> None:
         ("/a/b: ended INTERNAL: id 5", "/a/b: ended INTERNAL: id 77", True),
         ("/a/b: ended INTERNAL: 'x'", "/a/b: ended UNKNOWN: 'x'", False),
         (
+            "logged:\n(A pid=1) ERROR 11-28 08:04:43 [s.py:64] Traceback (most recent call last):\n"
+            "(A pid=1) ERROR 11-28 08:04:43 [s.py:64] ValueError: 1 is wrong",
+            "logged:\nfirst\n(A pid=2) ERROR 11-28 08:05:43 [s.py:64] Traceback (most recent call last):\n"
+            "(A pid=2) ERROR 11-28 08:05:43 [s.py:64] ValueError: 2 is wrong",
+            True,
+        ),
+        (
             'logged:\nTraceback (most recent call last):\n  File "a.py", line 1\nValueError: 1 is wrong',
             'logged:\nTraceback (most recent call last):\n  File "b.py", line 1\nTypeError: 1 is wrong',
             False,

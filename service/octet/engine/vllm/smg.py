@@ -31,6 +31,8 @@ _ENCODED_ANEW_BYTES = 2**28
 class Servicer(VllmEngineServicer):  # type: ignore[misc]
     """The package's servicer, which also finds the tokenizer of a model that came from a hub."""
 
+    _mm_processor: Any
+
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         if self._mm_processor is not None:
