@@ -7,7 +7,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from octet.engine.vllm.engine import VllmEngine
+from octet.engine.vllm.serving.engine import VllmEngine
 from tests.fuzz.cases import load
 from tests.fuzz.judge import judge
 from tests.fuzz.play import Player

@@ -35,9 +35,9 @@ from octet.engine.types import (
     PromptAccepted,
     TextPart,
 )
-from octet.engine.vllm.answer import AnswerReader
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import is_constrained, to_constraint, verified
+from octet.engine.vllm.serving.answer import AnswerReader
 from octet.server import lifecycle
 from octet.server.server import Server
 from octet.translate.tools import ToolCallScanner
@@ -245,8 +245,8 @@ def _seconds_without_core() -> float:
 
 async def _demo_engine() -> Engine:
     from octet import demo
-    from octet.engine.vllm.args import parse_engine_args
-    from octet.engine.vllm.engine import create_engine
+    from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.engine import create_engine
 
     flags = ("--enforce-eager", "--kv-cache-memory-bytes", "256M", "--max-num-seqs", "8")
     return await create_engine(
