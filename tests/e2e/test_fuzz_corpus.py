@@ -14,7 +14,12 @@ from tests.fuzz.play import Player
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-CORPUS = sorted((Path(__file__).parents[1] / "fuzz" / "corpus").glob("*.json"))
+# What models write is for the scripted engine, which says what it is told.
+CORPUS = sorted(
+    path
+    for path in (Path(__file__).parents[1] / "fuzz" / "corpus").glob("*.json")
+    if not path.stem.startswith("tool_calls")
+)
 
 
 @pytest.mark.parametrize("path", [path for path in CORPUS if path.stem.startswith("gateway")])
