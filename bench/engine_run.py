@@ -19,7 +19,7 @@ os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 from vllm import EngineArgs, LLMEngine, SamplingParams
 
 from octet.bench.timing import Timing
-from octet.engine.vllm.args import WORKER_EXTENSION
+from octet.engine.vllm.launch.args import WORKER_EXTENSION
 
 _DECODE_PROMPT_TOKENS = 16
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from octet.engine.vllm.vision.shape import TowerShape
+from octet.engine.vllm.inside.vision.shape import TowerShape
 
 _TURN = "<bos><start_of_turn>user\n{}<end_of_turn>\n<start_of_turn>model\n"
 _TEXT = _TURN.format("Tell me something.")

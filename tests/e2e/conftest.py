@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from octet import demo
 from octet.config import ServerConfig
-from octet.engine.vllm.engine import VllmEngine
+from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
 
 # Another checkpoint may be put to the test; what the demo checkpoint says is not asked of it.
@@ -33,8 +33,8 @@ def model_path() -> str:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def engine() -> AsyncIterator[VllmEngine]:
     """The engine, started as `octet serve` starts it."""
-    from octet.engine.vllm.args import parse_engine_args
-    from octet.engine.vllm.engine import create_engine
+    from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.engine import create_engine
 
     engine = await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS, "--served-model-name", MODEL_NAME]))
     yield engine

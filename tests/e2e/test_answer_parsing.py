@@ -16,7 +16,7 @@ from octet.engine.types import (
     ToolChoice,
     ToolChoiceMode,
 )
-from octet.engine.vllm.answer import AnswerParsing, AnswerReader
+from octet.engine.vllm.serving.answer import AnswerParsing, AnswerReader
 from octet.errors import InvalidRequestError, StartupError
 
 CLOCK = Tool("get_time", "", {"type": "object", "properties": {"city": {"type": "string"}}})

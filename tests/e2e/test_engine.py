@@ -29,8 +29,8 @@ from octet.engine.types import (
     ToolChoiceMode,
     Usage,
 )
-from octet.engine.vllm.engine import VllmEngine
-from octet.engine.vllm.sampling import to_sampling_params
+from octet.engine.vllm.serving.engine import VllmEngine
+from octet.engine.vllm.serving.sampling import to_sampling_params
 from octet.errors import ContextLengthError, InvalidRequestError
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")

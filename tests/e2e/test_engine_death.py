@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from octet.client import Client, OctetRpcError
 from octet.engine.types import Event, GenerationRequest, Message, PromptAccepted, Role, Sampling, TextPart
-from octet.engine.vllm.args import parse_engine_args
-from octet.engine.vllm.engine import VllmEngine, create_engine
+from octet.engine.vllm.launch.args import parse_engine_args
+from octet.engine.vllm.serving.engine import VllmEngine, create_engine
 from octet.errors import EngineDeadError
 from tests.e2e.conftest import ENGINE_FLAGS
 

@@ -51,7 +51,7 @@ def linear_layer(dtype: torch.dtype | None, *, lora: bool = False) -> torch.nn.M
 def fused_norm(consumer: torch.nn.Module) -> Any:
     from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 
-    from octet.engine.vllm.fused import QuantizingGemmaRMSNorm
+    from octet.engine.vllm.inside.fused import QuantizingGemmaRMSNorm
 
     norm = QuantizingGemmaRMSNorm(GemmaRMSNorm(K, eps=1e-6), owner_of(consumer), "consumer")
     norm.weight.data = rows(K, seed=3)[0]
@@ -59,7 +59,7 @@ def fused_norm(consumer: torch.nn.Module) -> Any:
 
 
 def fused_activation(act_fn: Any, consumer: torch.nn.Module) -> Any:
-    from octet.engine.vllm.fused import QuantizingActivation
+    from octet.engine.vllm.inside.fused import QuantizingActivation
 
     return QuantizingActivation(act_fn, owner_of(consumer), "consumer")
 
@@ -183,7 +183,7 @@ def test_cuda_gets_a_product_that_takes_codes(monkeypatch: pytest.MonkeyPatch) -
     )
     from vllm.platforms import PlatformEnum
 
-    from octet.engine.vllm.linear import PrequantizedCutlassKernel, register_prequantized_input
+    from octet.engine.vllm.inside.linear import PrequantizedCutlassKernel, register_prequantized_input
 
     table = linear._POSSIBLE_FP8_KERNELS
     theirs = [k for k in table[PlatformEnum.CUDA] if k is not PrequantizedCutlassKernel]

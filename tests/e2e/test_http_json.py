@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 
 from octet.client import AsyncClient
 from octet.config import ServerConfig
-from octet.engine.vllm.engine import VllmEngine
+from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
 from octet.v1 import model_service_pb2, model_service_pb2_grpc
 from tests.e2e.envoy import envoy

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from octet import ops
-from octet.engine.vllm.engine import VllmEngine
+from octet.engine.vllm.serving.engine import VllmEngine
 from tests.e2e.conftest import ENGINE_FLAGS
 
 # What runs in Gemma 3; the last three are how its linear layers' inputs come to be quantized.

@@ -19,10 +19,10 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 
 from octet import demo, ops
-from octet.engine.vllm.args import parse_engine_args
-from octet.engine.vllm.engine import VllmEngine, create_engine
 from octet.engine.vllm.formats import FORMATS, FormatPair
-from octet.engine.vllm.scoring import Scorer, TokenScores
+from octet.engine.vllm.launch.args import parse_engine_args
+from octet.engine.vllm.serving.engine import VllmEngine, create_engine
+from octet.engine.vllm.serving.scoring import Scorer, TokenScores
 from octet.errors import StartupError
 from octet.ops import reference
 from tests.e2e.conftest import ENGINE_FLAGS

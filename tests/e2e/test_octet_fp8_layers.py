@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from octet.engine.vllm import formats, kernels, octet_fp8, plugin
+from octet.engine.vllm import formats, kernels, plugin
 from octet.engine.vllm.formats import FORMATS, FormatPair
+from octet.engine.vllm.inside import octet_fp8
 from octet.ops import reference
 
 PAIRS = [FormatPair(weights, activations) for weights in FORMATS for activations in FORMATS]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
 
-from octet.engine.vllm import output_layer
+from octet.engine.vllm.inside import output_layer
 from octet.engine.vllm.plugin import register
 
 N, K = 208, 96

@@ -12,10 +12,10 @@ import pytest_asyncio
 
 from octet import ops
 from octet.engine.vllm import compat
-from octet.engine.vllm.args import parse_engine_args
-from octet.engine.vllm.engine import VllmEngine, create_engine
 from octet.engine.vllm.formats import FormatPair
-from octet.engine.vllm.threads import BINDING
+from octet.engine.vllm.launch.args import parse_engine_args
+from octet.engine.vllm.launch.threads import BINDING
+from octet.engine.vllm.serving.engine import VllmEngine, create_engine
 from octet.errors import StartupError
 from tests.e2e.conftest import ENGINE_FLAGS, MODEL
 from tests.e2e.test_octet_fp8 import octet_fp8, picture, quantize_master, write

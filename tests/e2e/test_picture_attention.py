@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from octet.engine.vllm.engine import VllmEngine
+from octet.engine.vllm.serving.engine import VllmEngine
 from tests.e2e.test_octet_fp8 import picture
 from tools.real_geometry import compare
 from tools.real_geometry.write import write

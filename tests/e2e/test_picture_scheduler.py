@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from octet import demo
-from octet.engine.vllm.vision import pictures as pictures_module
+from octet.engine.vllm.inside.vision import pictures as pictures_module
 
 BLOCK = 16
 # As long as a picture of the demo checkpoint with its newlines, and what of it embeddings stand for.
@@ -83,7 +83,7 @@ class Core:
         from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
         from vllm.v1.structured_output import StructuredOutputManager
 
-        from octet.engine.vllm.vision.scheduler import PictureScheduler
+        from octet.engine.vllm.inside.vision.scheduler import PictureScheduler
 
         hash_function = get_hash_fn_by_name("sha256")
         init_none_hash(hash_function)
@@ -254,7 +254,7 @@ def test_everybody_comes_to_an_end(vllm_config: Any, seed: int, room: int, block
 
 
 def test_other_models_keep_vllms_way(vllm_config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from octet.engine.vllm.vision import scheduler
+    from octet.engine.vllm.inside.vision import scheduler
 
     monkeypatch.setattr(scheduler, "_ARCHITECTURE", "AnotherForConditionalGeneration")
     core = Core(vllm_config)

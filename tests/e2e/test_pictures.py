@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from octet import demo
-from octet.engine.vllm.vision import pictures
-from octet.engine.vllm.vision.pictures import Instruction, Slice
+from octet.engine.vllm.inside.vision import pictures
+from octet.engine.vllm.inside.vision.pictures import Instruction, Slice
 from tests.e2e.test_parallel import TURN
 
 # 4 layers of 2 halves, each of one block: the demo checkpoint's tower.

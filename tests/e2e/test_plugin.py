@@ -78,9 +78,9 @@ def _per_token_keys() -> list[Any]:
 
 
 def test_registering_again_changes_nothing(clean_vllm: Any) -> None:
-    from octet.engine.vllm.fused import FusedGemma3DecoderLayer
-    from octet.engine.vllm.linear import OctetFP8LinearKernel
-    from octet.engine.vllm.quant import OctetQuantFP8
+    from octet.engine.vllm.inside.fused import FusedGemma3DecoderLayer
+    from octet.engine.vllm.inside.linear import OctetFP8LinearKernel
+    from octet.engine.vllm.inside.quant import OctetQuantFP8
 
     for _ in range(3):
         register()
@@ -106,7 +106,7 @@ def test_pictures_are_scheduled_apart(clean_vllm: Any) -> None:
     from vllm.v1.core.sched.async_scheduler import AsyncScheduler
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    from octet.engine.vllm.vision.scheduler import PictureScheduler
+    from octet.engine.vllm.inside.vision.scheduler import PictureScheduler
 
     assert scheduler_with() is Scheduler
     for _ in range(2):
@@ -303,7 +303,7 @@ def test_the_linear_kernel_agrees_with_vllms(clean_vllm: Any) -> None:
         kFp8StaticChannelSym,
     )
 
-    from octet.engine.vllm.linear import OctetFP8LinearKernel
+    from octet.engine.vllm.inside.linear import OctetFP8LinearKernel
 
     config = layer_config(kFp8StaticChannelSym, kFp8DynamicTokenSym)
     names = ["weight", "weight_scale", "input_scale", "input_scale_ub"]
@@ -346,7 +346,7 @@ def test_compiled_code_calls_the_operators(clean_vllm: Any) -> None:
         kFp8StaticChannelSym,
     )
 
-    from octet.engine.vllm.linear import OctetFP8LinearKernel
+    from octet.engine.vllm.inside.linear import OctetFP8LinearKernel
 
     register()
     kernel = OctetFP8LinearKernel(

@@ -27,7 +27,7 @@ from octet.engine.types import (
     TextPart,
     Tool,
 )
-from octet.engine.vllm.engine import VllmEngine, create_engine
+from octet.engine.vllm.serving.engine import VllmEngine, create_engine
 from octet.errors import InvalidRequestError, StartupError
 from octet.server.server import Server
 from octet.v1 import (
@@ -58,7 +58,7 @@ def checkpoint(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Pat
 async def versatile(
     checkpoint: Path, model_path: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[VllmEngine]:
-    from octet.engine.vllm.args import parse_engine_args
+    from octet.engine.vllm.launch.args import parse_engine_args
 
     adapters = tmp_path_factory.mktemp("adapters")
     for name, strength in (("silent", 0.0), ("loud", 1.0)):
@@ -109,7 +109,7 @@ async def test_adapters_change_the_answers_that_name_them(versatile: VllmEngine)
 
 
 async def test_an_adapter_that_cannot_be_loaded(versatile: VllmEngine, tmp_path: Path) -> None:
-    from octet.engine.vllm import adapters
+    from octet.engine.vllm.serving import adapters
 
     with pytest.raises(StartupError, match="--lora-modules: nothing cannot be loaded") as raised:
         await adapters.load(versatile.llm, {"nothing": str(tmp_path)})

@@ -14,7 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from PIL import Image, ImageDraw
 
 from octet.client import AsyncClient, Client, OctetRpcError, tool_result, user
-from octet.engine.vllm.engine import VllmEngine
+from octet.engine.vllm.serving.engine import VllmEngine
 
 OCTET = [sys.executable, "-m", "octet"]
 IDLE_SECONDS = 1.0

@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw
 
 from octet.client import AsyncClient
 from octet.config import ServerConfig
-from octet.engine.vllm.engine import VllmEngine
-from octet.engine.vllm.smg import create_servicer
+from octet.engine.vllm.serving.engine import VllmEngine
+from octet.engine.vllm.serving.smg import create_servicer
 from octet.server.server import Server
 from tests.e2e.conftest import MODEL_NAME
 from tests.e2e.envoy import envoy, write_certificate

@@ -3,8 +3,8 @@
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from octet.engine.vllm.args import parse_engine_args
-from octet.engine.vllm.engine import create_engine
+from octet.engine.vllm.launch.args import parse_engine_args
+from octet.engine.vllm.serving.engine import create_engine
 from octet.errors import StartupError
 
 

@@ -11,7 +11,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from octet.client import AsyncClient, OctetRpcError
-from octet.engine.vllm.engine import VllmEngine
+from octet.engine.vllm.serving.engine import VllmEngine
 
 TOKENS = 200
 

@@ -5,8 +5,8 @@ import os
 import psutil  # type: ignore[import-untyped]
 import pytest
 
-from octet.engine.vllm.engine import VllmEngine
-from octet.engine.vllm.threads import BINDING, FEW_CORES
+from octet.engine.vllm.launch.threads import BINDING, FEW_CORES
+from octet.engine.vllm.serving.engine import VllmEngine
 
 CORES = os.sched_getaffinity(0)
 

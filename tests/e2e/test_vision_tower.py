@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from octet.engine.vllm.vision import tower as tower_module
-from octet.engine.vllm.vision.follow import Encoder
-from octet.engine.vllm.vision.pictures import Instruction, Slice
-from octet.engine.vllm.vision.tower import Encoding, SlicedTower
+from octet.engine.vllm.inside.vision import tower as tower_module
+from octet.engine.vllm.inside.vision.follow import Encoder
+from octet.engine.vllm.inside.vision.pictures import Instruction, Slice
+from octet.engine.vllm.inside.vision.tower import Encoding, SlicedTower
 
 CROPS, SIDE, PATCH, TOKENS = 2, 48, 4, 16
 VISION = {

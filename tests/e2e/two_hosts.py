@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
-from octet.engine.vllm.threads import BINDING
+from octet.engine.vllm.launch.threads import BINDING
 from tests.e2e.conftest import ENGINE_FLAGS, MODEL
 
 START_SECONDS = 400

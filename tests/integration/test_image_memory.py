@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -43,8 +44,17 @@ async def _answer(call: Any) -> Any:
     return await call
 
 
-def decoders() -> list[psutil.Process]:
-    """The processes that decode pictures for the server in this process."""
+Decoders = Callable[[], list[psutil.Process]]
+
+
+@pytest.fixture
+def decoders() -> Decoders:
+    """Tells the processes that have been started for pictures in this test; other tests' servers may have some."""
+    others = _decoders()
+    return lambda: [process for process in _decoders() if process not in others]
+
+
+def _decoders() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         try:
@@ -71,7 +81,9 @@ async def failure(call: Any) -> grpc.aio.AioRpcError:
     ],
     ids=["WebP", "PNG", "GIF", "the third"],
 )
-async def test_what_can_never_fit_is_refused_with_its_numbers(start: Start, files: tuple[bytes, ...]) -> None:
+async def test_what_can_never_fit_is_refused_with_its_numbers(
+    start: Start, decoders: Decoders, files: tuple[bytes, ...]
+) -> None:
     running = await start(config=config(max_image_memory=120 * MB))
     error = await failure(chat(running, "alice", *files))
     assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
@@ -109,7 +121,7 @@ async def cancel(running: Running, caller: str, request_id: str) -> None:
     )
 
 
-async def test_a_callers_slow_pictures_leave_a_process_to_others(start: Start) -> None:
+async def test_a_callers_slow_pictures_leave_a_process_to_others(start: Start, decoders: Decoders) -> None:
     running = await start(config=config(image_threads=2, image_decode_seconds=60))
     slow = [chat(running, "alice", slow_jpeg()) for _ in range(6)]
     await until(lambda: len(decoders()) == 2)
@@ -123,7 +135,7 @@ async def test_a_callers_slow_pictures_leave_a_process_to_others(start: Start) -
 
 
 @pytest.mark.parametrize("how", ["deadline", "cancel", "gone"])
-async def test_decoding_stops_with_its_request(start: Start, how: str) -> None:
+async def test_decoding_stops_with_its_request(start: Start, decoders: Decoders, how: str) -> None:
     running = await start(config=config(image_decode_seconds=600))
     await chat(running, "alice", SMALL)
     (decoder,) = decoders()
@@ -153,7 +165,7 @@ async def test_what_takes_too_long_is_refused(start: Start) -> None:
     assert "more than 0.5 seconds" in violation.description
 
 
-async def test_a_crash_is_refused_and_the_server_goes_on(start: Start) -> None:
+async def test_a_crash_is_refused_and_the_server_goes_on(start: Start, decoders: Decoders) -> None:
     running = await start(config=config(image_decode_seconds=60))
     await chat(running, "alice", SMALL)
     (decoder,) = decoders()
@@ -227,7 +239,7 @@ async def test_counting_that_waits_for_memory_keeps_no_turn_from_texts(start: St
     assert running.server.admission.load().waiting_image_bytes == 0
 
 
-async def test_the_end_of_a_server_is_that_of_its_decoders(start: Start) -> None:
+async def test_the_end_of_a_server_is_that_of_its_decoders(start: Start, decoders: Decoders) -> None:
     running = await start(config=config(image_decode_seconds=60))
     await chat(running, "bob", SMALL)
     call = chat(running, "alice", slow_jpeg())
@@ -238,7 +250,9 @@ async def test_the_end_of_a_server_is_that_of_its_decoders(start: Start) -> None
     await until(lambda: not any(process.is_running() for process in processes))
 
 
-async def test_a_decoder_that_was_ended_while_it_was_idle_is_replaced(start: Start) -> None:
+async def test_a_decoder_that_was_ended_while_it_was_idle_is_replaced(
+    start: Start, decoders: Decoders
+) -> None:
     running = await start(config=config())
     await chat(running, "alice", SMALL)
     (decoder,) = decoders()

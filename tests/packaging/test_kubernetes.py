@@ -13,7 +13,7 @@ from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 from octet.cli.health import health
 from octet.cli.serve import serve
 from octet.config import ServerConfig
-from octet.engine.vllm.engine import SHUTDOWN_SECONDS
+from octet.engine.vllm.serving.engine import SHUTDOWN_SECONDS
 from octet.server.server import STOP_GRACE_SECONDS
 from octet.telemetry.metrics import Metrics
 from tests.packaging.kubernetes import KUBERNETES, OVERLAYS, ROOT, Resource, of_kind, only, render
@@ -78,7 +78,7 @@ def test_the_prometheus_operator_takes_them() -> None:
 
 
 def test_serve_takes_the_arguments(container: Resource, settings: ServerConfig) -> None:
-    from octet.engine.vllm.args import _parser
+    from octet.engine.vllm.launch.args import _parser
 
     assert settings.has_keys
     assert settings.host == "0.0.0.0"

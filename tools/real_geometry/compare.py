@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from octet.engine.vllm.scoring import scorer
+from octet.engine.vllm.serving.scoring import scorer
 
 # The ids of a prompt's tokens from the second on, and their log probabilities.
 Scores = tuple[list[int], torch.Tensor]

@@ -14,7 +14,7 @@ from octet.errors import OctetError
 
 if TYPE_CHECKING:
     from octet.engine.protocol import Engine
-    from octet.engine.vllm.args import EngineSettings
+    from octet.engine.vllm.launch.args import EngineSettings
     from octet.rpc.vllm_engine import CreateServicer
 
 DEMO_NAME = "octet-demo"
@@ -68,7 +68,7 @@ def compute(config: ServerConfig, engine_args: list[str]) -> None:
     try:
         with logging_to_stderr(config):
             settings = _parse(config, engine_args)
-            from octet.engine.vllm import headless
+            from octet.engine.vllm.launch import headless
 
             headless.compute(settings)
     except OctetError as error:
@@ -82,12 +82,12 @@ def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     async def start_engine() -> "Engine":
-        from octet.engine.vllm.engine import create_engine
+        from octet.engine.vllm.serving.engine import create_engine
 
         return await create_engine(await asyncio.to_thread(_parse, config, engine_args))
 
     async def create_servicer(engine: Any) -> Any:
-        from octet.engine.vllm import smg
+        from octet.engine.vllm.serving import smg
 
         return await smg.create_servicer(
             engine, max_image_bytes=config.max_image_bytes, image_threads=config.image_threads
@@ -122,8 +122,8 @@ def serve_engine(
 def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
     """The engine's settings, those of the demo checkpoint where no model is named. Imports vLLM."""
     from octet import demo
-    from octet.engine.vllm.args import names_model, parse_engine_args
-    from octet.engine.vllm.logs import configure_logging
+    from octet.engine.vllm.launch.args import names_model, parse_engine_args
+    from octet.engine.vllm.launch.logs import configure_logging
     from octet.telemetry.tracing import find_collector
 
     configure_logging(config.log_format, config.log_level)
@@ -135,6 +135,6 @@ def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
 
 
 def _print_engine_help() -> None:
-    from octet.engine.vllm.args import engine_help
+    from octet.engine.vllm.launch.args import engine_help
 
     click.echo(engine_help())

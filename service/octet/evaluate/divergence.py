@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from octet.engine.vllm.scoring import TokenScores
+from octet.engine.vllm.serving.scoring import TokenScores
 
 # Below this a probability that is a difference of rounded sums means nothing.
 _LEAST_REST = 1e-7

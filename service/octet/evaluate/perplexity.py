@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from octet.engine.vllm.scoring import Scorer, TokenScores, scorer
+from octet.engine.vllm.serving.scoring import Scorer, TokenScores, scorer
 from octet.errors import OctetError
 from octet.evaluate.divergence import Divergence, summarize
 from octet.evaluate.windows import Window, windows

@@ -10,7 +10,7 @@ from octet.engine.types import Quantization
 from octet.engine.vllm import kernels
 from octet.engine.vllm.checkpoint import load_obstacles, read_checkpoint
 from octet.engine.vllm.formats import FormatPair
-from octet.engine.vllm.model_info import quantization
+from octet.engine.vllm.serving.model_info import quantization
 from octet.weight_index import CheckpointError
 
 WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "dynamic": False}

@@ -10,7 +10,7 @@ from octet import demo
 from octet import doctor as doctor_module
 from octet.cli.doctor import doctor
 from octet.doctor import Status, examine
-from octet.engine.vllm.environment import BrokenPackage
+from octet.engine.vllm.launch.environment import BrokenPackage
 
 
 def finding(subject: str, model: str | None = None) -> doctor_module.Finding:
@@ -82,7 +82,7 @@ def test_both_builds_of_vllm_are_an_error(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_broken_companion_comes_with_the_command_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
     broken = BrokenPackage("torchaudio", "libcudart.so.13: cannot open", "pip uninstall -y torchaudio")
-    monkeypatch.setattr("octet.engine.vllm.environment.broken_packages", lambda: [broken])
+    monkeypatch.setattr("octet.engine.vllm.launch.environment.broken_packages", lambda: [broken])
     found = finding("torchaudio")
     assert found.status is Status.ERROR
     assert found.remedy == "pip uninstall -y torchaudio"

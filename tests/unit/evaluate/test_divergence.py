@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from octet.engine.vllm.scoring import TokenScores
+from octet.engine.vllm.serving.scoring import TokenScores
 from octet.evaluate.divergence import divergence, summarize
 
 ROWS, VOCABULARY = 20, 30

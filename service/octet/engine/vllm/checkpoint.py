@@ -7,7 +7,7 @@ from typing import Any
 from octet.engine.types import Quantization
 from octet.engine.vllm import formats
 from octet.engine.vllm.formats import FormatPair
-from octet.engine.vllm.model_info import quantization
+from octet.engine.vllm.serving.model_info import quantization
 from octet.weight_index import CheckpointError, read_json, read_weight_map
 
 

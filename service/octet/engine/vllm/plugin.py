@@ -7,7 +7,10 @@ vLLM calls `register` in every process that it starts, before a model is built, 
 import os
 
 import octet
-from octet.engine.vllm import compat, kernels, sockets
+from octet.engine.vllm import compat, kernels
+
+# torch's own switch.
+from octet.engine.vllm.launch import sockets
 
 # torch's own switch.
 _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
@@ -40,7 +43,7 @@ def register() -> None:
 
     device = current_platform.device_type
     if device == "cpu":
-        from octet.engine.vllm import picture_attention
+        from octet.engine.vllm.inside import picture_attention
 
         picture_attention.register(active=wanted)
     active = "off"
@@ -71,12 +74,12 @@ def _register_tool_parser() -> None:
     from vllm.tool_parsers import ToolParserManager
 
     ToolParserManager.register_lazy_module(
-        "gemma3", "octet.engine.vllm.gemma3_tool_parser", "Gemma3ToolParser"
+        "gemma3", "octet.engine.vllm.inside.gemma3_tool_parser", "Gemma3ToolParser"
     )
 
 
 def _register_quantization() -> None:
-    from octet.engine.vllm import octet_fp8
+    from octet.engine.vllm.inside import octet_fp8
 
     octet_fp8.register()
 
@@ -87,9 +90,9 @@ def _register_kernels(device: str) -> None:
         return
     from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
 
-    from octet.engine.vllm import fused, linear, output_layer
-    from octet.engine.vllm.quant import OctetQuantFP8
-    from octet.engine.vllm.vision import install
+    from octet.engine.vllm.inside import fused, linear, output_layer
+    from octet.engine.vllm.inside.quant import OctetQuantFP8
+    from octet.engine.vllm.inside.vision import install
 
     name = QuantFP8.name
     QuantFP8.register_oot(OctetQuantFP8, name="QuantFP8")

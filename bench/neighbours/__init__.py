@@ -1,0 +1,1 @@
+"""What one caller can cost another: see `python -m bench.neighbours --help`."""

@@ -1,0 +1,307 @@
+"""Starts vLLM's engine, and turns whatever goes wrong with it into one line.
+
+vLLM reports a failed start as "see root cause above": the cause is in the log of a process that is gone by
+then, between tracebacks. So the output of the engine's processes runs through this one, which holds error
+lines back until the start has succeeded, and otherwise picks the cause out of them.
+"""
+
+import logging
+import os
+import re
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from octet.engine.vllm import compat, kernels
+from octet.engine.vllm.launch import logs, parallel, sockets, threads
+from octet.engine.vllm.launch.args import EngineSettings, one_line
+from octet.engine.vllm.launch.hosts.addresses import choose
+from octet.engine.vllm.launch.hosts.meeting import Hosts, meet
+from octet.engine.vllm.launch.orphans import Lifeline, is_effective
+from octet.errors import StartupError
+from octet.telemetry.metrics import LOG_LINES_DROPPED
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+_PROCESS = re.compile(rb"^\((?:EngineCore|Worker|VllmWorker|DP\w*|ApiServer)[^)]*\) ")
+_ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)): (.+)")
+
+# Messages of outer exceptions, which only say that there is an inner one.
+_HOLLOW = ("See stack trace", "See root cause", "initialization failed", "cancelled")
+
+# What is said of a rank that was killed, or that has lost one of another machine; and how long that machine
+# may take to say why.
+_FROM_AFAR = re.compile(
+    "|".join((*_HOLLOW, "connect|gloo|nccl|store|socket|peer|timed? ?out")), re.IGNORECASE
+)
+_WORD_SECONDS = 5.0
+
+
+class Launch:
+    """One start of an engine, and what holds its processes afterwards.
+
+    May be cancelled and closed from any thread.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._processes = Lifeline()
+        self._link = Lifeline()
+        self._hosts: Hosts | None = None
+
+    @property
+    def lost(self) -> str | None:
+        """Which of the machines that serve together is gone, and how; its processes here are killed, then."""
+        return None if self._hosts is None else self._hosts.lost
+
+    def serve(self, stat_loggers: Sequence[Any] = ()) -> "AsyncLLM":
+        """Loads the model and starts the engine's processes; blocks for as long as that takes.
+
+        Args:
+            stat_loggers: factories of vLLM's stat loggers, unused where its statistics are off.
+
+        Raises:
+            StartupError: with one line that names the cause.
+        """
+        engine = self._settings.engine
+        if engine.node_rank > 0:
+            raise StartupError("--node-rank: only the first machine serves; start the others with --headless")
+
+        def create() -> "AsyncLLM":
+            config = _prepare(self._settings)
+            from vllm.usage.usage_lib import UsageContext
+            from vllm.v1.engine.async_llm import AsyncLLM
+
+            compat.tokenizers.share_tokenizer()
+            return self._start(
+                lambda: AsyncLLM.from_vllm_config(
+                    config,
+                    usage_context=UsageContext.API_SERVER,
+                    enable_log_requests=engine.enable_log_requests,
+                    disable_log_stats=engine.disable_log_stats,
+                    # One of one's own would switch statistics on.
+                    stat_loggers=None if engine.disable_log_stats else list(stat_loggers),
+                )
+            )
+
+        return self._among_hosts(create)
+
+    def compute(self) -> "MultiprocExecutor":
+        """Starts this machine's ranks of a model that another one serves; blocks until all have loaded it.
+
+        Raises:
+            StartupError: with one line that names the cause.
+        """
+        refusal = "--headless: is for machines with a --node-rank above 0; the first one serves"
+        if self._settings.engine.node_rank == 0 or self._settings.engine.nnodes == 1:
+            raise StartupError(refusal)
+
+        def create() -> "MultiprocExecutor":
+            config = _prepare(self._settings, headless=True)
+            from vllm.v1.executor.multiproc_executor import MultiprocExecutor
+
+            if config.parallel_config.node_rank_within_dp == 0:
+                raise StartupError(refusal)
+            return self._start(lambda: MultiprocExecutor(config, monitor_workers=False))
+
+        return self._among_hosts(create)
+
+    def on_loss(self, listener: Callable[[], object]) -> None:
+        """Has `listener` called, from another thread, when `lost` is set."""
+        if self._hosts is not None:
+            self._hosts.on_loss(listener)
+
+    def cancel(self) -> None:
+        """Ends a start: kills its processes, those that it is still to start, and the wait for others."""
+        self._processes.cut()
+        self._link.cut()
+
+    def close(self, reason: str = "") -> None:
+        """Kills what is left of the engine's processes, and leaves the other machines. Idempotent.
+
+        Args:
+            reason: why, for the other machines to tell.
+        """
+        self._processes.cut()
+        if self._hosts is not None:
+            self._hosts.close(reason)
+
+    def _among_hosts(self, create: Callable[[], T]) -> T:
+        """What `create` makes, after the other machines have come, where there are others."""
+        _require_plugin()
+        if not is_effective():
+            logger.warning("the engine may outlive this process: run `pip install` on Octet again")
+        engine = self._settings.engine
+        if engine.nnodes == 1:
+            with self._processes.tied():
+                return create()
+        if not 0 < engine.master_port < 65536:
+            raise StartupError(f"--master-port: {engine.master_port} is not a port")
+        if engine.node_rank >= engine.nnodes:
+            raise StartupError(f"--node-rank: {engine.node_rank} is not below --nnodes {engine.nnodes}")
+        from vllm.platforms import current_platform
+
+        cuda = current_platform.is_cuda()
+        addresses = choose(engine.master_addr, first=engine.node_rank == 0, cuda=cuda)
+        self._hosts = meet(engine, addresses, self._settings.hosts_timeout, self._link)
+        self._hosts.on_loss(self._processes.cut)
+        engine.master_addr = addresses.master
+        parallel.limit_waiting(engine, self._settings.hosts_timeout)
+        try:
+            with addresses.announced(cuda=cuda), self._processes.tied():
+                made = create()
+        except BaseException as error:
+            self.close(str(error))
+            raise
+        self._hosts.vouch_for(self._processes.pids())
+        return made
+
+    def _start(self, create: Callable[[], T]) -> T:
+        """What `create` makes, whose processes write through this one and end with it."""
+        sockets.keep_together()
+        output = _EngineOutput()
+        try:
+            with output, threads.bound(self._settings.engine):
+                made = create()
+        except Exception as error:
+            # An engine that could not start may leave processes behind, whose output would go on.
+            self._processes.cut()
+            cause = self._blame(output.cause() or one_line(error))
+            raise StartupError(f"cannot serve {self._settings.engine.model}: {cause}") from error
+        output.release()
+        return made
+
+    def _blame(self, cause: str) -> str:
+        """The loss of another machine, where that may be behind what went wrong here; `cause` otherwise."""
+        if self._hosts is None or not _FROM_AFAR.search(cause):
+            return cause
+        # Word of it may be on its way.
+        self._hosts.await_loss(_WORD_SECONDS)
+        return self._hosts.lost or cause
+
+
+def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig":
+    """Everything that can be checked before processes are started."""
+    from vllm.usage.usage_lib import UsageContext
+
+    try:
+        config = settings.engine.create_engine_config(UsageContext.API_SERVER, headless=headless)
+    except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
+        raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
+    _require_kernels()
+    return config
+
+
+def _require_plugin() -> None:
+    allowed = os.environ.get("VLLM_PLUGINS")
+    if allowed is not None and "octet" not in allowed.split(","):
+        raise StartupError(f"VLLM_PLUGINS={allowed} leaves Octet's plugin out; add octet to it")
+    if not entry_points(group="vllm.general_plugins", name="octet"):
+        raise StartupError("Octet's entry point for vLLM is not installed; run `pip install` on Octet again")
+
+
+def _require_kernels() -> None:
+    if not kernels.wanted():
+        return
+    from vllm.platforms import current_platform
+
+    if reason := kernels.unavailable_reason(current_platform.device_type):
+        raise StartupError(f"{reason}; {kernels.SWITCH}=off serves with vLLM's own kernels")
+
+
+class _EngineOutput:
+    """Takes the output of the processes that are started inside it, for as long as they live.
+
+    Everything goes on to standard error; error lines only after `release`.
+    """
+
+    def __init__(self) -> None:
+        self._held: deque[bytes] | None = deque(maxlen=2000)
+        self._lock = threading.Lock()
+        self._saved: dict[int, int] = {}
+        read_fd, self._write_fd = os.pipe()
+        self._out = os.dup(2)
+        self._thread = threading.Thread(target=self._copy, args=(read_fd,), name="engine-output", daemon=True)
+
+    def __enter__(self) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self._thread.start()
+        for fd in (1, 2):
+            self._saved[fd] = os.dup(fd)
+            os.dup2(self._write_fd, fd)
+        os.close(self._write_fd)
+
+    def __exit__(self, *_: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for fd, original in self._saved.items():
+            os.dup2(original, fd)
+            os.close(original)
+
+    def _copy(self, read_fd: int) -> None:
+        in_traceback = False
+        with open(read_fd, "rb", buffering=0) as pipe:
+            for line in _lines(pipe):
+                in_traceback = _is_trouble(line) or (in_traceback and line[:1] in b" \t")
+                with self._lock:
+                    if self._held is not None and (in_traceback or _ERROR.search(_text(line))):
+                        self._held.append(line)
+                        continue
+                self._write(line)
+
+    def release(self) -> None:
+        """The start has succeeded: lets error lines through from now on, and those that were held back."""
+        with self._lock:
+            held, self._held = self._held, None
+        for line in held or ():
+            self._write(line)
+
+    def _write(self, line: bytes) -> None:
+        """Writes a line, or drops it: the engine must not stop because a disk is full."""
+        try:
+            os.write(self._out, logs.in_format(line))
+        except OSError:
+            LOG_LINES_DROPPED.inc()
+
+    def cause(self) -> str | None:
+        """The message of the innermost error that was held back."""
+        # The processes are gone by now: the pipe's other end closes, and the thread ends by itself.
+        self._thread.join(timeout=5)
+        with self._lock:
+            held = [_text(line) for line in self._held or ()]
+        lines = [line for text in held for line in logs.error_lines(text) or [text]]
+        messages = [match[2].strip() for line in lines if (match := _ERROR.search(line))]
+        telling = [text for text in messages if not any(hollow in text for hollow in _HOLLOW)]
+        return next(iter(telling or messages), None)
+
+
+def _lines(pipe: Any) -> Iterator[bytes]:
+    rest = b""
+    while chunk := pipe.read(65536):
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+    if rest:
+        yield rest
+
+
+def _text(line: bytes) -> str:
+    return _PROCESS.sub(b"", line).decode(errors="replace").rstrip("\n")
+
+
+def _is_trouble(line: bytes) -> bool:
+    if logs.error_lines(_text(line)) is not None:
+        return True
+    text = _PROCESS.sub(b"", line)
+    return text.startswith((b"Traceback (most recent call last)", b"ERROR ", b"Process EngineCore"))

@@ -1,0 +1,1 @@
+"""What answers requests with a running engine: prompts, sampling, answers, what the model is."""

@@ -1,0 +1,221 @@
+"""What the model writes, as deltas: text, and tool calls wherever the request has tools."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from octet.engine.types import Delta, GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
+from octet.engine.vllm.constraints.request import forces_calls
+from octet.engine.vllm.launch.args import one_line
+from octet.engine.vllm.serving.render import to_vllm_tools
+from octet.errors import InvalidRequestError, StartupError
+from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+    from vllm.sampling_params import SamplingParams
+
+# The parser that is Octet's own: its scanner reads the text without vLLM in between.
+GEMMA3_PARSER = "gemma3"
+
+
+class AnswerReader:
+    """Reads one candidate's text as it grows.
+
+    vLLM's parser, where there is one, separates reasoning and a model's special call syntax. The scanner
+    finds calls in what is left.
+
+    Attributes:
+        made_calls: whether a call was found.
+        done: whether the only call that is wanted is complete, and nothing else will be read.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        scanner: ToolCallScanner | None,
+        parser: Any,
+        chat_request: Any,
+        *,
+        one_call: bool = False,
+    ) -> None:
+        self._index = index
+        self._scanner = scanner
+        self._parser = parser
+        self._chat_request = chat_request
+        self._one_call = one_call
+        self.made_calls = False
+        self.done = False
+
+    def read(self, text: str, token_ids: list[int], prompt_ids: list[int], *, finished: bool) -> list[Delta]:
+        """Takes the next piece of the answer; returns what it adds."""
+        deltas: list[Delta] = []
+        calls: list[ToolCallDelta] = []
+        if self._parser is not None:
+            message = self._parser.parse_delta(
+                text, token_ids, self._chat_request, prompt_ids, finished=finished
+            )
+            text = (message.content or "") if message is not None else ""
+            if message is not None and message.reasoning:
+                deltas.append(ReasoningDelta(self._index, message.reasoning))
+            if message is not None and message.tool_calls:
+                calls = [self._parsed_call(call) for call in message.tool_calls]
+        if self._scanner is not None:
+            found = self._scanner.feed(text) + (self._scanner.finish() if finished else [])
+            deltas += self._scanned(found)
+            self.done = self._scanner.done
+        elif text:
+            deltas.append(TextDelta(self._index, text))
+        deltas += self._wanted(calls)
+        self.made_calls = self.made_calls or any(isinstance(delta, ToolCallDelta) for delta in deltas)
+        return deltas
+
+    def _wanted(self, calls: list[ToolCallDelta]) -> list[ToolCallDelta]:
+        """The pieces of calls that are passed on: of one only, or of all."""
+        first = [call for call in calls if call.call_index == 0 or not self._one_call]
+        # vLLM's parsers do not tell when a call is complete; the next one's beginning does.
+        self.done = self.done or len(first) < len(calls)
+        return first
+
+    def _parsed_call(self, call: Any) -> ToolCallDelta:
+        function = call.function
+        return ToolCallDelta(
+            self._index,
+            call.index,
+            call.id or "",
+            (function.name or "") if function else "",
+            (function.arguments or "") if function else "",
+        )
+
+    def _scanned(self, found: list[Found]) -> list[Delta]:
+        deltas: list[Delta] = []
+        for item in found:
+            match item:
+                case TextFound(text):
+                    deltas.append(TextDelta(self._index, text))
+                case CallFound(call, name):
+                    deltas.append(ToolCallDelta(self._index, call, f"call_{uuid.uuid4().hex[:24]}", name, ""))
+                case ArgumentsFound(call, text):
+                    last = deltas[-1] if deltas else None
+                    if isinstance(last, ToolCallDelta) and last.call_index == call:
+                        deltas[-1] = ToolCallDelta(
+                            self._index, call, last.id, last.name, last.arguments_json + text
+                        )
+                    else:
+                        deltas.append(ToolCallDelta(self._index, call, "", "", text))
+        return deltas
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPlan:
+    """How a request's answer is read.
+
+    Attributes:
+        readers: one a candidate.
+        engine_arguments: what vLLM's engine has to know about reasoning when it constrains decoding.
+    """
+
+    readers: list[AnswerReader]
+    engine_arguments: dict[str, Any]
+
+
+class AnswerParsing:
+    """Chooses, for each request, how its answer is read."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: "ModelConfig",
+        tool_parser: str | None,
+        reasoning_parser: str,
+        template_arguments: Mapping[str, Any],
+    ) -> None:
+        """Looks the parsers up by vLLM's names.
+
+        Raises:
+            StartupError: a name is unknown, or the parser cannot work with the model's tokenizer.
+        """
+        if tool_parser is None and model.hf_config.model_type.startswith("gemma3"):
+            tool_parser = GEMMA3_PARSER
+        self._tokenizer = tokenizer
+        self._model = model
+        self._tool_parser = tool_parser
+        self._template_arguments = template_arguments
+        foreign = None if tool_parser == GEMMA3_PARSER else tool_parser
+        self._reasoning_cls = self._parser_class(None, reasoning_parser)
+        self._tools_cls = self._parser_class(foreign, reasoning_parser) if foreign else None
+
+    def plan(self, request: GenerationRequest, prompt_ids: list[int], params: "SamplingParams") -> AnswerPlan:
+        """Makes the readers, and adapts `params` to what vLLM's parser needs to see.
+
+        What vLLM's parsers would hold calls to that a model makes on its own is of another library's form,
+        and nothing that the API promises.
+
+        Raises:
+            InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that.
+        """
+        forced, tools = forces_calls(request.tool_choice), to_vllm_tools(request)
+        if tools and not forced and self._tool_parser is None:
+            raise InvalidRequestError(
+                "tool_choice",
+                "this server has no --tool-call-parser; it serves required and named choices only",
+            )
+        scans = bool(tools) and (forced or self._tool_parser == GEMMA3_PARSER)
+        parser_cls = self._tools_cls if tools and not scans else self._reasoning_cls
+        names = [tool.name for tool in request.tools]
+        one_call = not request.tool_choice.parallel_calls
+        arguments = {**self._template_arguments, **request.chat_template_args}
+        chat_request = _chat_request(tools if parser_cls is self._tools_cls else None) if parser_cls else None
+        parsers = [self._parser(parser_cls, chat_request, arguments) for _ in range(params.n)]
+        readers = [
+            AnswerReader(
+                index,
+                ToolCallScanner(names, one_call=one_call) if scans else None,
+                parser,
+                chat_request,
+                one_call=one_call,
+            )
+            for index, parser in enumerate(parsers)
+        ]
+        if chat_request is None:
+            return AnswerPlan(readers, {})
+        adjusted = parsers[0].adjust_request(chat_request)
+        params.skip_special_tokens = params.skip_special_tokens and adjusted.skip_special_tokens
+        return AnswerPlan(
+            readers,
+            {
+                "reasoning_ended": chat_request.resolve_reasoning_ended(parsers[0], prompt_ids),
+                "reasoning_parser_kwargs": {"chat_template_kwargs": arguments},
+            },
+        )
+
+    def _parser_class(self, tool_parser: str | None, reasoning_parser: str) -> Any:
+        from vllm.parser import ParserManager
+
+        try:
+            return ParserManager.get_parser(
+                tool_parser_name=tool_parser,
+                reasoning_parser_name=reasoning_parser,
+                enable_auto_tools=tool_parser is not None,
+                model_name=self._model.model,
+                tokenizer=self._tokenizer,
+            )
+        except TypeError as error:
+            raise StartupError(one_line(error)) from error
+
+    def _parser(self, parser_cls: Any, chat_request: Any, arguments: dict[str, Any]) -> Any:
+        if parser_cls is None:
+            return None
+        return parser_cls(
+            self._tokenizer, chat_request.tools, chat_template_kwargs=arguments, model_config=self._model
+        )
+
+
+def _chat_request(tools: list[dict[str, Any]] | None) -> Any:
+    """The request in the form that vLLM's parsers ask for; they read its tools and their choice only."""
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    return ChatCompletionRequest(
+        messages=[{"role": "user", "content": ""}], tools=tools, tool_choice="auto" if tools else "none"
+    )

@@ -1,0 +1,367 @@
+"""The engine that Octet serves with: vLLM's AsyncLLM behind `octet.engine.protocol.Engine`."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from octet.engine.types import (
+    CandidateFinished,
+    Delta,
+    Deltas,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    LogprobsDelta,
+    ModelInfo,
+    PositionLogprobs,
+    PromptAccepted,
+    Tokens,
+    Usage,
+)
+from octet.engine.vllm import compat, kernels
+from octet.engine.vllm.constraints.checker import Checker
+from octet.engine.vllm.constraints.request import Constraint, is_constrained, to_constraint, verified
+from octet.engine.vllm.constraints.unique import Watch
+from octet.engine.vllm.launch import startup
+from octet.engine.vllm.serving import adapters, image_costs, sampling
+from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan, AnswerReader
+from octet.engine.vllm.serving.load import KvCacheUsage
+from octet.engine.vllm.serving.logprobs import check_prompt_logprobs, to_positions
+from octet.engine.vllm.serving.model_info import describe_model
+from octet.engine.vllm.serving.render import Prompt, PromptRenderer
+from octet.engine.vllm.serving.vocabulary import Vocabulary
+from octet.errors import EngineDeadError, InvalidRequestError, StartupError, UnavailableError
+
+if TYPE_CHECKING:
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from octet.engine.vllm.launch.args import EngineSettings
+
+# How long the engine's processes may take to end before they are killed; it takes seconds on a busy CPU.
+SHUTDOWN_SECONDS = 20.0
+
+_FINISH_REASONS = {
+    "stop": FinishReason.STOP,
+    "length": FinishReason.LENGTH,
+    "abort": FinishReason.CANCELLED,
+    "repetition": FinishReason.STOP,
+}
+
+_COMPLETE = (FinishReason.STOP, FinishReason.TOOL_CALLS)
+
+
+async def create_engine(settings: "EngineSettings") -> "VllmEngine":
+    """Starts an engine. Takes as long as the model's loading; the event loop stays free.
+
+    Raises:
+        StartupError: with one line that says what is wrong.
+    """
+    usage = KvCacheUsage()
+    launch = startup.Launch(settings)
+    try:
+        llm = await asyncio.to_thread(launch.serve, [usage])
+    except asyncio.CancelledError:
+        # The thread is still at it.
+        launch.cancel()
+        raise
+    try:
+        await adapters.load(llm, settings.adapters)
+        size = llm.vllm_config.model_config.get_vocab_size()
+        vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
+        renderer = PromptRenderer(llm.renderer, llm.vllm_config.model_config, settings)
+        images, _ = await asyncio.gather(_image_costs(llm, renderer), compat.prepare(llm))
+        model = describe_model(
+            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest
+        )
+        return VllmEngine(llm, launch, settings, renderer, vocabulary, usage, model)
+    except BaseException as error:
+        llm.shutdown(SHUTDOWN_SECONDS)
+        launch.close(str(error))
+        if launch.lost:
+            raise StartupError(launch.lost) from error
+        raise
+
+
+class VllmEngine:
+    """An engine over a running AsyncLLM; made by `create_engine`."""
+
+    def __init__(
+        self,
+        llm: "AsyncLLM",
+        launch: startup.Launch,
+        settings: "EngineSettings",
+        renderer: PromptRenderer,
+        vocabulary: Vocabulary,
+        usage: KvCacheUsage,
+        model: ModelInfo,
+    ) -> None:
+        config = llm.vllm_config
+        self._llm: AsyncLLM | None = llm
+        self._launch = launch
+        self._vocabulary = vocabulary
+        self._usage = usage
+        self._renderer = renderer
+        self._answers = AnswerParsing(
+            llm.renderer.tokenizer,
+            config.model_config,
+            settings.tool_call_parser,
+            config.structured_outputs_config.reasoning_parser,
+            settings.chat_template_kwargs,
+        )
+        self._checker = Checker()
+        compat.constraints.check_with(self._checker.check_now)
+        self._adapters = adapters.requests(settings.adapters)
+        self._defaults = config.model_config.get_diff_sampling_param()
+        self._model = model
+
+    @property
+    def llm(self) -> "AsyncLLM":
+        """vLLM's engine.
+
+        Raises:
+            EngineDeadError: after `close`.
+        """
+        if self._llm is None:
+            raise EngineDeadError("the engine is closed")
+        return self._llm
+
+    @property
+    def model(self) -> ModelInfo:
+        """What is served."""
+        return self._model
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        """Continues the conversation; see `octet.engine.protocol.Engine.generate`."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        constraint = await self._constrain(request)
+        prompt, params, plan = await self._prepare(request, constraint)
+        watches = [Watch(constraint.unique) for _ in plan.readers] if constraint and constraint.unique else []
+        queue = await self._add(request, prompt, params, plan)
+        finished = False
+        accepted = PromptAccepted(prompt.tokens, prompt.image_tokens)
+        usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
+        prompt_logprobs: tuple[PositionLogprobs, ...] = ()
+        owes_prompt_logprobs = request.sampling.prompt_logprobs is not None
+        # Pictures take much memory, and an answer may take minutes.
+        del request, prompt
+        try:
+            yield accepted
+            while not finished:
+                # Without awaiting where something is there already: saves a switch of tasks a step.
+                output = queue.get_nowait() or await queue.get()
+                finished = output.finished
+                usage = _add_usage(usage, output, plan.readers)
+                if output.prompt_logprobs and owes_prompt_logprobs:
+                    # Every candidate brings them. A long prompt has very many.
+                    owes_prompt_logprobs = False
+                    prompt_logprobs = await asyncio.to_thread(
+                        to_positions, output.prompt_logprobs, self._vocabulary, params.prompt_logprobs or 0
+                    )
+                _raise_failure(output, constraint)
+                deltas, cut = _read(output, plan.readers, self._vocabulary, params.logprobs or 0)
+                if watches:
+                    deltas = await _watched(deltas, watches)
+                if cut:
+                    # What the candidates would go on to write is not wanted.
+                    await self.llm.abort(compat.candidate_ids(queue.request_id, cut, params.n), internal=True)
+                if deltas:
+                    yield Deltas(tuple(deltas), usage, prompt_logprobs)
+                    prompt_logprobs = ()
+        except VllmEngineDeadError as error:
+            finished = True
+            raise self._death() from error
+        finally:
+            if not finished and self._llm is not None:
+                await self._llm.abort(queue.request_id, internal=True)
+            queue.close()
+
+    async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
+        """Counts a prompt's tokens; see `octet.engine.protocol.Engine.count_tokens`."""
+        constraint = await self._constrain(request)
+        prompt, _, _ = await self._prepare(request, constraint, count_only=True)
+        return PromptAccepted(prompt.tokens, prompt.image_tokens)
+
+    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
+        """Splits a text into tokens."""
+        return await self._vocabulary.tokenize(text, add_special_tokens=add_special_tokens)
+
+    async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """Puts tokens together to text."""
+        return await self._vocabulary.detokenize(token_ids, skip_special_tokens=skip_special_tokens)
+
+    async def num_unfinished(self) -> int:
+        """Requests that the scheduler in the engine's own process holds, waiting and running."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        try:
+            return await compat.unfinished_requests(self.llm)
+        except VllmEngineDeadError as error:
+            raise self._death() from error
+
+    def kv_cache_usage(self) -> float | None:
+        """See `octet.engine.protocol.Engine.kv_cache_usage`."""
+        return self._usage.latest()
+
+    async def check_health(self) -> None:
+        """Raises EngineDeadError when a process of the engine or one of its machines is gone."""
+        if self._launch.lost or self.llm.errored:
+            raise self._death()
+
+    def close(self) -> None:
+        """Stops the engine and its processes. Idempotent."""
+        llm, self._llm = self._llm, None
+        self._checker.close()
+        if llm is not None:
+            # Asked before: an engine that was stopped says so, too.
+            reason = "its engine has died" if llm.errored else ""
+            llm.shutdown(SHUTDOWN_SECONDS)
+            self._launch.close(reason)
+
+    def _death(self) -> EngineDeadError:
+        return EngineDeadError(self._launch.lost or "the engine has died")
+
+    async def _constrain(self, request: GenerationRequest) -> Constraint | None:
+        """What the answer is held to, before anything else is done for the request."""
+        if not is_constrained(request):
+            return None
+        constraint = await asyncio.to_thread(to_constraint, request)
+        return await verified(constraint, self._checker.check)
+
+    async def _prepare(
+        self, request: GenerationRequest, constraint: Constraint | None, *, count_only: bool = False
+    ) -> tuple[Prompt, "SamplingParams", AnswerPlan]:
+        """The prompt, how the answer is sampled, and how it is read."""
+        prompt = await self._renderer.render(request, count_only=count_only)
+        try:
+            if request.sampling.bad_words:
+                # Tokenizes the words, which may take a while.
+                return prompt, *await asyncio.to_thread(self._plan, request, constraint, prompt)
+            return prompt, *self._plan(request, constraint, prompt)
+        except BaseException:
+            self._renderer.forget(prompt)
+            raise
+
+    def _plan(
+        self, request: GenerationRequest, constraint: Constraint | None, prompt: Prompt
+    ) -> tuple["SamplingParams", AnswerPlan]:
+        """How the answer is sampled, and how it is read."""
+        params = sampling.to_sampling_params(
+            request,
+            constraint=constraint,
+            room=self._model.context_window - prompt.tokens,
+            output_token_limit=self._model.output_token_limit,
+            defaults=self._defaults,
+        )
+        check_prompt_logprobs(request.sampling, prompt.tokens)
+        plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params)
+        sampling.verify(self.llm, request, params)
+        return params, plan
+
+    async def _add(
+        self, request: GenerationRequest, prompt: Prompt, params: "SamplingParams", plan: AnswerPlan
+    ) -> Any:
+        """Hands the request to the engine; returns the queue of its outputs."""
+        from vllm.exceptions import GracefulHTTPError, VLLMClientError
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        try:
+            return await self.llm.add_request(
+                request.request_id,
+                prompt.engine_input,
+                params,
+                lora_request=self._adapters.get(request.adapter),
+                priority=request.priority,
+                trace_headers=request.trace_headers or None,
+                **plan.engine_arguments,
+            )
+        except VllmEngineDeadError as error:
+            raise self._death() from error
+        except GracefulHTTPError as error:
+            raise UnavailableError(error.message) from error
+        except (VLLMClientError, ValueError) as error:
+            raise sampling.sampling_error(error) from error
+
+
+async def _image_costs(llm: "AsyncLLM", renderer: PromptRenderer) -> image_costs.ImageCosts:
+    """What pictures take in the model's prompts.
+
+    Raises:
+        StartupError: when the model cannot be shown a picture.
+    """
+    try:
+        return await image_costs.measure(renderer, llm.renderer.mm_processor)
+    except InvalidRequestError as error:
+        raise StartupError(f"the model cannot be shown a picture: {error.message}") from error
+
+
+async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
+    """What the workers of all ranks report, one line a kernel where they agree."""
+    return kernels.summarize(await compat.ask_workers(llm, "octet_active_kernels"))
+
+
+def _raise_failure(output: Any, constraint: Constraint | None) -> None:
+    """Raises what is to blame when the engine could not go on with a candidate."""
+    for candidate in output.outputs:
+        if candidate.finish_reason != "error":
+            continue
+        reason = candidate.stop_reason
+        if (
+            constraint is not None
+            and isinstance(reason, str)
+            and reason.startswith(compat.constraints.FAILURE)
+        ):
+            raise InvalidRequestError(constraint.field, reason.removeprefix(compat.constraints.FAILURE))
+        raise UnavailableError("the engine could not finish the request; try again")
+
+
+async def _watched(deltas: list[Delta], watches: list[Watch]) -> list[Delta]:
+    """The deltas, with the ends of complete answers that break their schema said to be that."""
+    seen: list[Delta] = []
+    for delta in deltas:
+        watch = watches[delta.index]
+        watch.take(delta)
+        complete = isinstance(delta, CandidateFinished) and delta.reason in _COMPLETE
+        if complete and not await asyncio.to_thread(watch.keeps_unique):
+            delta = CandidateFinished(delta.index, FinishReason.SCHEMA_VIOLATED)
+        seen.append(delta)
+    return seen
+
+
+def _read(
+    output: Any, readers: list[AnswerReader], vocabulary: Vocabulary, top_logprobs: int
+) -> tuple[list[Delta], list[int]]:
+    """What a step's output adds to the answer, and the candidates that end before the model ends them."""
+    deltas: list[Delta] = []
+    cut: list[int] = []
+    for candidate in output.outputs:
+        reader, reason = readers[candidate.index], candidate.finish_reason
+        if reader.done:
+            continue
+        if candidate.logprobs:
+            positions = to_positions(candidate.logprobs, vocabulary, top_logprobs)
+            deltas.append(LogprobsDelta(candidate.index, positions))
+        deltas += reader.read(
+            candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
+        )
+        if reader.done:
+            deltas.append(CandidateFinished(candidate.index, FinishReason.TOOL_CALLS))
+            if reason is None:
+                cut.append(candidate.index)
+        elif reason is not None:
+            finish = _FINISH_REASONS[reason]
+            if finish is FinishReason.STOP and reader.made_calls:
+                finish = FinishReason.TOOL_CALLS
+            deltas.append(CandidateFinished(candidate.index, finish))
+    return deltas, cut
+
+
+def _add_usage(usage: Usage, output: Any, readers: list[AnswerReader]) -> Usage:
+    read = [candidate for candidate in output.outputs if not readers[candidate.index].done]
+    return Usage(
+        usage.prompt_tokens,
+        usage.completion_tokens + sum(len(candidate.token_ids) for candidate in read),
+        max(usage.cached_tokens, output.num_cached_tokens or 0),
+        usage.image_tokens,
+    )

@@ -1,0 +1,117 @@
+"""How probable a model finds given tokens: an engine that is only asked to score prompts."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from octet.engine.vllm.launch import startup
+from octet.engine.vllm.launch.args import parse_engine_args
+from octet.engine.vllm.serving.engine import SHUTDOWN_SECONDS
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What a model predicts for each token of a text but the first, after those before it.
+
+    Attributes:
+        ids: int32 [T], the tokens.
+        logprobs: f32 [T], the natural logarithm of each token's probability.
+        top_ids: int32 [T, K], the K most probable tokens at its place, the most probable first.
+        top_logprobs: f32 [T, K], theirs.
+    """
+
+    ids: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+    top_ids: npt.NDArray[np.int32]
+    top_logprobs: npt.NDArray[np.float32]
+
+
+class Scorer:
+    """A running model."""
+
+    def __init__(self, llm: "AsyncLLM") -> None:
+        self._llm = llm
+        self._ids = itertools.count()
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the model predicts."""
+        return int(self._llm.model_config.get_vocab_size())
+
+    @property
+    def context_window(self) -> int:
+        """Most tokens of a prompt and its answer, of which there has to be one."""
+        return int(self._llm.model_config.max_model_len)
+
+    def tokenize(self, text: str) -> list[int]:
+        """A text's tokens, without those that the tokenizer would put around a whole prompt."""
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False)
+        return ids
+
+    @property
+    def opening(self) -> list[int]:
+        """The tokens that every prompt begins with, such as <bos>; none with many tokenizers."""
+        ids: list[int] = self._tokenizer.encode("", add_special_tokens=True)
+        begin = self._tokenizer.bos_token_id
+        return ids[:1] if ids[:1] == [begin] else []
+
+    async def score(self, prompt: Any, top: int) -> TokenScores:
+        """Scores a prompt: token ids, or what else vLLM takes, pictures included.
+
+        Args:
+            prompt: its tokens together with the one that is generated after them must fit into the context.
+            top: how many of the most probable tokens to return at each place; at most `vocab_size`.
+        """
+        from vllm.sampling_params import SamplingParams
+
+        if isinstance(prompt, Sequence) and not isinstance(prompt, str):
+            prompt = {"prompt_token_ids": list(prompt)}
+        # A greedy token is the least that vLLM generates; flat and undecoded, or 10^5 objects come a place.
+        params = SamplingParams(
+            temperature=0.0, max_tokens=1, prompt_logprobs=top, flat_logprobs=True, detokenize=False
+        )
+        async for output in self._llm.generate(prompt, params, f"score-{next(self._ids)}"):
+            last = output
+        return _read(last.prompt_logprobs, top)
+
+    @property
+    def _tokenizer(self) -> Any:
+        return self._llm.renderer.get_tokenizer()
+
+
+@asynccontextmanager
+async def scorer(model: str, engine_flags: Sequence[str] = ()) -> AsyncIterator[Scorer]:
+    """Starts a model for scoring, with vLLM's flags, and stops it at the end.
+
+    Args:
+        model: a directory or a hub id.
+        engine_flags: such as ("--max-model-len", "1024").
+
+    Raises:
+        StartupError: with one line that says what is wrong.
+    """
+    settings = parse_engine_args([model, "--max-logprobs", "-1", *engine_flags])
+    launch = startup.Launch(settings)
+    llm = await asyncio.to_thread(launch.serve)
+    try:
+        yield Scorer(llm)
+    finally:
+        await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
+        launch.close()
+
+
+def _read(flat: Any, top: int) -> TokenScores:
+    """vLLM's flat list: for each place the prompt's token and then the `top` best; nothing for the first."""
+    rows = len(flat) - 1
+    logprobs = np.asarray(flat.logprobs, dtype=np.float32).reshape(rows, top + 1)
+    ids = np.asarray(flat.token_ids, dtype=np.int32).reshape(rows, top + 1)
+    return TokenScores(ids[:, 0], logprobs[:, 0], ids[:, 1:], logprobs[:, 1:])

@@ -1,0 +1,84 @@
+"""What answers an SMG gateway: smg-grpc-servicer over the running engine.
+
+The gateway tokenizes, applies the model's chat template and parses tool calls itself; what comes here is
+token ids, with pictures as data: URIs, which vLLM's own processor expands.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from smg_grpc_servicer.tokenizer_bundle import tokenizer_bundle, tokenizer_chunks
+from smg_grpc_servicer.vllm.mm_processor import MmSettings
+from smg_grpc_servicer.vllm.servicer import VllmEngineServicer
+from vllm.exceptions import VLLMClientError
+
+from octet.engine.vllm import compat
+from octet.engine.vllm.launch.args import one_line
+from octet.engine.vllm.serving.engine import VllmEngine
+from octet.errors import StartupError
+
+_ENCODED_ANEW_BYTES = 2**28
+"""Longest picture that Octet itself has encoded; what came from a gateway was measured before."""
+
+
+class Servicer(VllmEngineServicer):  # type: ignore[misc]
+    """The package's servicer, which also finds the tokenizer of a model that came from a hub."""
+
+    async def Generate(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        """Continues a prompt of tokens."""
+        # vLLM asks on the event loop, where the answer is known then.
+        with contextlib.suppress(ValueError, VLLMClientError):
+            params = self._sampling_params_from_proto(request.sampling_params)
+            await asyncio.to_thread(compat.constraints.check_those_of, params)
+        async with aclosing(super().Generate(request, context)) as responses:
+            async for response in responses:
+                yield response
+
+    async def GetTokenizer(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
+        """Gives the files that make the tokenizer as an archive, in pieces."""
+        files = await asyncio.to_thread(_tokenizer_directory, self.engine.model_config)
+        for chunk in tokenizer_chunks(*await tokenizer_bundle(files)):
+            yield chunk
+
+
+async def create_servicer(
+    engine: VllmEngine, *, max_image_bytes: int, image_threads: int
+) -> VllmEngineServicer:
+    """Makes the servicer over a started engine.
+
+    Args:
+        engine: the engine.
+        max_image_bytes: longest encoded picture taken.
+        image_threads: requests whose pictures are processed at the same time.
+
+    Raises:
+        StartupError: when the installed packages or SMG_VLLM_* variables do not allow it.
+    """
+    settings = MmSettings(
+        # This is what makes a gateway send pictures at all.
+        processor="inprocess" if engine.model.takes_images else "off",
+        max_inflight=image_threads,
+        max_item_bytes=max(max_image_bytes, _ENCODED_ANEW_BYTES),
+    )
+    # Every call has its line in the log already.
+    logging.getLogger("smg_grpc_servicer").setLevel(logging.WARNING)
+    try:
+        return await asyncio.to_thread(Servicer, engine.llm, time.time(), settings)  # noqa: TID251 - a date
+    except (ValueError, RuntimeError) as error:
+        raise StartupError(f"--smg: {one_line(error)}") from error
+
+
+def _tokenizer_directory(model_config: Any) -> Path:
+    """Where the tokenizer's files are; those of a hub's model have been downloaded by the engine's start."""
+    local = Path(model_config.tokenizer)
+    if local.is_dir():
+        return local
+    revision = model_config.tokenizer_revision
+    return Path(snapshot_download(model_config.tokenizer, revision=revision, local_files_only=True))

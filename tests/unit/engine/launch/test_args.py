@@ -1,0 +1,59 @@
+"""Flags beside vLLM's own."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from octet.engine.vllm.launch.args import _adapters, _choose_backend
+from octet.errors import StartupError
+
+
+def test_adapters_by_name() -> None:
+    assert _adapters([], enabled=None) == {}
+    modules = ["poet=/models/poet", "lawyer=org/law=1"]
+    assert _adapters(modules, enabled=True) == {"poet": "/models/poet", "lawyer": "org/law=1"}
+
+
+@pytest.mark.parametrize(
+    ("modules", "enabled", "problem"),
+    [
+        (["poet=/models/poet"], None, "adapters need --enable-lora"),
+        (["poet"], True, "poet is not NAME=PATH"),
+        (["=path"], True, "=path is not NAME=PATH"),
+        (["poet="], True, "poet= is not NAME=PATH"),
+        (["a=1", "a=2"], True, "a is the name of two adapters"),
+    ],
+)
+def test_wrong_adapters(modules: list[str], enabled: bool | None, problem: str) -> None:
+    with pytest.raises(StartupError, match=r"^--lora-modules: ") as raised:
+        _adapters(modules, enabled=enabled)
+    assert problem in str(raised.value)
+
+
+def engine_with(**config: Any) -> Any:
+    defaults = {"backend": "auto", "disable_any_whitespace": False, "disable_additional_properties": False}
+    return SimpleNamespace(structured_outputs_config=SimpleNamespace(**(defaults | config)))
+
+
+@pytest.mark.parametrize("named", ["auto", "guidance"])
+def test_one_library_follows_all_constraints(named: str) -> None:
+    engine = engine_with(backend=named)
+    _choose_backend(engine)
+    assert engine.structured_outputs_config.backend == "guidance"
+
+
+@pytest.mark.parametrize(
+    ("config", "problem"),
+    [
+        ({"backend": "xgrammar"}, "Octet serves with backend guidance only"),
+        ({"backend": "outlines"}, "outlines does not hold answers"),
+        ({"backend": "lm-format-enforcer"}, "leave it out"),
+        ({"backend": "guidance", "disable_any_whitespace": True}, "JSON is compact"),
+        ({"backend": "guidance", "disable_additional_properties": True}, "as each schema says"),
+    ],
+)
+def test_flags_that_ask_for_other_constraints(config: dict[str, Any], problem: str) -> None:
+    with pytest.raises(StartupError, match=r"^--structured-outputs-config: ") as raised:
+        _choose_backend(engine_with(**config))
+    assert problem in str(raised.value)

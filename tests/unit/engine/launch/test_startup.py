@@ -1,0 +1,111 @@
+"""How a failed start becomes one line, with real processes and vLLM's real log lines."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from octet.engine.vllm.launch.args import EngineSettings, one_line
+from octet.engine.vllm.launch.startup import Launch, _EngineOutput
+
+WORKER_LOG = """\
+(VllmWorker-0 pid=1) INFO 11-23 13:07:30 [worker_base.py:317] Injected something
+(VllmWorker-0 pid=1) ERROR 11-23 13:07:30 [multiproc_executor.py:953] WorkerProc failed to start.
+(VllmWorker-0 pid=1) ERROR 11-23 13:07:30 [multiproc_executor.py:953] Traceback (most recent call last):
+(VllmWorker-0 pid=1) ERROR 11-23 13:07:30 [multiproc_executor.py:953]   File "x.py", line 1, in f
+(VllmWorker-0 pid=1) ERROR 11-23 13:07:30 [multiproc_executor.py:953] ValueError: Too little memory.
+(EngineCore pid=2) ERROR 11-23 13:07:32 [core.py:1510] Exception: WorkerProc initialization failed due to an \
+exception in a background process. See stack trace for root cause.
+Process EngineCore:
+Traceback (most recent call last):
+  File "y.py", line 2, in g
+Exception: WorkerProc initialization failed due to an exception in a background process. See stack trace.
+"""
+
+
+@pytest.fixture
+def stderr_file(tmp_path: Path) -> "Path":
+    return tmp_path / "stderr"
+
+
+def run_child(text: str, stderr_file: Path, *, release: bool) -> _EngineOutput:
+    """Lets a child process write `text` to its standard output, while standard error is a file."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(stderr_file, "wb") as file:
+        os.dup2(file.fileno(), 2)
+    try:
+        output = _EngineOutput()
+        with output:
+            child = subprocess.Popen([sys.executable, "-c", "import sys; print(sys.argv[1], end='')", text])
+        child.wait()
+        if release:
+            output.release()
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+    return output
+
+
+def test_the_innermost_error_is_the_cause_and_tracebacks_stay_off_the_screen(stderr_file: Path) -> None:
+    output = run_child(WORKER_LOG, stderr_file, release=False)
+    assert output.cause() == "Too little memory."
+    shown = stderr_file.read_text()
+    assert "Injected something" in shown
+    assert "Traceback" not in shown
+    assert "ERROR" not in shown
+
+
+def test_after_a_good_start_nothing_is_lost(stderr_file: Path) -> None:
+    output = run_child(WORKER_LOG, stderr_file, release=True)
+    output._thread.join(timeout=10)
+    assert sorted(stderr_file.read_text().splitlines()) == sorted(WORKER_LOG.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        ("plain", "plain"),
+        ("", "ValueError"),
+        ("first\nsecond", "first"),
+        (
+            "1 validation error for ModelConfig\n  Value error, No such thing. [type=value_error, input=1]\n"
+            "    For further information visit",
+            "No such thing.",
+        ),
+        ("1 validation error for X\nfield\n  Input should be valid [type=int]", "field"),
+    ],
+)
+def test_one_line(message: str, line: str) -> None:
+    assert one_line(ValueError(message)) == line
+
+
+class LostHosts:
+    """Other machines, of which one is lost a moment after somebody asks."""
+
+    lost: str | None = None
+
+    def await_loss(self, seconds: float) -> None:
+        self.lost = "the machine of --node-rank 1 is gone"
+
+
+@pytest.mark.parametrize(
+    ("cause", "blamed"),
+    [
+        ("Too little memory.", "Too little memory."),
+        ("Connection closed by peer [10.0.0.2]:4242", LostHosts),
+        ("[gloo/transport/tcp/unbound_buffer.cc:84] Timed out waiting 1ms for recv", LostHosts),
+        ("DistStoreError: Timed out after 1 seconds waiting for clients", LostHosts),
+        ("Engine core initialization failed. See root cause above.", LostHosts),
+    ],
+)
+def test_another_machine_is_blamed_where_it_may_be_to_blame(
+    cause: str, blamed: str | type[LostHosts]
+) -> None:
+    launch = Launch(EngineSettings(engine=object()))  # type: ignore[arg-type]
+    assert launch._blame(cause) == cause, "with one machine there is nobody to blame"
+    launch._hosts = LostHosts()  # type: ignore[assignment]
+    expected = "the machine of --node-rank 1 is gone" if blamed is LostHosts else blamed
+    assert launch._blame(cause) == expected

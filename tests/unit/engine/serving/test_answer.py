@@ -1,0 +1,100 @@
+"""A candidate's text as deltas."""
+
+from types import SimpleNamespace
+
+from octet.engine.types import Delta, ReasoningDelta, TextDelta, ToolCallDelta
+from octet.engine.vllm.serving.answer import AnswerReader
+from octet.translate.tools import ToolCallScanner
+
+
+def read(reader: AnswerReader, *pieces: str) -> list[Delta]:
+    deltas = [delta for piece in pieces for delta in reader.read(piece, [], [], finished=False)]
+    return deltas + reader.read("", [], [], finished=True)
+
+
+def test_plain_text_passes() -> None:
+    reader = AnswerReader(2, None, None, None)
+    assert read(reader, "Hel", "", "lo [1]") == [TextDelta(2, "Hel"), TextDelta(2, "lo [1]")]
+    assert not reader.made_calls
+
+
+def test_calls_carry_id_and_name_once() -> None:
+    reader = AnswerReader(0, ToolCallScanner(["f"]), None, None)
+    deltas = read(reader, '[{"name": "f", "parameters": {"a"', ": 1}}", ', {"name": "f", "parameters": {}}]')
+    calls = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+    assert calls == deltas
+    assert [(call.call_index, call.name, call.arguments_json) for call in calls] == [
+        (0, "f", '{"a"'),
+        (0, "", ": 1}"),
+        (1, "f", "{}"),
+    ]
+    assert [bool(call.id) for call in calls] == [True, False, True]
+    assert calls[0].id != calls[2].id
+    assert reader.made_calls
+
+
+def test_text_held_back_for_a_call_comes_at_the_end() -> None:
+    reader = AnswerReader(0, ToolCallScanner(["f"]), None, None)
+    assert read(reader, 'see [{"name": "f') == [TextDelta(0, "see"), TextDelta(0, ' [{"name": "f')]
+
+
+def test_reading_ends_behind_the_only_call_that_is_wanted() -> None:
+    reader = AnswerReader(0, ToolCallScanner(["f"], one_call=True), None, None, one_call=True)
+    deltas = reader.read("Look: [f(a=1)", [], [], finished=False)
+    assert not reader.done
+    deltas += reader.read(", f(a=2)]", [], [], finished=False)
+    assert reader.done
+    assert [type(delta) for delta in deltas] == [TextDelta, ToolCallDelta]
+
+
+class Parser:
+    """Stands for one of vLLM's parsers: gives what it was made with, an item for each piece."""
+
+    def __init__(self, *messages: object) -> None:
+        self._messages = list(messages)
+
+    def parse_delta(self, *_: object, **__: object) -> object:
+        return self._messages.pop(0)
+
+
+def message(reasoning: str = "", content: str = "", calls: tuple[tuple[int, str, str], ...] = ()) -> object:
+    return SimpleNamespace(
+        reasoning=reasoning or None,
+        content=content or None,
+        tool_calls=[
+            SimpleNamespace(
+                index=index,
+                id=f"call_{index}" if name else None,
+                function=SimpleNamespace(name=name or None, arguments=arguments),
+            )
+            for index, name, arguments in calls
+        ],
+    )
+
+
+def test_reasoning_of_a_parser_comes_before_its_text_and_calls() -> None:
+    parser = Parser(message("hm"), message("m", "Yes.", ((0, "f", "{}"),)), None)
+    reader = AnswerReader(0, None, parser, None)
+    assert read(reader, "", "") == [
+        ReasoningDelta(0, "hm"),
+        ReasoningDelta(0, "m"),
+        TextDelta(0, "Yes."),
+        ToolCallDelta(0, 0, "call_0", "f", "{}"),
+    ]
+
+
+def test_text_behind_reasoning_is_scanned_for_calls() -> None:
+    reader = AnswerReader(0, ToolCallScanner(["f"]), Parser(message("f()", "[f(a=1)]"), None), None)
+    reasoning, call = read(reader, "")
+    assert reasoning == ReasoningDelta(0, "f()")
+    assert isinstance(call, ToolCallDelta)
+
+
+def test_a_parsers_second_call_ends_the_reading() -> None:
+    calls = message(calls=((0, "", "}"), (1, "f", "{")))
+    reader = AnswerReader(0, None, Parser(message(calls=((0, "f", "{"),)), calls), None, one_call=True)
+    deltas = reader.read("", [], [], finished=False)
+    assert not reader.done
+    deltas += reader.read("", [], [], finished=False)
+    assert reader.done
+    assert [delta.arguments_json for delta in deltas if isinstance(delta, ToolCallDelta)] == ["{", "}"]

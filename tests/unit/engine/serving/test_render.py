@@ -1,0 +1,186 @@
+"""Messages and tools in the form that vLLM's renderer takes."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from octet.engine.types import (
+    GenerationRequest,
+    ImagePart,
+    Message,
+    ReasoningPart,
+    Role,
+    TextPart,
+    Tool,
+    ToolCallPart,
+    ToolChoice,
+    ToolChoiceMode,
+    ToolResultPart,
+)
+from octet.engine.vllm.serving import render
+from octet.engine.vllm.serving.render import (
+    _NO_TOOLS,
+    GEMMA3_TEMPLATE,
+    PromptRenderer,
+    _variables,
+    to_vllm_messages,
+    to_vllm_tools,
+)
+
+PICTURE = Image.new("RGB", (2, 2))
+
+
+def test_pictures_and_text_keep_their_order() -> None:
+    parts = (TextPart("Look: "), ImagePart(PICTURE), TextPart("What is it?"))
+    assert to_vllm_messages((Message(Role.USER, parts),)) == [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "Look: "},
+                {"type": "image_pil", "image_pil": PICTURE},
+                {"type": "text", "text": "What is it?"},
+            ],
+        }
+    ]
+
+
+def test_calls_and_their_results() -> None:
+    calls = (ToolCallPart("1", "f", '{"a": 1}'), ToolCallPart("2", "g", ""))
+    results = (ToolResultPart("1", "f", "one"), ToolResultPart("2", "g", "two"))
+    rendered = to_vllm_messages((Message(Role.ASSISTANT, calls), Message(Role.TOOL, results)))
+    assert rendered == [
+        {
+            "role": "assistant",
+            "content": [],
+            "tool_calls": [
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
+                {"id": "2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+            ],
+        },
+        {"role": "tool", "tool_call_id": "1", "name": "f", "content": "one"},
+        {"role": "tool", "tool_call_id": "2", "name": "g", "content": "two"},
+    ]
+
+
+def request(mode: ToolChoiceMode) -> GenerationRequest:
+    tool = Tool("f", "Does it.", {"type": "object"})
+    return GenerationRequest("id", (), tools=(tool,), tool_choice=ToolChoice(mode))
+
+
+def test_tools_are_offered_unless_none_may_be_called() -> None:
+    function = {"name": "f", "description": "Does it.", "parameters": {"type": "object"}}
+    assert to_vllm_tools(request(ToolChoiceMode.AUTO)) == [{"type": "function", "function": function}]
+    assert to_vllm_tools(request(ToolChoiceMode.NONE)) is None
+    assert to_vllm_tools(GenerationRequest("id", ())) is None
+
+
+def test_templates_that_read_tools_are_told_apart() -> None:
+    assert _variables("{% if tools %}{{ tools | tojson }}{% endif %}") == {"tools"}
+    assert _variables("{% set tools = [] %}{{ tools }}{{ messages[0]['content'] }}") == {"messages"}
+    assert _variables("{{ 'tools' }}{% for m in messages %}{{ m.tools }}{% endfor %}") == {"messages"}
+
+
+def test_reasoning_goes_to_the_template() -> None:
+    message = Message(Role.ASSISTANT, (ReasoningPart("hm"), ReasoningPart("m"), TextPart("Yes.")))
+    assert to_vllm_messages((message,)) == [
+        {"role": "assistant", "content": [{"type": "text", "text": "Yes."}], "reasoning": "hmm"}
+    ]
+
+
+TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+
+
+def gemma3(*messages: Message, tools: list[dict[str, Any]] | None = None) -> str:
+    """The prompt that Octet's template for Gemma 3 makes."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    turns = to_vllm_messages(messages)
+    for turn in turns:
+        for call in turn.get("tool_calls", ()):
+            # As vLLM's renderer does it.
+            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    ((text,), _) = render_jinja_template(
+        conversations=[turns],
+        chat_template=GEMMA3_TEMPLATE.read_text(),
+        tools=tools,
+        add_generation_prompt=True,
+        bos_token="<bos>",
+    )
+    assert isinstance(text, str)
+    return text
+
+
+QUESTION = Message(Role.USER, (TextPart("Weather in Oslo?"),))
+CALL = ToolCallPart("1", "get_weather", '{"city": "Oslo"}')
+RESULT = ToolResultPart("1", "get_weather", "rain")
+
+
+def test_gemma3_template_with_tools() -> None:
+    system = Message(Role.SYSTEM, (TextPart("Be brief."),))
+    asked = Message(Role.ASSISTANT, (CALL,))
+    text = gemma3(system, QUESTION, asked, Message(Role.TOOL, (RESULT,)), tools=TOOLS)
+    assert text.startswith("<bos><start_of_turn>user\nBe brief.\n\nYou have access to these functions")
+    assert '"name": "get_weather"' in text
+    assert text.endswith(
+        "Weather in Oslo?<end_of_turn>\n"
+        '<start_of_turn>model\n[{"name": "get_weather", "parameters": {"city": "Oslo"}}]<end_of_turn>\n'
+        "<start_of_turn>user\nResult of get_weather: rain<end_of_turn>\n<start_of_turn>model\n"
+    )
+
+
+def test_gemma3_template_keeps_users_and_the_model_in_turn() -> None:
+    asked = Message(Role.ASSISTANT, (TextPart("I look."), CALL, ToolCallPart("2", "get_time", "{}")))
+    results = Message(Role.TOOL, (RESULT, ToolResultPart("2", "get_time", "noon")))
+    text = gemma3(QUESTION, asked, results, Message(Role.USER, (TextPart("And?"),)), tools=TOOLS)
+    assert text.endswith(
+        '<start_of_turn>model\nI look.\n[{"name": "get_weather", "parameters": {"city": "Oslo"}}, '
+        '{"name": "get_time", "parameters": {}}]<end_of_turn>\n'
+        "<start_of_turn>user\nResult of get_weather: rain\nResult of get_time: noon\nAnd?<end_of_turn>\n"
+        "<start_of_turn>model\n"
+    )
+    assert text.count("<start_of_turn>user") == text.count("<start_of_turn>model") == 2
+
+
+def test_gemma3_template_gives_pictures_their_place() -> None:
+    parts = (TextPart("Look: "), ImagePart(PICTURE), TextPart("What is it?"))
+    turns = to_vllm_messages((Message(Role.USER, parts),))
+    turns[0]["content"][1] = {"type": "image"}  # as vLLM's renderer does it
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    ((text,), _) = render_jinja_template(
+        conversations=[turns], chat_template=GEMMA3_TEMPLATE.read_text(), bos_token=""
+    )
+    assert text == "<start_of_turn>user\nLook:<start_of_image>What is it?<end_of_turn>\n"
+
+
+WITH_TOOLS = "{{ tools }}{{ messages }}"
+WITHOUT_TOOLS = "{{ messages }}"
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "model_type", "used"),
+    [
+        (WITH_TOOLS, None, "gemma3", None),
+        (WITHOUT_TOOLS, None, "gemma3", GEMMA3_TEMPLATE.read_text()),
+        (WITHOUT_TOOLS, None, "gemma3_text", GEMMA3_TEMPLATE.read_text()),
+        (None, None, "gemma3", GEMMA3_TEMPLATE.read_text()),
+        (WITHOUT_TOOLS, WITH_TOOLS, "gemma3", WITH_TOOLS),
+        (WITHOUT_TOOLS, None, "llama", _NO_TOOLS),
+        (WITH_TOOLS, WITHOUT_TOOLS, "gemma3", _NO_TOOLS),
+    ],
+)
+def test_which_template_a_request_with_tools_gets(
+    monkeypatch: pytest.MonkeyPatch, own: str | None, given: str | None, model_type: str, used: str | None
+) -> None:
+    """None stands for the model's own; what --chat-template gives is used as it is."""
+    monkeypatch.setattr(render, "_is_mistral", lambda _: False)
+    monkeypatch.setattr(PromptRenderer, "_resolve", lambda _, template, tools: template or own)
+    model: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
+    settings: Any = SimpleNamespace(
+        chat_template=given, chat_template_kwargs={}, chat_template_content_format="auto"
+    )
+    vllms: Any = SimpleNamespace(tokenizer=None)
+    assert PromptRenderer(vllms, model, settings)._tool_template == used
