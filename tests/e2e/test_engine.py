@@ -278,6 +278,42 @@ async def test_demanded_calls_are_valid(engine: VllmEngine, choice: ToolChoice) 
         assert [name for _, name, _ in answer.calls.values()] == ["get_weather"]
 
 
+@pytest.mark.parametrize("stop", [{"stop": ('"city"',)}, {"stop": ("Oslo", '": "')}])
+async def test_a_stop_string_within_a_call_leaves_none(engine: VllmEngine, stop: dict[str, Any]) -> None:
+    choice = ToolChoice(ToolChoiceMode.NAMED, "get_weather")
+    sampling = Sampling(temperature=0.0, max_tokens=200, include_stop_string=True, **stop)
+    request = ask("What is the weather in Oslo?", tools=(WEATHER,), tool_choice=choice, sampling=sampling)
+    answer = await run(engine, request)
+    assert answer.calls == {}
+    assert answer.texts[0].endswith(stop["stop"])
+    assert answer.reasons == {0: FinishReason.STOP}
+
+
+async def test_a_stop_string_behind_a_call(engine: VllmEngine) -> None:
+    choice = ToolChoice(ToolChoiceMode.NAMED, "get_weather")
+    sampling = Sampling(temperature=0.0, max_tokens=200, stop=("}}",))
+    request = ask("What is the weather in Oslo?", tools=(WEATHER,), tool_choice=choice, sampling=sampling)
+    request = replace(request, sampling=replace(sampling, include_stop_string=True))
+    answer = await run(engine, request)
+    assert [json.loads(arguments).keys() for _, _, arguments in answer.calls.values()] == [{"city"}]
+    assert answer.texts == {}
+    assert answer.reasons == {0: FinishReason.TOOL_CALLS}
+
+
+async def test_a_call_that_is_too_long(engine: VllmEngine) -> None:
+    """No answer that ends for its length says that it ended with calls."""
+    choice = ToolChoice(ToolChoiceMode.NAMED, "get_weather")
+    for length in range(1, 20):
+        sampling = Sampling(temperature=0.0, max_tokens=length)
+        request = ask("What is the weather in Oslo?", tools=(WEATHER,), tool_choice=choice, sampling=sampling)
+        answer = await run(engine, request)
+        if answer.reasons != {0: FinishReason.LENGTH}:
+            assert answer.reasons == {0: FinishReason.TOOL_CALLS}
+            break
+        assert bool(answer.calls) != bool(answer.texts) or answer.texts == {}
+    assert json.loads(answer.calls[0, 0][2])
+
+
 async def test_a_single_demanded_call(engine: VllmEngine) -> None:
     choice = ToolChoice(ToolChoiceMode.REQUIRED, parallel_calls=False)
     sampling = Sampling(temperature=1.0, seed=1, n=3, max_tokens=200)

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from octet.translate.growing_text import GrowingText, NoCall, Steps, Words
+from octet.translate.growing_text import CutOff, GrowingText, NoCall, Steps, Words
 
 # Deeper ones are no Python call; those of an object are passed on as they are.
 MAX_DEPTH = 64
@@ -360,6 +360,17 @@ def object_of_text(text: str) -> str:
     if source.at < len(source.text):
         raise NoCall
     return "".join(reader.out)
+
+
+def is_cut_off(arguments: str) -> bool:
+    """Whether the JSON text of a call's arguments ends before they do."""
+    try:
+        object_of_text(arguments)
+    except CutOff:
+        return True
+    except NoCall:
+        return False
+    return not arguments
 
 
 def _to_json_number(digits: str, *, python: bool) -> str | None:

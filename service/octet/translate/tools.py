@@ -6,6 +6,7 @@ Only the names of tools on offer make a call. Whatever else looks like one stays
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from octet.translate.answer_text import AnswerText
 from octet.translate.growing_text import CutOff, GrowingText, NoCall, Steps, Words
@@ -51,6 +52,12 @@ class ArgumentsFound:
 
 
 Found = TextFound | CallFound | ArgumentsFound
+
+
+def argument_names(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the arguments of a tool are called, in the order of the JSON Schema that it has for them."""
+    properties = parameters.get("properties")
+    return tuple(properties) if isinstance(properties, Mapping) else ()
 
 
 class _Done(Exception):
