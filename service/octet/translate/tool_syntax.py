@@ -48,7 +48,7 @@ class CallSink(Protocol):
     def end(self) -> None:
         """They are complete."""
 
-    def list(self) -> Steps[None]:
+    def read_list(self) -> Steps[None]:
         """Reads a list of calls from its bracket on to the closing one."""
 
 
@@ -160,7 +160,7 @@ class CallReader:
         """A list of calls in an object; there is none in another one."""
         self._lists = True
         try:
-            yield from self._sink.list()
+            yield from self._sink.read_list()
         finally:
             self._lists = False
 
@@ -255,7 +255,7 @@ class CallReader:
                 yield from self._several(calls, "]", ())
                 return
             word = yield from self._first_word(None)
-        if word == "await":
+        if word == "await" and word not in self._spellings:
             word = yield from self.name()
         elif word == "print" and word not in self._spellings and (yield from source.need()) == "(":
             yield from self._several(calls, ")", variables or ())

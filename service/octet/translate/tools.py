@@ -156,7 +156,7 @@ class ToolCallScanner:
         if self._one_call:
             raise _Done
 
-    def list(self, *, fenced: bool = True) -> Steps[None]:
+    def read_list(self, *, fenced: bool = True) -> Steps[None]:
         """Reads a list of calls. Those count whose end is seen, although what follows is no call."""
         source = self._source
         source.at += 1
@@ -248,7 +248,7 @@ class ToolCallScanner:
             case "<":
                 yield from self._tagged()
             case "[":
-                yield from self.list(fenced=False)
+                yield from self.read_list(fenced=False)
             case "{":
                 yield from self._objects()
             case _:
@@ -301,8 +301,10 @@ class ToolCallScanner:
             char = yield from source.peek()
             if not char or (char == "`" and ticks) or (closed and char != "<"):
                 break
-            if char == "<" and not ticks:
-                closed = yield from self._tag()
+            if char == "`":
+                yield from self._fence()
+            elif char == "<":
+                closed = (yield from self._tag()) and not ticks
                 if closed:
                     self._report_pending()
                     if self._calls > before:
@@ -310,7 +312,7 @@ class ToolCallScanner:
             elif char == "{":
                 yield from self._reader.object()
             elif char == "[":
-                yield from self.list()
+                yield from self.read_list()
             else:
                 yield from self._reader.statement(self._pending, variables if only_calls else set())
                 yield from self._end_of_statement()
