@@ -1,8 +1,10 @@
 """What one caller can do to another's stream, whatever it sends.
 
     python -m bench.neighbours [--cases parts webp ...] [--seconds S] [--json FILE] [SERVE FLAGS]...
+    python -m bench.neighbours --scripted [--cases ...]
 
-Starts `octet serve` with the flags (none: the demo checkpoint) and two callers' keys. One caller streams text
+Starts `octet serve` with the flags (none: the demo checkpoint), or a server of a scripted engine, which shows
+what is the event loop's, and two callers' keys. One caller streams text
 all the time and begins a new stream twice a second. The other, a process of less priority, sends what a case
 says, for some seconds. For each case: how its calls ended; the time between the chunks of the first caller's
 stream (median, 99th percentile, longest) and the longest wait for a new stream's first token, before, during,
@@ -85,15 +87,16 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(flags: list[str]) -> AsyncIterator[Server]:
-    """A server with the flags, for as long as the context lasts.
+async def serving(flags: list[str], *, scripted: bool) -> AsyncIterator[Server]:
+    """A server with the flags, or of a scripted engine, for as long as the context lasts.
 
     Raises:
         RuntimeError: it does not start; its log, on standard error, says why.
     """
+    serve = ["octet", "serve", "--port", "0", *flags]
     keys = "\n".join(f"{name} {name}" for name in (sender.KEY, KEY))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "octet", "serve", "--port", "0", *flags),
+        *(sys.executable, "-m", *(["bench.neighbours.scripted"] if scripted else serve)),
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "OCTET_API_KEYS": keys},
         limit=2**24,
@@ -197,7 +200,7 @@ async def context_window(target: str) -> int:
     async with grpc.aio.insecure_channel(target) as channel:
         models = model_service_pb2_grpc.ModelServiceStub(channel)
         request = model_service_pb2.ListModelsRequest()
-        (model,) = (await models.ListModels(request, metadata=METADATA)).models
+        model = (await models.ListModels(request, metadata=METADATA)).models[0]
         return int(model.context_window)
 
 
@@ -233,7 +236,7 @@ def table(outcomes: list[Outcome]) -> Table:
 async def run(arguments: argparse.Namespace, flags: list[str]) -> list[Outcome]:
     """Measures the cases, one after the other."""
     outcomes = []
-    async with serving(flags) as server:
+    async with serving(flags, scripted=arguments.scripted) as server:
         window = await context_window(server.target)
         # What is made when it is first needed is not to be taken for a case's.
         await broken(server.target)
@@ -250,6 +253,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", nargs="+", choices=cases(), help="some of them; all by default")
+    parser.add_argument("--scripted", action="store_true", help="no model: a script answers")
     parser.add_argument("--seconds", type=float, default=8.0, help="how long what is sent again is sent")
     parser.add_argument("--json", type=Path, dest="json_file", help="write it all here")
     parser.add_argument("--send", nargs=2, metavar=("TARGET", "CASE"), help=argparse.SUPPRESS)
@@ -259,6 +263,8 @@ def main() -> None:
         target, name = arguments.send
         sender.send(target, name, arguments.window, arguments.seconds)
         return
+    if arguments.scripted and flags:
+        parser.error(f"a scripted engine takes no flags: {' '.join(flags)}")
     # So that a time limit ends the server as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     outcomes = asyncio.run(run(arguments, flags))

@@ -58,7 +58,7 @@ def _many_tools(_: int) -> list[Call]:
     """128 tools that have to be called, with schemas that share nothing."""
     request = chat(tokens=64)
     for i in range(128):
-        properties = {f"p{i}_{j}": {"type": "integer", "minimum": j} for j in range(12)}
+        properties = {f"p{i}_{j}": {"type": "integer", "minimum": j} for j in range(2)}
         request.tools.add(
             name=f"tool_{i}", parameters_json=json.dumps({"type": "object", "properties": properties})
         )

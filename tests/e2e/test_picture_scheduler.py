@@ -19,6 +19,8 @@ BLOCK = 16
 # As long as a picture of the demo checkpoint with its newlines, and what of it embeddings stand for.
 RANGE, MASK = 20, [False, False, *[True] * 16, False, False]
 UNITS = 8
+# That a slice takes.
+ENCODING_SECONDS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,8 @@ class Workers:
 
     def _compute(self, request: Any, start: int, count: int) -> None:
         for feature in request.mm_features:
+            inside = start + count - feature.mm_position.offset
+            assert not (0 < inside < RANGE and MASK[inside - 1] and MASK[inside]), "a picture is cut"
             first = max(start, feature.mm_position.offset)
             last = min(start + count, feature.mm_position.offset + RANGE)
             if any(MASK[position - feature.mm_position.offset] for position in range(first, last)):
@@ -104,7 +108,15 @@ class Core:
         self.requests: dict[str, Any] = {}
         self.said: dict[str, int] = {}
 
-    def add(self, name: str, *pictures: str, text: int = 6, tokens: int = 3, crops: int = 1) -> None:
+    def add(
+        self,
+        name: str,
+        *pictures: str,
+        text: int = 6,
+        tokens: int = 3,
+        crops: int = 1,
+        priority: int = 0,
+    ) -> None:
         from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
         from vllm.sampling_params import SamplingParams
         from vllm.v1.request import Request
@@ -121,7 +133,13 @@ class Core:
         parameters = SamplingParams(max_tokens=tokens, ignore_eos=True)
         parameters.update_from_generation_config({}, 1)
         self.requests[name] = Request(
-            name, prompt, parameters, None, mm_features=features, block_hasher=self._hasher
+            name,
+            prompt,
+            parameters,
+            None,
+            mm_features=features,
+            block_hasher=self._hasher,
+            priority=priority,
         )
         self.said[name] = 0
         self.scheduler.add_request(self.requests[name])
@@ -147,7 +165,7 @@ class Core:
         result = ModelRunnerOutput(names, {name: index for index, name in enumerate(names)}, sampled)
         told = getattr(output, "octet_pictures", None)
         if told is not None and told.slice is not None:
-            result.octet_seconds = 1.0
+            result.octet_seconds = ENCODING_SECONDS
         self.scheduler.update_from_output(output, result)
         return output
 

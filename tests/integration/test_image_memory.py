@@ -49,7 +49,7 @@ Decoders = Callable[[], list[psutil.Process]]
 
 @pytest.fixture
 def decoders() -> Decoders:
-    """Tells the processes that have been started for pictures in this test; other tests' servers may have some."""
+    """Tells the processes that decode pictures for this test; another test's server may have some as well."""
     others = _decoders()
     return lambda: [process for process in _decoders() if process not in others]
 

@@ -136,6 +136,12 @@ ADMISSION = (
         type=int,
     ),
     _option(
+        "--max-running-requests-per-key",
+        "As many of one key's. Default: --max-num-seqs less an eighth, so that there is a place for another "
+        "key's; no limit on a server without a file of keys and without client certificates.",
+        type=int,
+    ),
+    _option(
         "--max-waiting-requests",
         "Requests that wait for their turn; more are refused. Default: a quarter of what may run.",
         type=int,

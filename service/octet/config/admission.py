@@ -12,6 +12,8 @@ class AdmissionConfig:
     Attributes:
         max_running_requests: requests, a request for n candidates counting n, that the engine is given at the
             same time; None: what it computes at once and an eighth more, so that it never idles.
+        max_running_requests_per_key: of one caller, at the same time; None: all but an eighth of what the
+            engine computes at once, and one less at least, where the server tells callers apart.
         max_waiting_requests: requests that wait for their turn, 0 for none; None: a quarter of what may run.
         max_waiting_tokens: tokens of their prompts together, estimated; None: 8 times the context window.
         max_waiting_images: pictures that are not decoded yet, of all requests together.
@@ -19,6 +21,7 @@ class AdmissionConfig:
     """
 
     max_running_requests: int | None = None
+    max_running_requests_per_key: int | None = None
     max_waiting_requests: int | None = None
     max_waiting_tokens: int | None = None
     max_waiting_images: int = 64
@@ -28,6 +31,8 @@ class AdmissionConfig:
         """Raises ValueError with the flag's name when a setting makes no sense."""
         if self.max_running_requests is not None:
             at_least(1, "--max-running-requests", self.max_running_requests)
+        if self.max_running_requests_per_key is not None:
+            at_least(1, "--max-running-requests-per-key", self.max_running_requests_per_key)
         if self.max_waiting_requests is not None:
             at_least(0, "--max-waiting-requests", self.max_waiting_requests)
         if self.max_waiting_tokens is not None:

@@ -32,6 +32,11 @@ class IdentityConfig:
         """Whether calls have to carry a key."""
         return any(source is not None for source in (self.api_key, self.api_keys, self.api_keys_file))
 
+    @property
+    def tells_callers_apart(self) -> bool:
+        """Whether there may be several callers, as far as the server can know."""
+        return any(source is not None for source in (self.api_keys, self.api_keys_file, self.tls_client_ca))
+
     def check(self) -> None:
         """Raises ValueError with the flag's name when a setting makes no sense."""
         if self.api_key is not None and not self.api_key.strip():

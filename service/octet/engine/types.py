@@ -163,6 +163,8 @@ class GenerationRequest:
 
     Attributes:
         priority: smaller goes first; 0 unless the model's `takes_priorities`.
+        rank: among requests of equal priority the smaller goes first, and gives way last. It is how much its
+            caller had running before.
         adapter: one of the model's `adapters`; empty for the model alone.
         cache_salt: only requests with the same one share cached prefixes of prompts.
         chat_template_args: JSON values, variables for the chat template.
@@ -179,6 +181,7 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     output_format: OutputFormat | None = None
     priority: int = 0
+    rank: int = 0
     adapter: str = ""
     cache_salt: str = ""
     chat_template_args: Mapping[str, Any] = field(default_factory=dict)
@@ -306,6 +309,7 @@ Delta = TextDelta | ReasoningDelta | ToolCallDelta | LogprobsDelta | CandidateFi
 class Deltas:
     """What one engine step added, in order, and the usage after it.
 
+    The first one comes when the prompt is computed, whether or not the answer shows anything yet.
     `prompt_logprobs` has one entry a prompt token in a request's first Deltas, when they were asked for.
     """
 
@@ -353,6 +357,8 @@ class ModelInfo:
         adapters: names of the LoRA adapters that requests may use.
         takes_priorities: whether waiting requests are ordered by priority.
         max_sequences: most candidates that are computed at the same time.
+        step_tokens: of prompts, about as many as are computed before another one's turn comes; None where
+            nothing is known about that.
         tokens_per_cropped_image: most that one picture adds to a prompt with pan and scan.
         crops_by_default: whether pan and scan is on for requests that do not say.
         visual_tokens_per_image: of `tokens_per_image`, those that the picture itself becomes, which alone are
@@ -374,6 +380,7 @@ class ModelInfo:
     adapters: tuple[str, ...] = ()
     takes_priorities: bool = False
     max_sequences: int = 256
+    step_tokens: int | None = None
     longest_token: int = 32
     image_view: ImageView | None = None
     tokens_per_cropped_image: int = 0

@@ -142,16 +142,16 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                         await running.wait_for(ticket.turn)
                     await call.accept()
                     with self._tracing.part("translate"):
-                        generating = self._generate(
-                            engine,
-                            await running.wait_for(
-                                self._translator.to_generation_request,
-                                request,
-                                engine.model,
-                                request_id,
-                                ticket,
-                            ),
+                        translated = await running.wait_for(
+                            self._translator.to_generation_request,
+                            request,
+                            engine.model,
+                            request_id,
+                            ticket,
                         )
+                        generating = self._generate(engine, replace(translated, rank=ticket.rank))
+                        # The engine alone has the pictures now, and lets go of them when it can.
+                        del translated
                     self._admission.images_decoded(ticket)
                     async with aclosing(generating) as events:
                         while (event := await running.wait_for(_next_event, events)) is not None:
@@ -177,7 +177,6 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         try:
             with self._tracing.part("generate") as span:
                 answering = engine.generate(replace(generation, trace_headers=self._tracing.headers(span)))
-                # The engine alone has the pictures now, and lets go of them when it can.
                 del generation
                 async with aclosing(answering) as events:
                     async for event in events:

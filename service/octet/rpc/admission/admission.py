@@ -20,6 +20,7 @@ from octet.rpc.admission.image_memory import ImageMemory, MemoryLine
 from octet.rpc.admission.limits import Limits
 from octet.rpc.admission.listener import AdmissionListener, Listeners, Load
 from octet.rpc.admission.pace import Pace
+from octet.rpc.admission.places import Places
 from octet.rpc.admission.retry import retry_seconds
 from octet.rpc.admission.ticket import Ticket
 from octet.rpc.admission.token_calls import TokenCalls
@@ -46,11 +47,11 @@ class Admission:
         self._queue: FairQueue[Ticket] = FairQueue()
         self._image_memory = ImageMemory(limits.image_memory)
         self._claims = Claims(self._image_memory)
+        self._waiting_sequences = 0
         self._waiting_tokens = 0
         self._waiting_images = 0
         self._waiting_image_bytes = 0
-        self._running = 0
-        self._running_sequences: Counter[str] = Counter()
+        self._places = Places()
         self._listeners = Listeners()
         self._token_calls = TokenCalls(self._image_memory, self._listeners)
         self._token_calls_first = False
@@ -60,6 +61,7 @@ class Admission:
     def open(self, limits: Limits) -> None:
         """Sets what there is room for."""
         self._limits = limits
+        self._places.open(limits)
         self._image_memory.open(limits.image_memory)
         self._token_calls.open(limits.token_calls)
 
@@ -70,8 +72,8 @@ class Admission:
     def load(self) -> Load:
         """What there is now."""
         return Load(
-            running=self._running,
-            running_sequences=self._running_sequences.total(),
+            running=self._places.requests,
+            running_sequences=self._places.sequences.total(),
             waiting=len(self._queue),
             waiting_tokens=self._waiting_tokens,
             waiting_images=self._waiting_images,
@@ -112,6 +114,7 @@ class Admission:
                 ),
             )
         self._queue.push(ticket)
+        self._waiting_sequences += cost.sequences
         self._waiting_tokens += cost.tokens
         self._waiting_images += cost.images
         self._waiting_image_bytes += cost.image_bytes
@@ -205,6 +208,9 @@ class Admission:
     def first_token(self, ticket: Ticket) -> None:
         """The request's answer has begun. Idempotent."""
         ticket.note_first_token(self._clock())
+        if ticket.reads_prompt:
+            self._places.answered(ticket)
+            self._start_next()
 
     def _check_caller(self, caller: str, limit: int | None, in_flight: int, what: str) -> None:
         if limit is not None and in_flight >= limit:
@@ -256,6 +262,10 @@ class Admission:
     def _does_not_fit(self, ticket: Ticket, leaving: Ticket | None) -> OverloadedError | None:
         """Why the ticket cannot wait, once `leaving` has left; None when it can."""
         requests, tokens = len(self._queue), self._waiting_tokens
+        # Where there are places, who waits for his own earlier prompts to be read would wait in the engine.
+        sequences = self._places.sequences.total() + self._waiting_sequences
+        if sequences + ticket.cost.sequences <= self._limits.running and not self._places.are_due(ticket):
+            return None
         if leaving is not None:
             requests, tokens = requests - 1, tokens - leaving.cost.tokens
         if requests >= self._limits.waiting:
@@ -307,20 +317,20 @@ class Admission:
         self._image_memory.give(ticket, ticket.cost.image_bytes)
         if ticket.image_bytes:
             self._token_calls_first = True
-        self._running += 1
-        self._running_sequences[ticket.caller] += ticket.cost.sequences
+        ticket.rank = self._places.sequences[ticket.caller]
+        self._places.take(ticket)
         ticket.start(now)
         self._listeners.admitted(ticket.caller, now - ticket.entered)
         return True
 
     def _next(self, line: MemoryLine) -> Ticket | None:
-        """Which request's turn it is among those whose memory is there.
+        """Which request's turn it is among those whose memory is there, and whose caller has not too much.
 
         Nobody overtakes one that needs more places in the engine than there are: it would never find enough.
         """
-        for ticket in self._queue.in_turn(self._running_sequences):
-            if line.lets_pass(ticket):
-                return ticket if self._has_room(ticket) else None
+        for ticket in self._queue.in_turn(self._places.sequences):
+            if self._places.are_due(ticket) and line.lets_pass(ticket):
+                return ticket if self._places.are_free(ticket) else None
         return None
 
     def _comes_too_late(self, ticket: Ticket, now: float) -> bool:
@@ -349,26 +359,21 @@ class Admission:
         self._no_longer_waits(ticket)
 
     def _no_longer_waits(self, ticket: Ticket) -> None:
+        self._waiting_sequences -= ticket.cost.sequences
         self._waiting_tokens -= ticket.cost.tokens
         self._waiting_image_bytes -= ticket.cost.image_bytes
 
     def _leave(self, ticket: Ticket, started: float) -> None:
         """The request runs no more."""
-        self._running -= 1
-        self._running_sequences[ticket.caller] -= ticket.cost.sequences
+        self._places.leave(ticket)
         self._pace.note_run(self._clock() - started)
-
-    def _has_room(self, ticket: Ticket) -> bool:
-        """Whether the engine can take the request. One that asks for more than there is runs alone."""
-        sequences = self._running_sequences.total()
-        return not sequences or sequences + ticket.cost.sequences <= self._limits.running
 
     def _can_start(self, ticket: Ticket) -> bool:
         """Whether the ticket would start at once: there is room, and nobody waits for the same."""
         memory, size = self._image_memory, ticket.cost.image_bytes
-        if not memory.fits(ticket.caller, size):
+        if not memory.fits(ticket.caller, size) or not self._places.are_due(ticket):
             return False
-        waiting = list(self._queue.in_turn(self._running_sequences))
+        waiting = list(self._queue.in_turn(self._places.sequences))
         lacking = (
             self._claims.lacking
             or self._token_calls.lacking
@@ -376,8 +381,9 @@ class Admission:
         )
         if size and lacking:
             return False
-        return self._has_room(ticket) and not any(
-            memory.fits(other.caller, other.cost.image_bytes) for other in waiting
+        return self._places.are_free(ticket) and not any(
+            memory.fits(other.caller, other.cost.image_bytes) and self._places.are_due(other)
+            for other in waiting
         )
 
     def _wait_behind(self, requests: int) -> float:

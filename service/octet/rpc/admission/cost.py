@@ -18,6 +18,7 @@ class Cost:
     Attributes:
         sequences: candidates that the engine computes at the same time.
         tokens: of its prompt, estimated.
+        text_tokens: of these, those that are not pictures'. 0 also when nobody learns when they are computed.
         images: pictures to be decoded.
         image_bytes: memory that decoding them takes.
         priority: smaller goes first.
@@ -25,6 +26,7 @@ class Cost:
 
     sequences: int = 1
     tokens: int = 0
+    text_tokens: int = 0
     images: int = 0
     image_bytes: int = 0
     priority: int = 0
@@ -45,6 +47,7 @@ def estimate(request: chat_service_pb2.ChatRequest, model: ModelInfo, image_byte
     return Cost(
         sequences=min(max(request.sampling.n, 1), MAX_CANDIDATES),
         tokens=text // BYTES_PER_TOKEN + images * model.image_cost(crops),
+        text_tokens=text // BYTES_PER_TOKEN,
         images=images,
         image_bytes=image_bytes,
         priority=request.priority if model.takes_priorities else 0,

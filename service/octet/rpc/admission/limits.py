@@ -14,7 +14,12 @@ NO_IMAGE_MEMORY = ImageMemoryLimits(server=0, caller=0, request=0)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What `octet.config.admission.AdmissionConfig` describes, with every number known."""
+    """What `octet.config.admission.AdmissionConfig` describes, with every number known.
+
+    Attributes:
+        prompt_tokens: of one caller's prompts, those that the engine has and has not computed yet; None for
+            any number.
+    """
 
     running: int
     waiting: int
@@ -22,6 +27,8 @@ class Limits:
     waiting_images: int
     token_calls: int
     image_memory: ImageMemoryLimits = NO_IMAGE_MEMORY
+    running_per_caller: int | None = None
+    prompt_tokens: int | None = None
 
 
 def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
@@ -37,5 +44,15 @@ def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
         waiting_tokens=config.max_waiting_tokens or _CONTEXTS_WAITING * model.context_window,
         waiting_images=config.max_waiting_images,
         token_calls=config.max_token_calls,
+        running_per_caller=_running_per_caller(config, model),
+        prompt_tokens=model.step_tokens,
         image_memory=config.image_memory,
     )
+
+
+def _running_per_caller(config: ServerConfig, model: ModelInfo) -> int | None:
+    """How much one caller may have of what the engine computes at once; None where callers are all one."""
+    if config.max_running_requests_per_key is not None or not config.tells_callers_apart:
+        return config.max_running_requests_per_key
+    computed = min(config.max_running_requests or model.max_sequences, model.max_sequences)
+    return max(1, computed - max(1, computed // 8))

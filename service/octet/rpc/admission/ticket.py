@@ -19,6 +19,8 @@ class Ticket:
         image_bytes: memory that it was given for pictures.
         started: when its turn came; None until then.
         refusal: why its turn will not come.
+        reads_prompt: whether the engine has it and has not read its prompt yet.
+        rank: sequences that its caller had in the engine when its turn came.
     """
 
     def __init__(self, caller: str, cost: Cost, entered: float, deadline: float | None, pace: Pace) -> None:
@@ -30,6 +32,8 @@ class Ticket:
         self.image_bytes = 0
         self.started: float | None = None
         self.refusal: OverloadedError | None = None
+        self.reads_prompt = False
+        self.rank = 0
         self._decided = asyncio.Event()
         self._pace = pace
         self._waits_for_token = True

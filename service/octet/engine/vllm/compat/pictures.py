@@ -46,6 +46,15 @@ def rewrite_cpu_attention_batches(rewrite: Callable[[Any], Any]) -> None:
     CPUAttentionMetadataBuilder.build = build
 
 
+def longest_part(scheduler: Any) -> int:
+    """How many tokens of one prompt a step of a scheduler can ever compute."""
+    if (most := getattr(scheduler, "octet_longest_part", None)) is not None:
+        # Octet's own, whose present limits are those of one step.
+        return int(most)
+    threshold = scheduler.scheduler_config.long_prefill_token_threshold
+    return int(min(scheduler.max_num_scheduled_tokens, threshold or sys.maxsize))
+
+
 def shorten_chunks(shorten: Callable[[int, int, int, list[tuple[int, int]]], int]) -> None:
     """Makes vLLM's scheduler ask where a part of a prompt with pictures that it would compute may end.
 
@@ -62,8 +71,7 @@ def shorten_chunks(shorten: Callable[[int, int, int, list[tuple[int, int]]], int
     def try_schedule_encoder_inputs(
         self: Any, request: Any, first: int, count: int, budget: int, shift_computed_tokens: int = 0
     ) -> Any:
-        config = self.scheduler_config
-        most = min(self.max_num_scheduled_tokens, config.long_prefill_token_threshold or sys.maxsize)
+        most = longest_part(self)
         for feature in request.mm_features if self.vllm_config.model_config.is_mm_prefix_lm else ():
             place = feature.mm_position
             if place.offset < first + count < place.offset + place.length:

@@ -23,6 +23,7 @@ from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import Constraint, is_constrained, to_constraint, verified
 from octet.engine.vllm.constraints.unique import Watch
 from octet.engine.vllm.launch import startup
+from octet.engine.vllm.priority import fair_priority
 from octet.engine.vllm.serving import adapters, image_costs, sampling
 from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.serving.load import KvCacheUsage
@@ -143,6 +144,7 @@ class VllmEngine:
         accepted = PromptAccepted(prompt.tokens, prompt.image_tokens)
         usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
         prompt_logprobs: tuple[PositionLogprobs, ...] = ()
+        begun = False
         owes_prompt_logprobs = request.sampling.prompt_logprobs is not None
         # Pictures take much memory, and an answer may take minutes.
         del request, prompt
@@ -166,7 +168,8 @@ class VllmEngine:
                 if cut:
                     # What the candidates would go on to write is not wanted.
                     await self.llm.abort(compat.candidate_ids(queue.request_id, cut, params.n), internal=True)
-                if deltas:
+                if deltas or not begun:
+                    begun = True
                     yield Deltas(tuple(deltas), usage, prompt_logprobs)
                     prompt_logprobs = ()
         except VllmEngineDeadError as error:
@@ -272,7 +275,7 @@ class VllmEngine:
                 prompt.engine_input,
                 params,
                 lora_request=self._adapters.get(request.adapter),
-                priority=request.priority,
+                priority=fair_priority(request.priority, request.rank),
                 trace_headers=request.trace_headers or None,
                 **plan.engine_arguments,
             )

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # The model card's "total output context"; the checkpoints themselves do not say it.
 GEMMA3_OUTPUT_LIMIT = 8192
 
+_CPU_STEP_TOKENS = 512
+
 FP8_DYNAMIC = "FP8_DYNAMIC"
 """One scale per output channel of a weight, one per token of an activation that is quantized as it comes."""
 
@@ -58,9 +60,16 @@ def describe_model(
         adapters=tuple(settings.adapters),
         takes_priorities=config.scheduler_config.policy == "priority",
         longest_token=longest_token,
+        step_tokens=_step_tokens(config),
         max_sequences=config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size,
         image_view=_image_view(config) if images.most_images > 0 else None,
     )
+
+
+def _step_tokens(config: "VllmConfig") -> int:
+    """On CPUs a step computes as much as it can in a short time, hundreds of tokens; see `Pace`."""
+    most = int(config.scheduler_config.max_num_batched_tokens)
+    return min(most, _CPU_STEP_TOKENS) if config.device_config.device_type == "cpu" else most
 
 
 def source_name(model: str) -> str:

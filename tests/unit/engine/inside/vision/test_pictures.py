@@ -13,6 +13,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from octet.engine.vllm.inside.vision.pictures import SLICE_SECONDS, Instruction, PictureQueue, Slice
 from octet.engine.vllm.inside.vision.shape import TowerShape
+from octet.engine.vllm.priority import fair_priority
 
 # 3 layers of 2 halves of 2 blocks: 12 units a crop.
 SHAPE = TowerShape(layers=3, patches=8, hidden=4, intermediate=8, patch_values=12, block_rows=4)
@@ -58,7 +59,7 @@ class Bench:
             SamplingParams(max_tokens=4),
             None,
             mm_features=features,
-            priority=priority,
+            priority=fair_priority(priority, 3),
         )
 
     def step(self) -> Instruction | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from octet.engine.vllm.inside.vision.shape import TowerShape
+from octet.engine.vllm.priority import asked_priority
 
 # What a step may spend on pictures. Whoever streams waits for it between two tokens.
 SLICE_SECONDS = 0.15
@@ -111,6 +112,9 @@ class PictureQueue:
             if not self._is_cached(request, index):
                 self._waiting.setdefault(request.request_id, request)
                 return max(0, start - computed - ahead)
+            # As the scheduler is about to do itself; but before that it makes room for a picture of which the
+            # step computes no more than the newline, and must not take it from this one.
+            self._cache.check_and_update_cache(request, index)
         return new
 
     def settle(self) -> None:
@@ -197,7 +201,7 @@ class PictureQueue:
     def _choose(self) -> _Encoding | None:
         requests = list(self._waiting.values())
         if self._by_priority:
-            requests.sort(key=lambda request: request.priority)
+            requests.sort(key=lambda request: asked_priority(request.priority))
         ready = {
             request.mm_features[index].identifier: request.get_num_encoder_embeds(index)
             for request, index in self._ready()

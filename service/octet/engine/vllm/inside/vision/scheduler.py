@@ -1,12 +1,12 @@
-"""vLLM's scheduler, which leaves a picture out of its steps until it is encoded. Imports vLLM."""
+"""The scheduler, which leaves a picture out of its steps until it is encoded. Imports vLLM."""
 
 from typing import Any
 
 from vllm.logger import init_logger
 from vllm.v1.core.sched.output import SchedulerOutput
-from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
+from octet.engine.vllm.inside.pacing.scheduler import PacedScheduler
 from octet.engine.vllm.inside.vision.pictures import PictureQueue
 from octet.engine.vllm.inside.vision.shape import TowerShape
 
@@ -15,7 +15,7 @@ _ARCHITECTURE = "Gemma3ForConditionalGeneration"
 logger = init_logger("vllm.plugins.octet")
 
 
-class PictureScheduler(Scheduler):  # type: ignore[misc]
+class PictureScheduler(PacedScheduler):
     """Has Gemma 3's pictures encoded a slice a step, beside whatever else the step computes.
 
     To vLLM's own scheduler a picture is there, in its cache of encoder outputs, or its request waits. Other
