@@ -108,6 +108,17 @@ class GrowingText:
         self.at += found
         return found
 
+    def expect(self, char: str) -> Steps[None]:
+        """Reads `char`.
+
+        Raises:
+            NoCall: something else comes.
+            CutOff: nothing comes.
+        """
+        if (yield from self.need()) != char:
+            raise NoCall
+        self.at += 1
+
     def match(self, pattern: re.Pattern[str]) -> str:
         """Reads what `pattern`, which may be nothing, matches of what has come."""
         match = pattern.match(self.text, self.at)

@@ -132,8 +132,7 @@ class CallReader:
             raise NoCall
         members.keys.add(key)
         yield from source.run(SPACE)
-        if not (yield from source.skips(":")):
-            raise NoCall
+        yield from source.expect(":")
         yield from source.run(SPACE)
         char = yield from source.need()
         if key in _CALL_KEYS and char == "{" and level == 1:
@@ -200,7 +199,7 @@ class CallReader:
         pattern = _IN_STRING if quote else NAME
         other = yield from source.beginning(pattern, lambda start: len(start) <= _OTHER_LENGTH)
         if quote:
-            yield from self._close(quote)
+            yield from source.expect(quote)
         elif not other:
             raise NoCall
 
@@ -210,13 +209,8 @@ class CallReader:
             raise NoCall
         quote = yield from self._source.next()
         word = yield from self._source.word(_IN_STRING, words)
-        yield from self._close(quote)
+        yield from self._source.expect(quote)
         return word
-
-    def _close(self, quote: str) -> Steps[None]:
-        if (yield from self._source.need()) != quote:
-            raise NoCall
-        self._source.at += 1
 
     def name(self) -> Steps[str]:
         """Reads the name of a tool."""
@@ -290,7 +284,8 @@ class CallReader:
             yield from source.run(SPACE)
             comma = yield from source.skips(",")
             yield from source.run(SPACE)
-            if (yield from source.skips(close)):
+            if (yield from source.need()) == close:
+                source.at += 1
                 return
             if not comma:
                 raise NoCall

@@ -10,7 +10,6 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import NoReturn
 
 from octet.translate.growing_text import CutOff, GrowingText, NoCall, Steps, Words
 
@@ -178,7 +177,8 @@ class ValueReader:
         if _KEYWORD_START.match((yield from source.need())):
             word = yield from source.run(_KEYWORD)
             yield from self._space()
-            if (yield from source.skips("=")):
+            if (yield from source.need()) == "=":
+                source.at += 1
                 self._by_name = True
                 self._name(word, given)
                 yield from self._space()
@@ -208,8 +208,7 @@ class ValueReader:
             raise NoCall
         yield from self._strings(prefix)
         self.out.append((yield from self._space()))
-        if not (yield from self._source.skips(":")):
-            raise NoCall
+        yield from self._source.expect(":")
         self.out.append(":" + ((yield from self._space()) or " " * self._python))
         yield from self.value()
 
@@ -229,7 +228,7 @@ class ValueReader:
         elif word in _WORDS:
             self.out.append(_WORDS[word])
         else:
-            self._refuse(word)
+            yield from self._refuse(word)
 
     def _number(self) -> Steps[None]:
         sign = (yield from self._source.next()) if (yield from self._source.need()) in "+-" else ""
@@ -238,13 +237,19 @@ class ValueReader:
             digits += (yield from self._source.next()) + (yield from self._source.run(_DIGITS))
         number = _to_json_number(digits, python=self._python)
         if number is None:
-            self._refuse(sign + digits)
+            yield from self._refuse(sign + digits)
         else:
             self.out.append(sign.replace("+", "") + number)
 
-    def _refuse(self, read: str) -> NoReturn:
-        """Says that what was read is no value; it is a part of what the model wrote all the same."""
+    def _refuse(self, read: str) -> Steps[None]:
+        """Says that what was read is no value; it is a part of what the model wrote all the same.
+
+        Raises:
+            NoCall
+            CutOff: it may have become one.
+        """
         self.out.append(read)
+        yield from self._source.need()
         raise NoCall
 
     def _strings(self, prefix: str) -> Steps[None]:
@@ -310,7 +315,7 @@ class ValueReader:
         elif char in "xU":
             digits = yield from self._hex(char, 2 if char == "x" else 8)
             if int(digits, 16) > MAX_CODE:
-                self._refuse(f"\\{char}{digits}")
+                yield from self._refuse(f"\\{char}{digits}")
             self.out.append(_character(int(digits, 16)))
         elif char in _OCTAL:
             while len(char) < 3 and (digit := (yield from self._source.peek())) and digit in _OCTAL:
@@ -326,7 +331,7 @@ class ValueReader:
         digits = ""
         while len(digits) < count:
             if (yield from self._source.need()) not in _HEX:
-                self._refuse(f"\\{letter}{digits}")
+                yield from self._refuse(f"\\{letter}{digits}")
             digits += yield from self._source.next()
         return digits
 
@@ -337,9 +342,8 @@ class ValueReader:
         try:
             self.out.append(_in_json(unicodedata.lookup(name[3:])))
         except KeyError:
-            self._refuse(name)
-        if not (yield from self._source.skips("}")):
-            raise NoCall
+            yield from self._refuse(name)
+        yield from self._source.expect("}")
 
 
 def object_of_text(text: str) -> str:

@@ -281,9 +281,7 @@ class ToolCallScanner:
         source.at += 1
         closing = yield from source.skips("/")
         yield from source.word(_LABEL, _TAGS)
-        if (yield from source.need()) != ">":
-            raise NoCall
-        source.at += 1
+        yield from source.expect(">")
         return closing
 
     def _items(self, ticks: int, *, only_calls: bool) -> Steps[None]:
@@ -365,18 +363,18 @@ class ToolCallScanner:
             yield from self._source.run(SPACE)
 
     def _objects(self) -> Steps[None]:
-        """An object, or several with commas or semicolons between them."""
+        """An object, or several, with commas or semicolons between them or nothing."""
         source = self._source
-        yield from self._reader.object()
         while True:
-            yield from source.run(SPACE)
-            if (yield from source.peek()) not in (",", ";"):
-                return
-            source.at += 1
-            yield from source.run(SPACE)
-            if (yield from source.need()) != "{":
-                raise NoCall
             yield from self._reader.object()
+            yield from source.run(SPACE)
+            if (yield from source.skips(",")) or (yield from source.skips(";")):
+                yield from source.run(SPACE)
+                yield from source.need()
+            elif (yield from source.peek()) != "{":
+                return
+            if source.text[source.at] != "{":
+                raise NoCall
 
     def _lines(self) -> Steps[None]:
         """Lines of Python calls: a paragraph of their own, or the answer's last lines."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
-from tests.unit.translate.written_calls import FORMS, TOOLS, Written
+from tests.unit.translate.written_calls import FORMS, TOOLS, Written, lines, statements
 
 
 def merged(found: list[Found]) -> list[Any]:
@@ -101,3 +101,58 @@ def test_calls_come_back_exactly(form: str, data: st.DataObject) -> None:
     assert scan(*cut(text, data)) == whole
     assert scan(*text) == whole
     assert scan(*cut(text, data), whole_calls=True) == whole
+    first = next(at for at, part in enumerate(whole) if isinstance(part, list))
+    assert scan(*cut(text, data), one_call=True) == whole[: first + 1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_calls_of_other_functions_stay_text(form: str, data: st.DataObject) -> None:
+    text = data.draw(FORMS[form]).text
+    for pieces in ([text], list(text)):
+        scanner = ToolCallScanner(["another", "get_"])
+        found = [item for piece in pieces for item in scanner.feed(piece)]
+        assert merged(found + scanner.finish()) == [text]
+
+
+OTHER_STATEMENTS = st.sampled_from(
+    ["import f", "x = 1", "print(r)", "def f(a):", "    pass", "f(a=x)", "f(a=1).b", "x += f()", "get", "..."]
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(statements(), max_size=3), OTHER_STATEMENTS, st.data())
+def test_a_block_with_other_statements_stays_text(
+    calls: list[Written], other: str, data: st.DataObject
+) -> None:
+    lines_of_code = [call.text for call in calls]
+    lines_of_code.insert(data.draw(st.integers(0, len(calls))), other)
+    text = "```python\n" + "\n".join(lines_of_code) + "\n```"
+    assert scan(text) == [text]
+    assert scan(*cut(text, data)) == [text]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lines(), st.sampled_from(["Write\n", ""]), st.sampled_from(["\nfor it.", " for it.", "\nFor it:\n\nf"])
+)
+def test_lines_in_a_paragraph_stay_text(calls: Written, before: str, after: str) -> None:
+    text = before + calls.text + after
+    assert scan(text) == [text]
+    assert scan(*text) == [text]
+
+
+@pytest.mark.parametrize("form", ["objects", "list", "lines"])
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_what_is_cut_off_is_no_text_behind_calls(form: str, data: st.DataObject) -> None:
+    written: Written = data.draw(FORMS[form])
+    text = written.text[: data.draw(st.integers(0, len(written.text)))]
+    parts = scan(text, whole_calls=True)
+    calls = [part for part in parts if isinstance(part, list)]
+    assert loaded(calls) == written.calls[: len(calls)]
+    assert parts == calls or parts == [text]
+    assert scan(*cut(text, data), whole_calls=True) == parts
+    streamed = scan(*cut(text, data))
+    assert [part for part in streamed if isinstance(part, list)][: len(calls)] == calls
