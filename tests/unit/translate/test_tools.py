@@ -211,7 +211,8 @@ def test_what_is_cut_off_behind_a_call_is_no_text(text: str) -> None:
     ("text", "cut_off"),
     [
         ("", False),
-        ("f(x", False),
+        ("f(x", True),
+        ("f(x y", False),
         ('[f(a="b")', False),
         ('[f(a="b"), g', False),
         ('[f(a="b"), g(', True),
