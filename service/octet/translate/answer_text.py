@@ -6,48 +6,49 @@ class AnswerText:
 
     Attributes:
         starts_line: whether nothing but blanks precedes in the line.
-        starts_paragraph: whether no text precedes in the paragraph; calls are none.
     """
 
     def __init__(self) -> None:
         self.starts_line = True
-        self.starts_paragraph = True
         self._found: list[str] = []
         self._space: list[str] = []  # white space that is dropped if a call follows
         self._behind_call = False
-        self._line_is_empty = True
+        self._first = True  # whether there is no text behind the last call, or at all
+        self._newlines = 0  # behind the last text
+
+    @property
+    def starts_paragraph(self) -> bool:
+        """Whether no text precedes in the paragraph; calls are none."""
+        return self._first or self._newlines > 1
 
     def add(self, text: str) -> None:
         """Appends text."""
-        self._follow_lines(text)
-        if self._behind_call:
-            text = text.lstrip()
         kept = text.rstrip()
-        if kept:
+        space = text[len(kept) :]
+        self._follow_lines(kept, space)
+        if self._behind_call:
+            if not kept:
+                return
             self._behind_call = False
+            kept = kept.lstrip()
+        if kept:
             self._found += (*self._space, kept)
             self._space.clear()
-        if space := text[len(kept) :]:
+        if space:
             self._space.append(space)
 
-    def _follow_lines(self, text: str) -> None:
-        before, newline, line = text.rpartition("\n")
-        blank = not line.strip(" \t")
-        if newline:
-            # The line that ended last, with what came of it before.
-            ended = before.rpartition("\n")[2] if "\n" in before else before
-            ended_empty = not ended.strip() and ("\n" in before or self._line_is_empty)
-            self.starts_paragraph = ended_empty or (self.starts_paragraph and not before.strip())
-            self.starts_line = self._line_is_empty = blank
-        else:
-            self.starts_line = self.starts_line and blank
-            self._line_is_empty = self._line_is_empty and blank
-        self.starts_paragraph = self.starts_paragraph and blank
+    def _follow_lines(self, kept: str, space: str) -> None:
+        if kept:
+            self._first = self.starts_line = False
+            self._newlines = 0
+        self._newlines += space.count("\n")
+        line = space.rpartition("\n")[2]
+        self.starts_line = ("\n" in space or self.starts_line) and not line.strip(" \t")
 
     def add_call(self) -> None:
         """A call is here."""
-        self._behind_call = self.starts_paragraph = True
-        self.starts_line = self._line_is_empty = False
+        self._behind_call = self._first = True
+        self.starts_line = False
         self._space.clear()
 
     def take(self) -> str:
