@@ -25,8 +25,8 @@ _OTHER_LENGTH = 128
 NAME = re.compile(r"[A-Za-z0-9_.-]*")
 BLANKS = re.compile(r"[ \t\r]*")
 SPACE = re.compile(r"\s*")
-# What a variable in a line of its own may be called, so that sentences, which begin otherwise, need not wait.
-_SHORT_VARIABLE = re.compile(r"[a-z_][a-z0-9_]{0,31}")
+# What a variable may be called. In a line of text, sentences mostly begin otherwise and need not wait.
+_VARIABLE_IN_TEXT = re.compile(r"[a-z_][A-Za-z0-9_]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _IN_STRING = re.compile(r"[^\"'\\\n]*")
 
@@ -292,5 +292,5 @@ class CallReader:
 
 
 def _may_be_variable(word: str, variables: set[str] | None) -> bool:
-    """Whether this may be a variable, or the beginning of its name: a short one in lines of text."""
-    return (_SHORT_VARIABLE if variables is None else _VARIABLE).fullmatch(word) is not None
+    """Whether this may be a variable, or the beginning of its name; `variables` as in `CallReader.statement`."""
+    return (_VARIABLE_IN_TEXT if variables is None else _VARIABLE).fullmatch(word) is not None

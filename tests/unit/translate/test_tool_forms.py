@@ -88,7 +88,7 @@ SENTENCES = (
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_calls_come_back_exactly(form: str, data: st.DataObject) -> None:
     written: Written = data.draw(FORMS[form])
@@ -121,7 +121,7 @@ OTHER_STATEMENTS = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(statements(), max_size=3), OTHER_STATEMENTS, st.data())
 def test_a_block_with_other_statements_stays_text(
     calls: list[Written], other: str, data: st.DataObject
@@ -133,7 +133,7 @@ def test_a_block_with_other_statements_stays_text(
     assert scan(*cut(text, data)) == [text]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     lines(), st.sampled_from(["Write\n", ""]), st.sampled_from(["\nfor it.", " for it.", "\nFor it:\n\nf"])
 )
@@ -144,7 +144,7 @@ def test_lines_in_a_paragraph_stay_text(calls: Written, before: str, after: str)
 
 
 @pytest.mark.parametrize("form", ["objects", "list", "lines"])
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_what_is_cut_off_is_no_text_behind_calls(form: str, data: st.DataObject) -> None:
     written: Written = data.draw(FORMS[form])

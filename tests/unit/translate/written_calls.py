@@ -167,7 +167,7 @@ def statements(draw: Draw) -> Written:
     calls = draw(st.lists(python_calls(), min_size=1, max_size=2))
     made = [call for written in calls for call in written.calls]
     texts = [written.text for written in calls]
-    target = pick(chance, "r = ", "weather=", "result_1 = ")
+    target = pick(chance, "r = ", "weather=", "result_1 = ", "weatherData = ", "_ = ")
     form = pick(chance, "call", "await", "print", "assigned", "assigned list", "joined")
     if form == "print":
         return Written(made, f"print({', '.join(texts)})")
