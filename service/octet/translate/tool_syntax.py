@@ -292,5 +292,5 @@ class CallReader:
 
 
 def _may_be_variable(word: str, variables: set[str] | None) -> bool:
-    """Whether this may be a variable, or the beginning of its name; `variables` as in `CallReader.statement`."""
+    """Whether this may be a variable, or the beginning of its name; `variables` is None in a line of text."""
     return (_VARIABLE_IN_TEXT if variables is None else _VARIABLE).fullmatch(word) is not None
