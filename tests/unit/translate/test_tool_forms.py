@@ -79,7 +79,7 @@ def test_corpus_of_what_is_no_call(text: str) -> None:
 WORDS = st.sampled_from(
     [
         *["Let", "me", "I'll", "the", "weather", "get", "f", "print", "a", "is,", "(so)", "so:", "f(x)"],
-        *["=", "1", "-", "*", "2.", "`code`", "``f()``", "<", ">", "[1]", "{}", '"', "'", "é", "(", "`{}`"],
+        *["=", "1", "-", "*", "2.", "`code`", "``f()``", "<", ">", "[1]", "{}", '"', "'", "é", "`{}`"],
     ]
 )
 SENTENCES = (
