@@ -11,10 +11,16 @@ ORACLE := build/oracle
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
 SOURCES := setup.py CMakeLists.txt $(wildcard service/*.pth) $(shell find csrc protos -type f 2>/dev/null)
+# make fuzz: for how long, which cases (by lot when empty), and around which engine; or which files again.
+SECONDS ?= 60
+SEED    ?=
+REPLAY  ?=
+FUZZED  ?= both
+
 PYTHON_CODE := service tests tools bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-hosts format oracle bench load engine wheel lock clean
+.PHONY: help demo test check check-native check-hosts fuzz format oracle bench load engine wheel lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -25,7 +31,7 @@ demo: $(VENV)/.octet ## Set up, serve the demo checkpoint, ask it three things
 	$(BIN)/octet demo
 
 test: check ## Set up, check, and run every test
-	$(BIN)/python -m pytest
+	tools/run_tests.sh $(BIN)
 
 check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
 	$(BIN)/ruff format --check $(PYTHON_CODE)
@@ -43,6 +49,10 @@ check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and
 
 check-hosts: $(VENV)/.octet $(VENV)/.dev ## Test every way in which one of two machines can fail; ten minutes
 	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_two_hosts.py
+
+fuzz: $(VENV)/.octet $(VENV)/.dev ## Look for requests that are answered wrongly: make fuzz SECONDS=600 [SEED=7]
+	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --engine $(FUZZED) \
+	  $(if $(SEED),--seed $(SEED)) $(if $(REPLAY),--replay $(REPLAY))
 
 format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` wants them
 	$(BIN)/ruff format $(PYTHON_CODE)

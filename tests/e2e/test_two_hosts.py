@@ -130,13 +130,14 @@ FAULTS: dict[str, tuple[Callable[[Hosts, Octet, Octet], None], str | None, str |
 NEED_A_CABLE = {"cut", "vanish"}
 
 
+@long
 @pytest.mark.parametrize(
     "faults",
     [
         pytest.param(("cut", "kill first"), marks=needs_namespaces),
         pytest.param(("stop worker", "kill first"), marks=needs_no_namespaces),
-        pytest.param(("vanish", "cut"), marks=[needs_namespaces, long]),
-        *(pytest.param((name,), marks=long) for name in FAULTS if name not in NEED_A_CABLE),
+        pytest.param(("vanish", "cut"), marks=needs_namespaces),
+        *((name,) for name in FAULTS if name not in NEED_A_CABLE),
     ],
     ids=", ".join,
 )

@@ -5,11 +5,19 @@ import socket
 import struct
 import termios
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import h2.config
 import h2.connection
-from h2.events import RemoteSettingsChanged
+from h2.events import (
+    DataReceived,
+    Event,
+    RemoteSettingsChanged,
+    ResponseReceived,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+)
 from h2.settings import SettingCodes
 from hpack import Encoder
 from hyperframe.frame import DataFrame, HeadersFrame, RstStreamFrame
@@ -118,3 +126,44 @@ def send_all(sock: socket.socket, pieces: Iterable[bytes]) -> bool:
     except (ConnectionError, TimeoutError):
         return False
     return True
+
+
+def framed(data: bytes, flag: int = 0) -> bytes:
+    """A message as gRPC frames it."""
+    return struct.pack(">BI", flag, len(data)) + data
+
+
+def exchange(target: str, headers: Sequence[tuple[str, str | bytes]], data: bytes) -> dict[str, str]:
+    """What the server says to a call by hand: its headers and trailers, or ("reset", code).
+
+    `data` has at most 64 KiB less one byte, as much as HTTP/2 sends without being told to go on.
+    """
+    settings = h2.config.H2Configuration(
+        client_side=True,
+        header_encoding=None,
+        validate_outbound_headers=False,
+        normalize_outbound_headers=False,
+    )
+    client = h2.connection.H2Connection(settings)
+    client.initiate_connection()
+    client.send_headers(1, headers)
+    frame = client.max_outbound_frame_size
+    for start in range(0, max(1, len(data)), frame):
+        client.send_data(1, data[start : start + frame], end_stream=start + frame >= len(data))
+    said: dict[str, str] = {}
+    with connect(target) as sock:
+        sock.sendall(client.data_to_send())
+        while received := sock.recv(65536):
+            events: list[Event] = client.receive_data(received)
+            for event in events:
+                match event:
+                    case ResponseReceived(headers=pairs) | TrailersReceived(headers=pairs):
+                        said |= {name.decode(): value.decode() for name, value in pairs}
+                    case DataReceived(flow_controlled_length=length):
+                        client.acknowledge_received_data(length, 1)
+                    case StreamReset(error_code=code):
+                        return said | {"reset": str(int(code))}
+                    case StreamEnded():
+                        return said
+            sock.sendall(client.data_to_send())
+    return said | {"reset": "closed"}

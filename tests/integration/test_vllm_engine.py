@@ -294,6 +294,8 @@ async def test_what_takes_too_much_memory_is_refused() -> None:
         (with_media("data:image/png;base64,"), "media_refs.items[0].url"),
         (with_media(picture((200, 100))), "media_refs.items[0].url"),
         (with_media(picture(), common_pb2.VIDEO), "media_refs.items[0].modality"),
+        (with_media(picture(), 9), "media_refs.items[0].modality"),
+        (with_media(picture(), -1), "media_refs.items[0].modality"),
         (prompt(mm_inputs={"mm_hashes": ["x"]}), "mm_inputs"),
         (prompt(extra_mm_inputs=[{"mm_hashes": ["x"]}]), "extra_mm_inputs"),
         (prompt(kv_transfer_params={"remote_host": "x"}), "kv_transfer_params"),

@@ -9,8 +9,9 @@ memory where it does not matter.
 
 import argparse
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ def write(
     seed: int = 0,
     forms: Sequence[str] = FORMATS,
     vocabulary: int = tokenizer.SIZE,
+    vision: Mapping[str, Any] = MappingProxyType({}),
     **text: Any,
 ) -> None:
     """Writes `folder`/fp8 and `folder`/bf16: weights, configuration, tokenizer, template and processor.
@@ -83,9 +85,10 @@ def write(
         seed: of the weights.
         forms: which of the two folders to write.
         vocabulary: how many tokens the tokenizer has beside <image_soft_token>.
-        text: what else of the text model's configuration is to differ from the published one's.
+        vision: what of the vision tower's configuration is to differ from the published one's.
+        text: likewise of the text model's.
     """
-    config = configuration(layers, vision_layers, vocabulary, **text)
+    config = configuration(layers, vision_layers, vocabulary, vision, **text)
     generator = torch.Generator().manual_seed(seed)
     write_parts(folder, config, _parts(config, generator), IGNORE, forms)
     made = tokenizer.build(vocabulary)
@@ -94,7 +97,11 @@ def write(
 
 
 def configuration(
-    layers: int, vision_layers: int, vocabulary: int = tokenizer.SIZE, **text: Any
+    layers: int,
+    vision_layers: int,
+    vocabulary: int = tokenizer.SIZE,
+    vision: Mapping[str, Any] = MappingProxyType({}),
+    **text: Any,
 ) -> dict[str, Any]:
     """What config.json says."""
     start_of_image, end_of_image, image = tokenizer.image_ids(vocabulary)
@@ -110,7 +117,7 @@ def configuration(
         # The published one's. Without it transformers takes the tokenizer for one of Mistral's.
         "transformers_version": "4.50.0.dev0",
         "text_config": TEXT | rows | {"num_hidden_layers": layers, "layer_types": kinds} | text,
-        "vision_config": VISION | {"num_hidden_layers": vision_layers},
+        "vision_config": VISION | {"num_hidden_layers": vision_layers} | dict(vision),
         "mm_tokens_per_image": IMAGE_TOKENS,
         "boi_token_index": start_of_image,
         "eoi_token_index": end_of_image,

@@ -14,6 +14,12 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]
 UNKNOWN_METHOD = "/unknown"
 """What calls of methods that nobody serves are called, whatever their paths are."""
 
+NotSentError: type[Exception] = cygrpc.ExecuteBatchError
+"""What gRPC raises when something cannot be sent, mostly because the client is gone."""
+
+# As against what should never have been tried, "Failed grpc_call_start_batch".
+_NOT_SENT = 'Failed "execute_batch"'
+
 
 class AioServer(cygrpc.AioServer):  # type: ignore[misc]
     """gRPC's own server, which no path ends."""
@@ -66,7 +72,14 @@ class _NoMethods:
 
 
 def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Whether a line of grpc.aio's is: metadata that is not UTF-8 would fill the log with tracebacks."""
+    """Whether a line of grpc.aio's is: some would fill the log with tracebacks at any client's will.
+
+    They are of metadata that is not UTF-8, and of what could not be sent because the client was gone. Of the
+    latter gRPC knows by itself only where it has been told of the end of the call before.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, NotSentError) and str(error).startswith(_NOT_SENT):
+        return False
     return not str(record.msg).startswith("Invalid encoding on")
 
 

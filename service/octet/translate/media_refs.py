@@ -52,7 +52,8 @@ def inline_pictures(
     """
     for i, item in enumerate(request.media_refs.items):
         if item.modality != common_pb2.IMAGE:
-            name = common_pb2.Modality.Name(item.modality).lower()
+            known = common_pb2.Modality.DESCRIPTOR.values_by_number.get(item.modality)
+            name = known.name.lower() if known is not None else item.modality
             raise InvalidRequestError(f"media_refs.items[{i}].modality", f"is {name}; only images are taken")
         file = fetched.get(item.url)
         if file is None:

@@ -1,5 +1,6 @@
 """The one place that turns errors into gRPC statuses with google.rpc details."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -23,6 +24,7 @@ from octet.errors import (
     UnavailableError,
 )
 from octet.rpc import call
+from octet.server.grpc_faults import NotSentError
 from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 
 logger = logging.getLogger("octet")
@@ -64,6 +66,9 @@ class ErrorInterceptor(AroundInterceptor):
             return await proceed()
         except grpc.aio.AbortError:
             raise
+        except NotSentError:
+            # Nothing can be sent any more, and gRPC has not told yet why: the client is gone.
+            raise asyncio.CancelledError from None
         except OctetError as raised:
             error = raised
         except Exception:

@@ -31,6 +31,13 @@ _ENCODED_ANEW_BYTES = 2**28
 class Servicer(VllmEngineServicer):  # type: ignore[misc]
     """The package's servicer, which also finds the tokenizer of a model that came from a hub."""
 
+    _mm_processor: Any
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        if self._mm_processor is not None:
+            self._mm_processor = PictureProcessor(self._mm_processor)
+
     async def Generate(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """Continues a prompt of tokens."""
         # vLLM asks on the event loop, where the answer is known then.
@@ -46,6 +53,28 @@ class Servicer(VllmEngineServicer):  # type: ignore[misc]
         files = await asyncio.to_thread(_tokenizer_directory, self.engine.model_config)
         for chunk in tokenizer_chunks(*await tokenizer_bundle(files)):
             yield chunk
+
+
+class PictureProcessor:
+    """The package's processor of pictures, which blames prompts without a place for each."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    async def process(self, *arguments: Any, **options: Any) -> Any:
+        """The prompt with its pictures.
+
+        Raises:
+            ValueError: what the package ends INVALID_ARGUMENT.
+        """
+        try:
+            return await self._processor.process(*arguments, **options)
+        except AssertionError as error:
+            # vLLM 0.32 has no other way to say so.
+            raise ValueError(f"media_refs: the prompt has no place for each picture: {error}") from error
 
 
 async def create_servicer(
