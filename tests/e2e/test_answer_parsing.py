@@ -10,6 +10,7 @@ from octet.engine.types import (
     Delta,
     GenerationRequest,
     ReasoningDelta,
+    Sampling,
     TextDelta,
     Tool,
     ToolCallDelta,
@@ -30,14 +31,15 @@ def tokenizer(model_path: str) -> Any:
 
 
 def reader(
-    tokenizer: Any, tool_parser: str | None, reasoning_parser: str, mode: ToolChoiceMode
+    tokenizer: Any, tool_parser: str | None, reasoning_parser: str, mode: ToolChoiceMode, **sampling: Any
 ) -> AnswerReader:
     from vllm.sampling_params import SamplingParams
 
     model: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type="llama"), model="a-llama")
     parsing = AnswerParsing(tokenizer, model, tool_parser, reasoning_parser, {})
     name = CLOCK.name if mode is ToolChoiceMode.NAMED else ""
-    request = GenerationRequest("id", (), tools=(CLOCK,), tool_choice=ToolChoice(mode, name))
+    choice = ToolChoice(mode, name)
+    request = GenerationRequest("id", (), tools=(CLOCK,), tool_choice=choice, sampling=Sampling(**sampling))
     (made,) = parsing.plan(request, [1, 2], SamplingParams()).readers
     return made
 
@@ -67,6 +69,22 @@ def test_a_parser_by_name_finds_calls(tokenizer: Any) -> None:
     deltas = read(made, tokenizer, '[get_time(city="Oslo")]')
     assert call_of(deltas) == ("get_time", '{"city": "Oslo"}')
     assert text_of(deltas) == ""
+    assert made.made_calls
+
+
+@pytest.mark.parametrize("parser", ["pythonic", "gemma3"])
+@pytest.mark.parametrize("sampling", [{"stop": ("Tromsø",)}, {"stop_token_ids": (9,)}])
+def test_a_call_that_a_stop_cuts_off(tokenizer: Any, parser: str, sampling: dict[str, Any]) -> None:
+    made = reader(tokenizer, parser, "", ToolChoiceMode.AUTO, **sampling)
+    deltas = read(made, tokenizer, '[get_time(city="Oslo"), get_time(city="')
+    assert call_of(deltas) == ("get_time", '{"city": "Oslo"}')
+    assert text_of(deltas) == ""
+    assert not made.made_calls
+
+
+def test_arguments_by_place_have_the_names_of_the_schema(tokenizer: Any) -> None:
+    made = reader(tokenizer, "gemma3", "", ToolChoiceMode.AUTO)
+    assert call_of(read(made, tokenizer, 'get_time("Oslo")')) == ("get_time", '{"city": "Oslo"}')
     assert made.made_calls
 
 

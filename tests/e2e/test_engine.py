@@ -278,6 +278,44 @@ async def test_demanded_calls_are_valid(engine: VllmEngine, choice: ToolChoice) 
         assert [name for _, name, _ in answer.calls.values()] == ["get_weather"]
 
 
+@pytest.mark.parametrize("stop", [{"stop": ('"city"',)}, {"stop": ("Oslo", '": "')}])
+async def test_a_stop_string_within_a_call_leaves_none(engine: VllmEngine, stop: dict[str, Any]) -> None:
+    choice = ToolChoice(ToolChoiceMode.NAMED, "get_weather")
+    sampling = Sampling(temperature=0.0, max_tokens=200, include_stop_string=True, **stop)
+    request = ask("What is the weather in Oslo?", tools=(WEATHER,), tool_choice=choice, sampling=sampling)
+    answer = await run(engine, request)
+    assert answer.calls == {}
+    assert answer.texts[0].endswith(stop["stop"])
+    assert answer.reasons == {0: FinishReason.STOP}
+
+
+async def test_a_stop_string_behind_a_call(engine: VllmEngine) -> None:
+    choice = ToolChoice(ToolChoiceMode.NAMED, "get_weather")
+    sampling = Sampling(temperature=0.0, max_tokens=200, stop=("}}",))
+    request = ask("What is the weather in Oslo?", tools=(WEATHER,), tool_choice=choice, sampling=sampling)
+    request = replace(request, sampling=replace(sampling, include_stop_string=True))
+    answer = await run(engine, request)
+    assert [json.loads(arguments).keys() for _, _, arguments in answer.calls.values()] == [{"city"}]
+    assert answer.texts == {}
+    assert answer.reasons == {0: FinishReason.TOOL_CALLS}
+
+
+async def test_a_call_that_is_too_long(engine: VllmEngine) -> None:
+    """No answer that ends within a call says that it ended with calls; of arguments, it has what has come."""
+    choice = ToolChoice(ToolChoiceMode.NAMED, "get_weather")
+    question, within = "What is the weather in Oslo?", 0
+    for length in range(2, 26, 3):
+        sampling = Sampling(temperature=0.0, max_tokens=length)
+        answer = await run(engine, ask(question, tools=(WEATHER,), tool_choice=choice, sampling=sampling))
+        if answer.reasons == {0: FinishReason.LENGTH}:
+            assert bool(answer.calls) != bool(answer.texts)
+            within += bool(answer.calls)
+        else:
+            assert answer.reasons == {0: FinishReason.TOOL_CALLS}
+            assert json.loads(answer.calls[0, 0][2])
+    assert within
+
+
 async def test_a_single_demanded_call(engine: VllmEngine) -> None:
     choice = ToolChoice(ToolChoiceMode.REQUIRED, parallel_calls=False)
     sampling = Sampling(temperature=1.0, seed=1, n=3, max_tokens=200)

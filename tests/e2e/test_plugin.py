@@ -366,10 +366,13 @@ def test_compiled_code_calls_the_operators(clean_vllm: Any) -> None:
     assert {"octet.per_token_quant_fp8", "octet.fp8_linear"} <= called
 
 
+PARAMETERS = {"type": "object", "properties": {"a": {}}}
+
+
 def parser_request() -> Any:
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    tool = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
     return ChatCompletionRequest(messages=[{"role": "user", "content": ""}], tools=[tool])
 
 
@@ -387,20 +390,68 @@ def test_the_tool_parser_reads_whole_answers() -> None:
     assert [json.loads(call.function.arguments) for call in found.tool_calls] == [{"a": [1, 2]}, {}]
 
 
-def test_the_tool_parser_reads_streams() -> None:
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        (TEXT, "Well:", [{"a": [1, 2]}, {}]),
+        ('print(f("x"))', "", [{"a": "x"}]),
+        ("Yes, [1", "Yes, [1", []),  # held back up to the end
+        ("[f(a=1), f(a=", "", [{"a": 1}]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["a token", "a stop string", "length"])
+def test_the_tool_parser_reads_streams(text: str, content: str, calls: list[Any], ending: str) -> None:
+    """Nothing is lost at the end, whatever ends the answer; vLLM says only that it has ended."""
+    from vllm.parser import ParserManager
+
+    register()
+    parser_cls = ParserManager.get_parser(tool_parser_name="gemma3", enable_auto_tools=True)
+    request = parser_request()
+    request.stop = ["\n\n"] if ending == "a stop string" else []
+    parser = parser_cls(SimpleNamespace(eos_token_id=1), request.tools)
+    messages = [parser.parse_delta(piece, [5], request, [1, 2], finished=False) for piece in text]
+    if ending == "length":
+        messages.append(parser.parse_delta("", [], request, [1, 2], finished=True))
+    else:
+        messages.append(parser.parse_delta("", [106], request, [1, 2], finished=True))
+    found, arguments = "", []
+    for message in filter(None, messages):
+        found += message.content or ""
+        for call in message.tool_calls:
+            if call.function.name:
+                arguments.append("")
+            arguments[call.index] += call.function.arguments or ""
+    assert found == content
+    assert [json.loads(written) for written in arguments] == calls
+    assert parser.tool_parser.streamed_args_for_tool == arguments
+
+
+def test_the_tool_parser_streams_demanded_calls() -> None:
+    from vllm.parser import ParserManager
+
+    register()
+    request = parser_request()
+    request.tool_choice = "required"
+    parser_cls = ParserManager.get_parser(tool_parser_name="gemma3", enable_auto_tools=True)
+    parser = parser_cls(SimpleNamespace(eos_token_id=1), request.tools)
+    arguments = ""
+    text = '[{"name": "f", "parameters": {"a": 1}}]'
+    for at, piece in enumerate(text):
+        message = parser.parse_delta(piece, [5], request, [1, 2], finished=at == len(text) - 1)
+        for call in (message.tool_calls if message else None) or ():
+            arguments += call.function.arguments or ""
+    assert json.loads(arguments) == {"a": 1}
+
+
+def test_the_tool_parser_knows_functions_of_both_apis() -> None:
+    from openai.types.responses import FunctionTool
     from vllm.tool_parsers import ToolParserManager
 
     register()
     parser = ToolParserManager.get_tool_parser("gemma3")(SimpleNamespace(eos_token_id=1))
-    text, arguments = "", ["", ""]
-    for at, piece in enumerate(TEXT):
-        ids = [1] if at == len(TEXT) - 1 else [5]
-        message = parser.extract_tool_calls_streaming("", "", piece, [], [], ids, parser_request())
-        if message is None:
-            continue
-        text += message.content or ""
-        for call in message.tool_calls:
-            arguments[call.index] += call.function.arguments or ""
-    assert text == "Well:"
-    assert arguments == ['{"a": [1, 2]}', "{}"]
-    assert parser.streamed_args_for_tool == arguments
+    function = FunctionTool(type="function", name="f", parameters=PARAMETERS, strict=False)
+    request = SimpleNamespace(
+        tools=[function, SimpleNamespace(type="web_search")], stop=[], stop_token_ids=[]
+    )
+    [call] = parser.extract_tool_calls("f(1)", request).tool_calls
+    assert json.loads(call.function.arguments) == {"a": 1}

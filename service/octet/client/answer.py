@@ -70,7 +70,10 @@ class Answer:
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """The calls that the model wants made, in order."""
+        """The calls that the model wants made, in order.
+
+        The last one may be cut off when the finish reason is another than TOOL_CALLS.
+        """
         calls = [part.tool_call for part in self.message.parts if part.HasField("tool_call")]
         return [ToolCall(call.id, call.name, call.arguments_json) for call in calls]
 

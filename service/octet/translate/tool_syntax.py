@@ -1,388 +1,296 @@
-"""How calls are written: the pieces out of which `octet.translate.tools` puts its scanner together."""
+"""How one call is written: as an object, as a Python call, and as a statement that makes some."""
 
-import ast
 import json
 import re
-import warnings
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-FENCE = "```"
-_FENCE_MARKS = ("", "json", "python", "tool_code")
-# A bracket, a fence, or the beginning of a line behind which a name may stand.
-_CANDIDATE = re.compile(r"[\[{`]|\n[ \t]*(?=[A-Za-z_])")
-_INDENT = re.compile(r"[ \t]*")
-_WORD = re.compile(r"[A-Za-z_]*")
-_IDENTIFIER = re.compile(r"[A-Za-z_][\w.]*")
-_IDENTIFIER_REST = re.compile(r"[\w.]*")
-_SPACE = re.compile(r"\s*")
-_LINE_SPACE = re.compile(r"[ \t\r]*")
-_NOTHING = re.compile("")
-_ARGUMENT_KEYS = ("parameters", "arguments")
+from octet.translate.growing_text import CutOff, GrowingText, NoCall, Steps, Words
+from octet.translate.tool_values import ValueReader, object_of_text
 
+# Modules that models have been taught to write before a function's name.
+PREFIXES = ("default_api", "functions", "tools")
 
-class Incomplete(Exception):
-    """More text is needed to decide.
+_NAME_KEYS = ("name", "function", "tool", "tool_name")
+# What may hold an object with the name and the arguments, and a list of such.
+_CALL_KEYS = ("function", "function_call", "tool_call")
+_LIST_KEY = "tool_calls"
+_ARGUMENT_KEYS = ("parameters", "arguments", "args", "input")
+# What else an object that is a call may say; a number, a short string, or nothing.
+_OTHER_KEYS = ("id", "call_id", "tool_call_id", "index", "type")
+_KEYS = Words([*_NAME_KEYS, *_CALL_KEYS, _LIST_KEY, *_ARGUMENT_KEYS, *_OTHER_KEYS])
+_OTHER_LENGTH = 128
 
-    Attributes:
-        idle: text that this matches as a whole would leave it at that, and need not be looked at again. A
-            call's start has few places where any amount of it may stand, so that what waits is read a few
-            times and not with each piece that comes.
-    """
-
-    def __init__(self, idle: re.Pattern[str] = _NOTHING) -> None:
-        super().__init__()
-        self.idle = idle
-
-
-class NoCall(Exception):
-    """What was looked at is no call."""
+NAME = re.compile(r"[A-Za-z0-9_.-]*")
+BLANKS = re.compile(r"[ \t\r]*")
+SPACE = re.compile(r"\s*")
+# What a variable may be called. In a line of text, sentences mostly begin otherwise and need not wait.
+_VARIABLE_IN_TEXT = re.compile(r"[a-z_][A-Za-z0-9_]{0,63}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_IN_STRING = re.compile(r"[^\"'\\\n]*")
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
-    """The start of a call, from which on it is certain (`name` is set) or to be collected up to its end.
+class Call:
+    """A call, with its arguments as JSON text."""
 
-    `end` is where the arguments start, or where the call to be collected does; `in_list` and `fenced` say
-    what encloses it.
-    """
-
-    end: int
-    name: str | None
-    in_list: bool
-    fenced: bool
-    python: bool = False
+    name: str
+    arguments: str
 
 
-class Reader:
-    """Reads the start of a call from text of which more may come.
+class CallSink(Protocol):
+    """Takes the calls that objects make, as they come."""
 
-    Attributes:
-        at: how far the text has been read.
-    """
+    def begin(self, name: str, arguments: list[str]) -> None:
+        """A call's arguments begin; what is appended to `arguments` up to `end` is their JSON text."""
 
-    def __init__(self, text: str, names: frozenset[str], at: int = 0) -> None:
-        self._text = text
-        self._names = names
-        self.at = at
+    def end(self) -> None:
+        """They are complete."""
 
-    def opening(self) -> Opening:
-        """A call's start, with what encloses it.
-
-        Raises:
-            NoCall, Incomplete
-        """
-        fenced = self._text.startswith("`", self.at)
-        if fenced:
-            self._fence()
-        return self.statement(fenced=fenced)
-
-    def statement(self, *, fenced: bool) -> Opening:
-        """A call's start, or that of a list of calls."""
-        in_list = self._peek() == "["
-        self.at += in_list
-        return self.element(in_list=in_list, fenced=fenced)
-
-    def element(self, *, in_list: bool, fenced: bool) -> Opening:
-        """A call's start: a JSON object up to its arguments, or what has to be collected as a whole."""
-        if self._peek() == "{":
-            return self._json(in_list=in_list, fenced=fenced)
-        return self._python(in_list=in_list, fenced=fenced)
-
-    def _json(self, *, in_list: bool, fenced: bool) -> Opening:
-        """An object's name comes before its arguments, or it has to be collected."""
-        start = self.at
-        self._expect("{")
-        key = self._string(("name", *_ARGUMENT_KEYS))
-        self._expect(":")
-        if key in _ARGUMENT_KEYS:
-            return Opening(start, None, in_list, fenced)
-        name = self._string(self._names)
-        if self.one_of(",}") == "}":
-            return Opening(start, None, in_list, fenced)
-        self._string(_ARGUMENT_KEYS)
-        self._expect(":")
-        if self._peek() != "{":
-            return Opening(start, None, in_list, fenced)
-        return Opening(self.at, name, in_list, fenced)
-
-    def one_of(self, marks: str) -> str:
-        """The next character behind white space, which has to be one of `marks`."""
-        mark = self._peek()
-        if mark not in marks:
-            raise NoCall
-        self.at += 1
-        return mark
-
-    def skips(self, mark: str) -> bool:
-        """Whether `mark`, of one character or more, comes next behind white space; it is skipped then."""
-        self._peek()
-        if not self._text.startswith(mark, self.at):
-            if self._is_cut_off(mark):
-                raise Incomplete
-            return False
-        self.at += len(mark)
-        return True
-
-    def _fence(self) -> None:
-        if not self._text.startswith(FENCE, self.at):
-            raise Incomplete if self._is_cut_off(FENCE) else NoCall
-        word = _WORD.match(self._text, self.at + len(FENCE))
-        assert word is not None
-        if word.end() == len(self._text) and any(mark.startswith(word[0]) for mark in _FENCE_MARKS):
-            raise Incomplete
-        if word[0] not in _FENCE_MARKS:
-            raise NoCall
-        self.at = word.end()
-
-    def _python(self, *, in_list: bool, fenced: bool) -> Opening:
-        """A name on offer, its bracket, and behind that nothing or a keyword: prose is told apart early."""
-        start = self.at
-        if not self.names_tool(start):
-            raise NoCall
-        name = _IDENTIFIER.match(self._text, start)
-        assert name is not None
-        if name.end() == len(self._text):
-            raise Incomplete
-        self.at = name.end()
-        self._expect("(")
-        if self._peek() != ")":
-            keyword = _IDENTIFIER.match(self._text, self.at)
-            if keyword is None:
-                raise NoCall
-            if keyword.end() == len(self._text):
-                raise Incomplete(_IDENTIFIER_REST)
-            self.at = keyword.end()
-            self._expect("=")
-        return Opening(start, None, in_list, fenced, python=True)
-
-    def names_tool(self, at: int) -> bool:
-        """Whether a tool's name stands there, or, at the end of the text, what may become one."""
-        name = _IDENTIFIER.match(self._text, at)
-        if name is None:
-            return False
-        if name.end() == len(self._text):
-            return any(known.startswith(name[0]) for known in self._names)
-        return name[0] in self._names
-
-    def stands_alone(self, *, fenced: bool) -> bool:
-        """Whether nothing but the end of the line, or of the fenced block, follows a Python call.
-
-        Raises:
-            Incomplete
-        """
-        space = _LINE_SPACE.match(self._text, self.at)
-        assert space is not None
-        self.at = space.end()
-        if self.at == len(self._text):
-            raise Incomplete(_LINE_SPACE)
-        if fenced and self._is_cut_off(FENCE):
-            raise Incomplete
-        return self._text.startswith("\n", self.at) or (fenced and self._text.startswith(FENCE, self.at))
-
-    def _peek(self) -> str:
-        space = _SPACE.match(self._text, self.at)
-        assert space is not None
-        self.at = space.end()
-        if self.at == len(self._text):
-            raise Incomplete(_SPACE)
-        return self._text[self.at]
-
-    def _expect(self, mark: str) -> None:
-        self.one_of(mark)
-
-    def _is_cut_off(self, mark: str) -> bool:
-        """Whether the text ends within `mark`."""
-        return len(self._text) - self.at < len(mark) and mark.startswith(self._text[self.at :])
-
-    def _string(self, options: Collection[str]) -> str:
-        """A JSON string that is one of `options`, written without escapes."""
-        if self._peek() != '"':
-            raise NoCall
-        begin, longest = self.at + 1, max(map(len, options), default=0)
-        end = self._text.find('"', begin, begin + longest + 1)
-        found = self._text[begin : begin + longest + 1 if end < 0 else end]
-        if end < 0 and begin + len(found) == len(self._text):
-            if any(option.startswith(found) for option in options):
-                raise Incomplete
-        elif end >= 0 and found in options:
-            self.at = end + 1
-            return found
-        raise NoCall
+    def read_list(self) -> Steps[None]:
+        """Reads a list of calls from its bracket on to the closing one."""
 
 
-def call_start(text: str, names: frozenset[str], at: int, *, at_line_start: bool) -> int | None:
-    """Where the first thing that may be a call begins: a bracket, a fence, or a tool's name on a new line.
+@dataclass(slots=True)
+class _Members:
+    """What has been read of an object that may be a call."""
 
-    Args:
-        text: the text.
-        names: the tools' names.
-        at: where to begin to look.
-        at_line_start: whether that place itself is on a new line.
-    """
-    reader = Reader(text, names)
-    if at_line_start:
-        indent = _INDENT.match(text, at)
-        assert indent is not None
-        at = indent.end()
-        if reader.names_tool(at):
-            return at
-    while candidate := _CANDIDATE.search(text, at):
-        if not candidate[0].startswith("\n"):
-            return candidate.start()
-        at = candidate.end()
-        if reader.names_tool(at):
-            return at
-    return None
+    keys: set[str] = field(default_factory=set)
+    name: str = ""
+    nested: bool = False
+    arguments: str = ""
+    given: bool = False  # whether the sink has got the call
 
 
-class Balance:
-    """Finds the bracket that closes the first one, in text that comes in pieces.
+class CallReader:
+    """Reads calls of tools on offer.
+
+    Its methods raise NoCall where something else is read, and CutOff where the answer ends too early.
 
     Attributes:
-        closed: whether it has been found.
+        within: whether a call has begun whose arguments are not complete.
     """
 
-    def __init__(self, *, python: bool) -> None:
-        self.closed = False
-        self._plain = _PYTHON_MARKS if python else _JSON_MARKS
-        self._python = python
-        self._depth = 0
-        self._quote = ""
+    def __init__(
+        self,
+        source: GrowingText,
+        names: Iterable[str],
+        parameters: Mapping[str, Sequence[str]],
+        sink: CallSink,
+    ) -> None:
+        """`parameters` are the names that tools' arguments have, in order; `sink` takes what objects make."""
+        self._names = {}
+        for name in names:
+            self._names[name] = name
+            for prefix in PREFIXES:
+                self._names.setdefault(f"{prefix}.{name}", name)
+        self._spellings = Words(self._names)
+        self._source = source
+        self._parameters = parameters
+        self._sink = sink
+        self._lists = False  # whether an object has a list, which is read
+        self.within = False
 
-    def advance(self, text: str, at: int) -> int:
-        """Reads on from `at`; returns the place behind the closing bracket, or behind what is understood.
+    def object(self) -> Steps[None]:
+        """Reads an object from its brace on to the closing one; the sink gets the call."""
+        members = _Members()
+        yield from self._members(members, level=1)
+        if members.given:
+            self._source.drop()
+            return
+        has_arguments = not members.keys.isdisjoint(_ARGUMENT_KEYS)
+        # A name alone is a call without arguments; with anything else it is a thing that has a name.
+        if not members.name or not (has_arguments or members.nested or len(members.keys) == 1):
+            raise NoCall
+        self._sink.begin(members.name, [members.arguments or "{}"])
+        self._sink.end()
 
-        What lies behind, at most two characters where nothing was closed, has to be given again with what
-        follows it.
-        """
-        while mark := (_QUOTED[self._quote] if self._quote else self._plain).search(text, at):
-            found = mark[0]
-            if mark.end() == len(text) and self._may_go_on(found):
-                return mark.start()
-            at = mark.end()
-            if found[0] == "\\":
-                continue
-            if found[0] in "\"'":
-                # Two quotes are an empty string.
-                self._quote = "" if self._quote or len(found) == 2 else found
+    def _members(self, members: _Members, *, level: int) -> Steps[None]:
+        """Reads an object's members. Behind the call they may be whatever they are."""
+        source = self._source
+        source.at += 1
+        while True:
+            yield from source.run(SPACE)
+            if members.given:
+                yield from ValueReader(source, python=False).member()
             else:
-                self._depth += 1 if found in "[({" else -1
-                if self._depth == 0:
-                    self.closed = True
-                    return at
-        # Quotes at the end may be the beginning of the three that end a string.
-        ending = text[max(at, len(text) - 2) :] if len(self._quote) == 3 else ""
-        return len(text) - len(ending) + len(ending.rstrip(self._quote[:1] or None))
+                yield from self._member(members, level)
+            yield from source.run(SPACE)
+            comma = yield from source.skips(",")
+            yield from source.run(SPACE)
+            if (yield from source.need()) == "}":
+                source.at += 1
+                return
+            if not comma:
+                raise NoCall
 
-    def _may_go_on(self, mark: str) -> bool:
-        """Whether a mark at the end of the text may be the beginning of a longer one."""
-        if self._quote:
-            return mark == "\\"
-        return self._python and mark in ('"', '""', "'", "''")
-
-
-_JSON_MARKS = re.compile(r'[\[\]{}"]')
-_PYTHON_MARKS = re.compile(r"""[\[\](){}]|"{1,3}|'{1,3}""")
-# What ends a string, and what keeps the character behind it from doing so.
-_QUOTED = {quote: re.compile(rf"\\.?|{quote}", re.DOTALL) for quote in ('"', "'", '"""', "'''")}
-
-
-def json_call(text: str) -> tuple[str, str]:
-    """The name and the arguments, as JSON text, of the call that a JSON object makes.
-
-    Raises:
-        NoCall
-    """
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise NoCall from error
-    name = value.pop("name", None)
-    if not isinstance(name, str) or len(value) > 1:
-        raise NoCall
-    ((key, arguments),) = value.items() or [("parameters", None)]
-    if key not in _ARGUMENT_KEYS or not isinstance(arguments, dict | None):
-        raise NoCall
-    return name, _dump(arguments or {})
-
-
-def _refuse_constant(name: str) -> None:
-    """NaN and the infinities, which Python reads in JSON and JSON does not know."""
-    raise NoCall(name)
-
-
-def python_call(text: str) -> tuple[str, str]:
-    """The name and the arguments, as JSON text, of a Python call; nothing is evaluated.
-
-    Raises:
-        NoCall
-    """
-    if any(_is_prefixed(text, string.start()) for string in _STRINGS.finditer(text)):
-        raise NoCall
-    try:
-        with warnings.catch_warnings(action="ignore"):  # about escapes such as \d, which Python knows not
-            call = ast.parse(text.strip(), mode="eval").body
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name | ast.Attribute):
+    def _member(self, members: _Members, level: int) -> Steps[None]:
+        source = self._source
+        key = yield from self._one_of(_KEYS)
+        if key in members.keys:
             raise NoCall
-        return ast.unparse(call.func), _dump(_python_arguments(call))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise NoCall from error
+        members.keys.add(key)
+        yield from source.run(SPACE)
+        yield from source.expect(":")
+        yield from source.run(SPACE)
+        char = yield from source.need()
+        if key in _CALL_KEYS and char == "{" and level == 1:
+            members.nested = True
+            yield from self._members(members, level=2)
+        elif key == _LIST_KEY and char == "[" and len(members.keys) == 1 and not self._lists:
+            yield from self._list()
+            members.given = True
+        elif key in _NAME_KEYS:
+            if members.name:
+                raise NoCall
+            members.name = self._names[(yield from self._one_of(self._spellings))]
+        elif key in _OTHER_KEYS:
+            yield from self._other(char)
+        elif key not in _ARGUMENT_KEYS or members.arguments:
+            raise NoCall
+        elif members.name and char == "{":
+            yield from self._arguments(members.name)
+            members.given = True
+        else:
+            members.arguments = yield from self._whole_arguments(char)
+
+    def _list(self) -> Steps[None]:
+        """A list of calls in an object; there is none in another one."""
+        self._lists = True
+        try:
+            yield from self._sink.read_list()
+        finally:
+            self._lists = False
+
+    def _arguments(self, name: str) -> Steps[None]:
+        """Arguments of a call whose name is known, which goes on whatever they are."""
+        reader = ValueReader(self._source, python=False)
+        self.within = True
+        self._sink.begin(name, reader.out)
+        try:
+            yield from reader.mapping()
+        except NoCall:
+            yield from reader.rest_as_it_is()
+        self.within = False
+        self._sink.end()
+
+    def _whole_arguments(self, char: str) -> Steps[str]:
+        """Arguments that are a string, come before the name, or are left out."""
+        reader = ValueReader(self._source, python=False)
+        yield from reader.value()
+        written = "".join(reader.out)
+        if char == "{":
+            return written
+        if char in "\"'":
+            try:
+                return object_of_text(json.loads(written))
+            except (ValueError, CutOff) as error:
+                raise NoCall from error
+        if written != "null":
+            raise NoCall
+        return "{}"
+
+    def _other(self, char: str) -> Steps[None]:
+        """A member that tells nothing about the call: a short text, a number or nothing."""
+        source, quote = self._source, ""
+        if char in "\"'":
+            quote = yield from source.next()
+        pattern = _IN_STRING if quote else NAME
+        other = yield from source.beginning(pattern, lambda start: len(start) <= _OTHER_LENGTH)
+        if quote:
+            yield from source.expect(quote)
+        elif not other:
+            raise NoCall
+
+    def _one_of(self, words: Words) -> Steps[str]:
+        """A string without escapes that is one of `words`."""
+        if (yield from self._source.need()) not in "\"'":
+            raise NoCall
+        quote = yield from self._source.next()
+        word = yield from self._source.word(_IN_STRING, words)
+        yield from self._source.expect(quote)
+        return word
+
+    def name(self) -> Steps[str]:
+        """Reads the name of a tool."""
+        return (yield from self._source.word(NAME, self._spellings))
+
+    def call(self, name: str) -> Steps[Call]:
+        """Reads a Python call behind its `name`."""
+        yield from self._source.run(BLANKS)
+        if (yield from self._source.need()) != "(":
+            raise NoCall
+        name = self._names[name]
+        reader = ValueReader(self._source, python=True)
+        self.within = True
+        try:
+            yield from reader.arguments(self._parameters.get(name, ()))
+        except NoCall:
+            self.within = False
+            raise
+        self.within = False
+        return Call(name, "".join(reader.out))
+
+    def statement(self, calls: list[Call], variables: set[str] | None) -> Steps[None]:
+        """Reads a Python statement that makes calls, up to its last bracket.
+
+        Args:
+            calls: gets the calls.
+            variables: those that hold earlier calls' results, and may be printed; None in a line of text.
+        """
+        source = self._source
+        word = yield from self._first_word(variables)
+        if _may_be_variable(word, variables) and (yield from source.skips("=")):
+            if variables is not None:
+                variables.add(word)
+            yield from source.run(BLANKS)
+            if (yield from source.need()) == "[":
+                yield from self._several(calls, "]", ())
+                return
+            word = yield from self._first_word(None)
+        if word == "await" and word not in self._spellings:
+            word = yield from self.name()
+        elif word == "print" and word not in self._spellings and (yield from source.need()) == "(":
+            yield from self._several(calls, ")", variables or ())
+            return
+        elif word not in self._spellings:
+            raise NoCall
+        calls.append((yield from self.call(word)))
+
+    def _first_word(self, variables: set[str] | None) -> Steps[str]:
+        """A word with which a statement, or what it assigns, may begin, and the blanks behind it."""
+
+        def may_begin(start: str) -> bool:
+            return self._spellings.begin_with(start) or _may_be_variable(start, variables)
+
+        word = yield from self._source.beginning(NAME, may_begin)
+        if not word:
+            raise NoCall
+        if not (yield from self._source.peek()) and word not in self._spellings:
+            raise CutOff if self._spellings.begin_with(word) else NoCall
+        yield from self._source.run(BLANKS)
+        return word
+
+    def _several(self, calls: list[Call], close: str, variables: Collection[str]) -> Steps[None]:
+        """Calls between brackets, or variables."""
+        source, words = self._source, Words([*self._names, *variables])
+        source.at += 1
+        while True:
+            yield from source.run(SPACE)
+            name = yield from source.word(NAME, words)
+            if name not in variables:
+                calls.append((yield from self.call(name)))
+            yield from source.run(SPACE)
+            comma = yield from source.skips(",")
+            yield from source.run(SPACE)
+            if (yield from source.need()) == close:
+                source.at += 1
+                return
+            if not comma:
+                raise NoCall
 
 
-def _is_prefixed(text: str, quote: int) -> bool:
-    """Whether a letter before a string's quote makes it something else than text.
-
-    Such strings are no literals that JSON can hold, and Python 3.11 takes quadratic time to parse f-strings.
-    """
-    before = text[max(0, quote - 2) : quote]
-    return _WORD_END.search(before) is not None and _TEXT_PREFIX.search(before) is None
-
-
-_STRINGS = re.compile(r"""("{3}|'{3})(?:\\.|[^\\])*?\1|(["'])(?:\\.|(?!\2)[^\\])*\2""", re.DOTALL)
-_WORD_END = re.compile(r"\w\Z")
-_TEXT_PREFIX = re.compile(r"(?:\A|\W)[rRuU]\Z")
-
-
-def _dump(arguments: dict[str, Any]) -> str:
-    """JSON text, with escapes only where half a character would be no text."""
-    text = json.dumps(arguments, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(arguments)
-    return text
-
-
-def _python_arguments(call: ast.Call) -> dict[str, Any]:
-    if call.args or any(keyword.arg is None for keyword in call.keywords):
-        raise NoCall
-    arguments = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
-    if len(arguments) < len(call.keywords):
-        raise NoCall
-    return arguments
-
-
-def _literal(node: ast.expr) -> Any:
-    """A literal that JSON can hold; JSON's own true, false and null count, models mix them up."""
-    match node:
-        case ast.Constant(value=None | bool() | int() | str() as value):
-            return value
-        case ast.Constant(value=float() as value) if value - value == 0:
-            return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-        case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_literal(item) for item in items]
-        case ast.Dict(keys=keys, values=values):
-            return {_key(key): _literal(value) for key, value in zip(keys, values, strict=True)}
-        case ast.Name(id="true" | "false" | "null" as name):
-            return {"true": True, "false": False, "null": None}[name]
-    raise NoCall
-
-
-def _key(node: ast.expr | None) -> str:
-    if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        return node.value
-    raise NoCall
+def _may_be_variable(word: str, variables: set[str] | None) -> bool:
+    """Whether this may be a variable, or the beginning of its name; `variables` is None in a line of text."""
+    return (_VARIABLE_IN_TEXT if variables is None else _VARIABLE).fullmatch(word) is not None

@@ -1,31 +1,31 @@
-"""Tool calls in a model's answer, found as it grows.
-
-A call is written in one of these ways, alone or between other text:
-
-* a JSON object ``{"name": "f", "parameters": {...}}``; ``arguments`` may stand for ``parameters``;
-* a Python call with keyword arguments that are literals, alone on its lines: ``f(a="b")``;
-* a list of such objects or calls: ``[f(a="b"), g()]``;
-* one or more of these in a fenced block marked json, python, tool_code or not at all.
+"""Tool calls in a model's answer, found as it grows; docs/tool-calls.md says which forms there are.
 
 Only the names of tools on offer make a call. Whatever else looks like one stays text.
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum, auto
+from typing import Any
 
-from octet.translate.tool_syntax import (
-    FENCE,
-    Balance,
-    Incomplete,
-    NoCall,
-    Opening,
-    Reader,
-    call_start,
-    json_call,
-    python_call,
-)
+from octet.translate.answer_text import AnswerText
+from octet.translate.growing_text import CutOff, GrowingText, NoCall, Steps, Words
+from octet.translate.quoted_code import FENCE, TICKS, QuotedCode
+from octet.translate.tool_syntax import BLANKS, SPACE, Call, CallReader
+
+# What a fenced block with calls is marked as, in capitals or not; the second ones are marks of calls only.
+_LABELS = ("", "json", "py", "python", "python3")
+_CALL_LABELS = ("tool_code", "tool_call", "tool_calls", "function_call")
+_TAGS = Words(_CALL_LABELS)
+
+# What calls may begin with anywhere.
+_MARKS = "[{<`"
+_PLAIN = re.compile(r"[^\[{<`\n]*\n?")
+_INDENT = re.compile(r"[ \t]*")
+_REST_OF_LINE = re.compile(r"[^\n]*")
+_LABEL = re.compile(r"[A-Za-z0-9_+#-]*")
+_LABEL_LENGTH = 32
+_NAME_START = re.compile(r"[A-Za-z0-9_.-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,267 +54,358 @@ class ArgumentsFound:
 Found = TextFound | CallFound | ArgumentsFound
 
 
-class _State(Enum):
-    TEXT = auto()  # outside of calls
-    COLLECT = auto()  # in something that is decided on at its closing bracket
-    COLLECTED = auto()  # behind that bracket
-    ARGUMENTS = auto()  # in the arguments of a call that has been reported
-    OBJECT_END = auto()  # behind those, before the brace that ends the call
-    ELEMENT_END = auto()  # behind a call in a list
-    FENCE_END = auto()  # behind a call in a fenced block
-    DONE = auto()  # behind the only call that is wanted
+def argument_names(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the arguments of a tool are called, in the order of the JSON Schema that it has for them."""
+    properties = parameters.get("properties")
+    return tuple(properties) if isinstance(properties, Mapping) else ()
+
+
+class _Done(Exception):
+    """The only call that is wanted is complete."""
 
 
 class ToolCallScanner:
     """Separates calls from text, given piece by piece; reports each part as soon as it is certain.
 
-    What is reported adds up to the same whatever the pieces are, and nothing is taken back. The arguments of
-    a JSON object that names its tool first are the model's own characters, as they come; all others are
-    written anew as JSON when the call is complete. White space next to a call is left out.
-
-    The work is in proportion to the text's length, whatever it holds and however it is cut: what has been
-    decided on is not read again, and what waits is read again only where that can change something.
+    What is reported adds up to the same whatever the pieces are, and nothing is taken back. The work is in
+    proportion to the text's length.
     """
 
-    def __init__(self, names: Collection[str], *, one_call: bool = False) -> None:
-        """`names` are the tools on offer; with `one_call` the answer ends behind the first."""
-        self._names = frozenset(names)
+    def __init__(
+        self,
+        names: Collection[str],
+        *,
+        parameters: Mapping[str, Sequence[str]] | None = None,
+        one_call: bool = False,
+        whole_calls: bool = False,
+    ) -> None:
+        """Prepares for an answer.
+
+        Args:
+            names: the tools on offer.
+            parameters: what their arguments are called, in order, for calls that give them by place.
+            one_call: the answer ends behind the first call.
+            whole_calls: no call is reported before its arguments are complete, for an answer that may end
+                within them.
+        """
         self._one_call = one_call
-        self._buffer = ""  # what has come and is not decided on begins at `_at`
-        self._at = 0
-        self._waiting: list[str] = []  # what has come since, and leaves it at that
-        self._idle: re.Pattern[str] | None = None  # what the next piece may be for that to go on
-        self._state = _State.TEXT
-        self._balance = Balance(python=False)
-        self._before = ""  # what encloses the collected: it is text if that is no call
-        self._collected: list[str] = []
-        self._in_list = False
-        self._fenced = False
-        self._python = False
+        self._whole_calls = whole_calls
+        self._source = GrowingText()
+        self._text = AnswerText()
+        self._reader = CallReader(self._source, names, parameters or {}, self)
+        self._code = QuotedCode(self._source)
         self._calls = 0
-        self._at_line_start = True
-        self._space: list[str] = []  # white space that is dropped if a call follows
-        self._behind_call = False
-        self._text_found: list[str] = []
+        self._begun = ""  # the name of a call whose arguments are awaited
+        self._arguments: list[str] = []  # of the last call, not reported
+        self._pending: list[Call] = []  # calls that are some if what follows is none of other statements
         self._found: list[Found] = []
+        self._done = False
+        self._steps = self._read()
 
     @property
     def done(self) -> bool:
         """Whether the only call that was wanted is complete; whatever follows is dropped."""
-        return self._state is _State.DONE
+        return self._done
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether the answer has ended within a call's arguments."""
+        return self._source.ended and self._reader.within
 
     def feed(self, text: str) -> list[Found]:
         """Takes the next piece of the answer; returns what has become certain."""
-        self._waiting.append(text)
-        if self._idle is None or not self._idle.fullmatch(text):
-            self._read_waiting()
-            self._advance()
-        return self._take()
+        self._source.add(text)
+        return self._resume()
 
     def finish(self) -> list[Found]:
         """The answer has ended; returns the rest. What has not become a call by now is text."""
-        self._read_waiting()
-        if self._state is _State.COLLECTED:
-            self._conclude()
-        rest = self._cut(len(self._buffer))
-        if self._state is _State.ARGUMENTS:
-            self._arguments(rest)
-        elif self._state is not _State.DONE:
-            if self._state is _State.COLLECT:
-                rest = self._uncollect() + rest
-            if rest.strip() or self._state is _State.TEXT:
-                self._text(rest)
-        self._text_found += self._space
-        self._space.clear()
-        return self._take()
+        self._source.ended = True
+        return self._resume()
 
-    def _read_waiting(self) -> None:
-        """Puts what waits behind what is not decided on."""
-        self._buffer = "".join((self._buffer[self._at :], *self._waiting))
-        self._at = 0
-        self._waiting.clear()
-
-    def _take(self) -> list[Found]:
-        self._end_text()
+    def _resume(self) -> list[Found]:
+        if self._done:
+            return []
+        try:
+            next(self._steps, None)
+        except _Done:
+            self._done = True
+        if self._source.ended and not self._done:
+            self._text.end()
+        if not (self._begun and self._whole_calls):
+            self._report_arguments()
+        self._report_text()
         found, self._found = self._found, []
         return found
 
-    def _advance(self) -> None:
-        steps = {
-            _State.TEXT: self._step_text,
-            _State.COLLECT: self._step_collect,
-            _State.COLLECTED: self._step_collected,
-            _State.ARGUMENTS: self._step_arguments,
-            _State.OBJECT_END: self._step_object_end,
-            _State.ELEMENT_END: self._step_element_end,
-            _State.FENCE_END: self._step_fence_end,
-            _State.DONE: self._step_done,
-        }
-        self._idle = None
-        try:
-            while self._at < len(self._buffer):
-                steps[self._state]()
-        except Incomplete as incomplete:
-            self._idle = incomplete.idle
+    # What CallReader needs where objects make calls.
 
-    # Each step takes something off the buffer or changes the state, or raises Incomplete.
+    def begin(self, name: str, arguments: list[str]) -> None:
+        """A call's arguments begin; what is appended to `arguments` up to `end` is their JSON text."""
+        self._report_pending()
+        self._begun, self._arguments = name, arguments
+        if not self._whole_calls:
+            self._report_call(name)
 
-    def _step_text(self) -> None:
-        start = call_start(self._buffer, self._names, self._at, at_line_start=self._at_line_start)
-        self._text(self._cut(len(self._buffer) if start is None else start))
-        if start is None:
-            return
-        try:
-            opening = self._reader().opening()
-        except NoCall:
-            self._text(self._cut(self._at + 1))
-        else:
-            self._enter(opening)
-
-    def _enter(self, opening: Opening) -> None:
-        self._in_list, self._fenced, self._python = opening.in_list, opening.fenced, opening.python
-        self._balance = Balance(python=opening.python)
-        before = self._cut(opening.end)
-        if opening.name is None:
-            self._before, self._state = before, _State.COLLECT
-        else:
-            self._call(opening.name)
-            self._state = _State.ARGUMENTS
-
-    def _step_collect(self) -> None:
-        self._collected.append(self._cut(self._balance.advance(self._buffer, self._at)))
-        if not self._balance.closed:
-            raise Incomplete
-        self._state = _State.COLLECTED
-        if not self._python:
-            self._conclude()
-
-    def _step_collected(self) -> None:
-        """What follows a Python call tells whether it is one, or a part of something else."""
-        reader = self._reader()
-        try:
-            if self._in_list:
-                reader.one_of(",]")
-            elif not reader.stands_alone(fenced=self._fenced):
-                raise NoCall
-        except NoCall:
-            self._state = _State.TEXT
-            self._text(self._uncollect())
-        else:
-            self._conclude()
-
-    def _conclude(self) -> None:
-        """Makes what was collected a call, or text."""
-        written = "".join(self._collected)
-        try:
-            name, arguments = (python_call if self._python else json_call)(written)
-            if name not in self._names:
-                raise NoCall
-        except NoCall:
-            self._state = _State.TEXT
-            self._text(self._uncollect())
-            return
-        self._collected.clear()
-        self._call(name)
-        self._arguments(arguments)
-        self._end_call()
-
-    def _uncollect(self) -> str:
-        """What was collected, with what encloses it; nothing is left of it."""
-        text = "".join((self._before, *self._collected))
-        self._collected.clear()
-        return text
-
-    def _step_arguments(self) -> None:
-        self._arguments(self._cut(self._balance.advance(self._buffer, self._at)))
-        if not self._balance.closed:
-            raise Incomplete
-        self._state = _State.DONE if self._one_call else _State.OBJECT_END
-
-    def _step_object_end(self) -> None:
-        if self._skip("}"):
-            self._end_call()
-        else:
-            self._state = _State.TEXT
-
-    def _end_call(self) -> None:
+    def end(self) -> None:
+        """They are complete."""
+        if self._whole_calls:
+            self._report_call(self._begun)
+        self._begun = ""
+        self._source.drop()
+        self._report_arguments()
         if self._one_call:
-            self._state = _State.DONE
-        elif self._in_list:
-            self._state = _State.ELEMENT_END
-        else:
-            self._state = _State.FENCE_END if self._fenced else _State.TEXT
+            raise _Done
 
-    def _step_element_end(self) -> None:
-        reader = self._reader()
-        try:
-            opening = None
-            if reader.one_of(",]") == "," and not reader.skips("]"):
-                opening = reader.element(in_list=True, fenced=self._fenced)
-        except NoCall:
-            self._state = _State.TEXT
-            return
-        if opening is None:
-            self._cut(reader.at)
-            self._in_list = False
-            self._end_call()
-        else:
-            self._enter(opening)
+    def read_list(self, *, fenced: bool = True) -> Steps[None]:
+        """Reads a list of calls. Those count whose end is seen, although what follows is no call."""
+        source = self._source
+        source.at += 1
+        before = self._calls
+        while True:
+            yield from self._between_elements(fenced=fenced)
+            char = yield from source.need()
+            if char == "]" and self._calls > before:
+                break
+            if char == "{":
+                yield from self._reader.object()
+                yield from self._between_elements(fenced=fenced)
+            else:
+                yield from self._element(fenced=fenced)
+            if not (yield from source.skips(",")):
+                break
+        if (yield from source.peek()) not in ("", "]"):
+            raise NoCall
+        yield from source.skips("]")
+        source.drop()
 
-    def _step_fence_end(self) -> None:
-        if self._skip(FENCE):
-            self._state = _State.TEXT
-            return
-        try:
-            self._enter(self._reader().statement(fenced=True))
-        except NoCall:
-            self._state = _State.TEXT
+    def _report_pending(self) -> None:
+        pending, self._pending = self._pending, []
+        for call in pending:
+            self.begin(call.name, [call.arguments])
+            self.end()
 
-    def _step_done(self) -> None:
-        self._cut(len(self._buffer))
-
-    def _reader(self) -> Reader:
-        return Reader(self._buffer, self._names, self._at)
-
-    def _skip(self, mark: str) -> bool:
-        """Takes `mark` and the white space before it off the buffer, if they are there."""
-        reader = self._reader()
-        if not reader.skips(mark):
-            return False
-        self._cut(reader.at)
-        return True
-
-    def _cut(self, end: int) -> str:
-        """Takes what stands before `end` off the buffer."""
-        head, self._at = self._buffer[self._at : end], end
-        return head
-
-    def _text(self, text: str) -> None:
-        line = text.rpartition("\n")[2]
-        self._at_line_start = not line.strip(" \t") and ("\n" in text or self._at_line_start)
-        if self._behind_call:
-            text = text.lstrip()
-        kept = text.rstrip()
-        if kept:
-            self._behind_call = False
-            self._text_found += (*self._space, kept)
-            self._space.clear()
-        if space := text[len(kept) :]:
-            self._space.append(space)
-
-    def _end_text(self) -> None:
-        """Reports the text that has been found since the last call."""
-        if self._text_found:
-            self._found.append(TextFound("".join(self._text_found)))
-            self._text_found.clear()
-
-    def _call(self, name: str) -> None:
-        self._behind_call, self._at_line_start = True, False
-        self._space.clear()
-        self._end_text()
+    def _report_call(self, name: str) -> None:
+        """Reports a call; what has been read since the last one was a part of how it is written."""
+        self._source.drop()
+        self._text.add_call()
+        self._report_text()
         self._found.append(CallFound(self._calls, name))
         self._calls += 1
 
-    def _arguments(self, text: str) -> None:
-        if text:
+    def _report_arguments(self) -> None:
+        if text := "".join(self._arguments):
             self._found.append(ArgumentsFound(self._calls - 1, text))
+        self._arguments.clear()
+
+    def _report_text(self) -> None:
+        if text := self._text.take():
+            self._found.append(TextFound(text))
+
+    # Each step reads on; what is read is held until it is reported as a call, or added to the text.
+
+    def _read(self) -> Steps[None]:
+        while (yield from self._to_candidate()):
+            calls = self._calls
+            try:
+                yield from self._form()
+                written = self._source.take()
+                self._text.add(written[len(written.rstrip()) :])
+            except NoCall:
+                self._pending.clear()
+                # A character at least is text, or it would be looked at again.
+                self._text.add(self._source.take() or (yield from self._one_character()))
+            except CutOff:
+                self._report_pending()
+                rest = self._source.take()
+                # Behind calls, it is a piece of how they are written.
+                if calls == self._calls:
+                    self._text.add(rest)
+
+    def _one_character(self) -> Steps[str]:
+        yield from self._source.next()
+        return self._source.take()
+
+    def _to_candidate(self) -> Steps[bool]:
+        """Reads text up to where calls may begin; returns whether there is such a place."""
+        source = self._source
+        while char := (yield from source.peek()):
+            if self._text.starts_line and char in " \t":
+                source.match(_INDENT)
+            elif self._code.ticks:
+                yield from self._code.read_on(char, starts_line=self._text.starts_line)
+            elif char in _MARKS or (self._text.starts_line and _NAME_START.match(char)):
+                return True
+            else:
+                source.match(_PLAIN)
+            self._text.add(source.take())
+        return False
+
+    def _form(self) -> Steps[None]:
+        """Reads what may be calls, up to their end."""
+        match (yield from self._source.need()):
+            case "`":
+                yield from self._fence()
+            case "<":
+                yield from self._tagged()
+            case "[":
+                yield from self.read_list(fenced=False)
+            case "{":
+                yield from self._objects()
+            case _:
+                yield from self._lines()
+
+    def _fence(self) -> Steps[None]:
+        """A fenced block of calls only; if it is another one, all of it is text."""
+        source, code = self._source, self._code
+        yield from code.begin(starts_line=self._text.starts_line)
+        if code.ticks < FENCE:
+            raise NoCall
+        label = (yield from source.beginning(_LABEL, lambda start: len(start) <= _LABEL_LENGTH)).lower()
+        yield from source.run(BLANKS)
+        if (yield from source.skips("\n")):
+            code.begin_block()
+        if label not in (*_LABELS, *_CALL_LABELS):
+            raise NoCall
+        yield from self._items(code.ticks, only_calls=label in _CALL_LABELS)
+        code.end()
+
+    def _tagged(self) -> Steps[None]:
+        """Calls between tags; the closing one may be missing at the answer's end."""
+        if (yield from self._tag()):
+            raise NoCall
+        yield from self._items(0, only_calls=True)
+
+    def _tag(self) -> Steps[bool]:
+        """Reads a tag; returns whether it is a closing one."""
+        source = self._source
+        source.at += 1
+        closing = yield from source.skips("/")
+        yield from source.word(_LABEL, _TAGS)
+        yield from source.expect(">")
+        return closing
+
+    def _items(self, ticks: int, *, only_calls: bool) -> Steps[None]:
+        """The calls of a fenced block up to so many backticks, or, with none, up to a closing tag.
+
+        With `only_calls` nothing else is ever written there, so that results of calls may be printed, too.
+        """
+        source, before, closed = self._source, self._calls + len(self._pending), False
+        variables: set[str] = set()
+        while True:
+            if closed:
+                yield from source.run(SPACE)
+            else:
+                yield from self._gap(separated=self._calls + len(self._pending) > before)
+            char = yield from source.peek()
+            if not char or (char == "`" and ticks) or (closed and char != "<"):
+                break
+            if char == "`":
+                yield from self._fence()
+            elif char == "<":
+                closed = (yield from self._tag()) and not ticks
+                if closed:
+                    self._report_pending()
+                    if self._calls > before:
+                        source.drop()
+            elif char == "{":
+                yield from self._reader.object()
+            elif char == "[":
+                yield from self.read_list()
+            else:
+                yield from self._reader.statement(self._pending, variables if only_calls else set())
+                yield from self._end_of_statement()
+        if ticks and char == "`" and len((yield from source.run(TICKS))) < ticks:
+            yield from source.need()
+            raise NoCall
+        if self._calls + len(self._pending) == before:
+            raise NoCall
+        self._report_pending()
+
+    def _end_of_statement(self) -> Steps[None]:
+        """Whether a statement of a block is one to its end."""
+        yield from self._source.run(BLANKS)
+        char = yield from self._source.peek()
+        if char and char not in "\n;,#`<":
+            raise NoCall
+
+    def _gap(self, *, separated: bool) -> Steps[None]:
+        """Reads white space and comments between calls, and what may separate them."""
+        source = self._source
+        while True:
+            yield from source.run(SPACE)
+            char = yield from source.peek()
+            if char and char in ",;" and separated:
+                source.at += 1
+            elif char == "#":
+                yield from source.run(_REST_OF_LINE)
+            elif char == "/":
+                source.at += 1
+                if (yield from source.need()) != "/":
+                    raise NoCall
+                yield from source.run(_REST_OF_LINE)
+            else:
+                return
+
+    def _element(self, *, fenced: bool) -> Steps[None]:
+        """A Python call in a list."""
+        name = yield from self._reader.name()
+        call = yield from self._reader.call(name)
+        yield from self._between_elements(fenced=fenced)
+        if (yield from self._source.peek()) not in ("", ",", "]"):
+            raise NoCall
+        self._pending.append(call)
+        self._report_pending()
+
+    def _between_elements(self, *, fenced: bool) -> Steps[None]:
+        if fenced:
+            yield from self._gap(separated=False)
+        else:
+            yield from self._source.run(SPACE)
+
+    def _objects(self) -> Steps[None]:
+        """An object, or several, with commas or semicolons between them or nothing."""
+        source = self._source
+        while True:
+            yield from self._reader.object()
+            yield from source.run(SPACE)
+            if (yield from source.skips(",")) or (yield from source.skips(";")):
+                yield from source.run(SPACE)
+                yield from source.need()
+            elif (yield from source.peek()) != "{":
+                return
+            if source.text[source.at] != "{":
+                raise NoCall
+
+    def _lines(self) -> Steps[None]:
+        """Lines of Python calls: a paragraph of their own, or the answer's last lines."""
+        source = self._source
+        own_paragraph = self._text.starts_paragraph
+        while True:
+            yield from self._line()
+            if not (yield from source.skips("\n")):
+                break
+            yield from source.run(BLANKS)
+            if own_paragraph and (yield from source.peek()) == "\n":
+                break
+            yield from source.run(SPACE)
+            char = yield from source.peek()
+            if not char:
+                break
+            if char in _MARKS:
+                # These calls count if those do.
+                yield from self._form()
+                break
+        self._report_pending()
+
+    def _line(self) -> Steps[None]:
+        """A line's calls, up to its end."""
+        source = self._source
+        while True:
+            yield from self._reader.statement(self._pending, None)
+            yield from source.run(BLANKS)
+            separated = (yield from source.skips(";")) or (yield from source.skips(","))
+            yield from source.run(BLANKS)
+            if (yield from source.peek()) in ("\n", ""):
+                return
+            if not separated:
+                raise NoCall

@@ -5,15 +5,19 @@ Work is counted in characters that are looked at or copied, not in seconds.
 
 import random
 import re
+from collections.abc import Callable
 from itertools import product
 from typing import Any
 
 import pytest
 
-from octet.translate import tool_syntax, tools
+from octet.translate import quoted_code, tool_syntax, tool_values, tools
+from octet.translate.answer_text import AnswerText
+from octet.translate.growing_text import GrowingText, Words
 from octet.translate.tools import ToolCallScanner
 
 NAMES = ("get_weather", "get", "f", "g", "db.query", "send-mail")
+PLACES = [f"p{i}" for i in range(3000)]
 
 # What a text of any length consists of: a head, and what is repeated behind it.
 FAMILIES = {
@@ -80,6 +84,72 @@ FAMILIES = {
     "calls in a fence": ("```python\n", "f()\n"),
     "call in a fence and backticks": ("```python\nf()\n", "``\n"),
     "text behind calls": ("", "f() \n\n x [f()] [x] \n"),
+    "calls by place": ("", "f(1)\n"),
+    "a call with many arguments by place": ("f(", "1, "),
+    "words that may be variables": ("", "abc\n"),
+    "a long variable": ("", "a_"),
+    "variables that get nothing": ("", "a = \n"),
+    "assigned calls": ("", "r = f()\n"),
+    "assigned lists": ("", "r = [f(), g()]\n"),
+    "a list that is assigned": ("r = [", "f(), "),
+    "a list of what is none": ("r = [", "f(), x, "),
+    "prints": ("", "print(f())\n"),
+    "a print": ("print(", "f(), "),
+    "prints of something else": ("", "print(x)\n"),
+    "modules": ("", "default_api.\n"),
+    "calls in modules": ("", "default_api.f()\n"),
+    "joined calls": ("", "f(); "),
+    "semicolons": ("f()", ";"),
+    "commas behind an object": ('{"name": "f"}', ","),
+    "commas in a list": ("[f()", ","),
+    "objects with commas": ("", '{"name": "f"}, '),
+    "paragraphs of calls": ("", "f()\n\n"),
+    "paragraphs of calls in prose": ("x\n", "f()\n\n"),
+    "comments in a block": ("```\n", "# x\n"),
+    "a comment": ("```\n#", "x"),
+    "comments in a call": ("f(", "# (\n"),
+    "comments in calls in a block": ("```\n", "f( # (\n)\n"),
+    "slashes in a block": ("```\n", "/"),
+    "calls in a block that is none": ("```python\n", "f(1)\n\n"),
+    "block that is none": ("```python\nimport x\n", "f()\n\n"),
+    "block in another language": ("```bash\n", "[f()]\n"),
+    "blocks in another language": ("", "```bash\n[f()]\n```\n"),
+    "blocks of calls": ("", "```py\nf()\n```\n"),
+    "backticks in lines": ("", "`f()` \n"),
+    "a line of backticks": ("x ``", "` "),
+    "a long label": ("```", "x"),
+    "tags": ("", "<tool_call>"),
+    "closing tags": ("<tool_call>f()", "</tool_call>"),
+    "tagged calls": ("", '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n'),
+    "blocks in tags": ("", "<tool_call>```\nf()\n```</tool_call>"),
+    "blocks in blocks": ("", "<tool_call>```"),
+    "tags in a block": ("```\n", "<tool_call>f()</tool_call>\n"),
+    "beginnings of tags": ("", "<tool_"),
+    "less": ("", "<"),
+    "ids": ("", '{"id": "x", '),
+    "a long id": ('{"id": "', "x"),
+    "a long number": ('{"index": ', "1"),
+    "functions": ("", '{"function": '),
+    "functions in functions": ("", '{"function": {'),
+    "objects as an API has them": ("", '{"id": "x", "function": {"name": "f", "arguments": "{}"}} '),
+    "arguments as text": ('{"name": "f", "arguments": "', '{\\"a\\": 1,'),
+    "lists of calls in objects": ("", '{"tool_calls": ['),
+    "members behind arguments": ('{"name": "f", "arguments": {}', ', "x": [1]'),
+    "arguments that are no JSON": ('{"name": "f", "arguments": {', "x: NaN, "),
+    "quotes in arguments that are no JSON": ('{"name": "f", "arguments": {x', "\"'"),
+    "printed dicts": ("", "{'name': 'f', 'arguments': {'a': True,}} "),
+    "a printed dict": ("{'name': 'f', 'arguments': {'a': '", '"'),
+    "commas in arguments": ('{"name": "f", "arguments": {"a": [1', ","),
+    "numbers": ("f(a=", "1"),
+    "a number of everything": ("f(a=", "1_e."),
+    "signs": ("f(a=", "-"),
+    "tuples": ("f(a=", "("),
+    "strings that are one": ("f(a=", "'x' "),
+    "raw strings": ("f(a=", "r'\\' "),
+    "escapes": ("f(a='", "\\x41\\101\\N{BULLET}\\U00000041"),
+    "an escape": ("f(a='\\N{", "A"),
+    "keywords": ("f(", "a=1, "),
+    "a keyword": ("f(", "from-"),
 }
 LENGTH = 1500
 
@@ -92,57 +162,60 @@ class Counter:
 
 
 class CountedPattern:
-    """A regular expression that counts what it looks at: up to the end of what it finds, or to the text's."""
+    """A regular expression that counts what it looks at, which is what it finds and a character more."""
 
     def __init__(self, pattern: re.Pattern[str], counter: Counter) -> None:
         self._pattern = pattern
         self._counter = counter
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._pattern, name)
+    def match(self, text: str, at: int = 0) -> re.Match[str] | None:
+        return self._counted(self._pattern.match(text, at))
 
-        def counted(text: str, at: int = 0) -> Any:
-            found = method(text, at)
-            # The patterns that are matched in place fail at their first character.
-            end = found.end() if found is not None else at if name == "match" else len(text)
-            self._counter.characters += 1 + end - at
-            return found
+    def fullmatch(self, text: str) -> re.Match[str] | None:
+        self._counter.characters += len(text)
+        return self._pattern.fullmatch(text)
 
-        return counted if name in ("match", "search", "fullmatch") else method
+    def search(self, text: str) -> re.Match[str] | None:
+        self._counter.characters += len(text)
+        return self._pattern.search(text)
+
+    def _counted(self, found: re.Match[str] | None) -> re.Match[str] | None:
+        self._counter.characters += 1 + (len(found[0]) if found else 0)
+        return found
 
 
 @pytest.fixture
 def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Counts what every scanner looks at or copies."""
     counter = Counter()
-    for name, value in vars(tool_syntax).copy().items():
-        if isinstance(value, re.Pattern):
-            monkeypatch.setattr(tool_syntax, name, CountedPattern(value, counter))
-    quoted = {quote: CountedPattern(pattern, counter) for quote, pattern in tool_syntax._QUOTED.items()}
-    monkeypatch.setattr(tool_syntax, "_QUOTED", quoted)
+    for module in (quoted_code, tool_syntax, tool_values, tools):
+        for name, value in vars(module).copy().items():
+            if isinstance(value, re.Pattern):
+                monkeypatch.setattr(module, name, CountedPattern(value, counter))
 
-    def count(name: str, length: Any) -> None:
-        plain = getattr(ToolCallScanner, name)
+    def count(of: type, name: str, length: Callable[..., int]) -> None:
+        plain = getattr(of, name)
 
         def counted(self: Any, *arguments: Any) -> Any:
             result = plain(self, *arguments)
             counter.characters += length(self, arguments, result)
             return result
 
-        monkeypatch.setattr(ToolCallScanner, name, counted)
+        monkeypatch.setattr(of, name, counted)
 
-    count("_read_waiting", lambda scanner, arguments, result: len(scanner._buffer))
-    count("_cut", lambda scanner, arguments, result: len(result))
-    count("_uncollect", lambda scanner, arguments, result: len(result))
-    count("_text", lambda scanner, arguments, result: len(arguments[0]))
-    for name in ("python_call", "json_call"):
-        parse = getattr(tools, name)
+    count(GrowingText, "add", lambda source, arguments, result: len(source.text))
+    count(GrowingText, "take", lambda source, arguments, result: len(result))
+    count(GrowingText, "peek", lambda *_: 1)
+    count(Words, "begin_with", lambda words, arguments, result: len(arguments[0]))
+    count(AnswerText, "add", lambda text, arguments, result: len(arguments[0]))
 
-        def counted(text: str, parse: Any = parse) -> Any:
-            counter.characters += len(text)
-            return parse(text)
+    plain = tool_syntax.object_of_text
 
-        monkeypatch.setattr(tools, name, counted)
+    def object_of_text(text: str) -> str:
+        counter.characters += len(text)
+        return plain(text)
+
+    monkeypatch.setattr(tool_syntax, "object_of_text", object_of_text)
     return counter
 
 
@@ -162,7 +235,7 @@ def pieces_of(text: str, cut: str) -> list[str]:
 
 
 def work(pieces: list[str], counter: Counter) -> int:
-    scanner = ToolCallScanner(NAMES)
+    scanner = ToolCallScanner(NAMES, parameters={"f": PLACES})
     counter.characters = 0
     found = [item for piece in pieces for item in scanner.feed(piece)] + scanner.finish()
     assert found or not "".join(pieces).strip()

@@ -2,6 +2,8 @@
 
 from types import SimpleNamespace
 
+import pytest
+
 from octet.engine.types import Delta, ReasoningDelta, TextDelta, ToolCallDelta
 from octet.engine.vllm.serving.answer import AnswerReader
 from octet.translate.tools import ToolCallScanner
@@ -98,3 +100,64 @@ def test_a_parsers_second_call_ends_the_reading() -> None:
     deltas += reader.read("", [], [], finished=False)
     assert reader.done
     assert [delta.arguments_json for delta in deltas if isinstance(delta, ToolCallDelta)] == ["{", "}"]
+
+
+def ended(reader: AnswerReader, *pieces: str) -> list[tuple[str, str]]:
+    """The calls of an answer, as name and arguments."""
+    calls: list[tuple[str, str]] = []
+    for delta in read(reader, *pieces):
+        if isinstance(delta, ToolCallDelta) and delta.name:
+            calls.append((delta.name, delta.arguments_json))
+        elif isinstance(delta, ToolCallDelta):
+            calls[-1] = (calls[-1][0], calls[-1][1] + delta.arguments_json)
+    return calls
+
+
+def test_an_answer_that_ends_within_a_call_has_not_ended_with_calls() -> None:
+    reader = AnswerReader(0, ToolCallScanner(["f"]), None, None)
+    assert ended(reader, '[{"name": "f", "arguments": {}}, {"name": "f", "arguments": {"a') == [
+        ("f", "{}"),
+        ("f", '{"a'),
+    ]
+    assert not reader.made_calls
+
+
+def test_of_a_call_that_a_stop_string_cuts_off_nothing_is_given() -> None:
+    reader = AnswerReader(0, ToolCallScanner(["f"], whole_calls=True), None, None, whole_calls=True)
+    assert ended(reader, '[{"name": "f", "arguments": {}}, {"name": "f", "arg', 'uments": {"a') == [
+        ("f", "{}")
+    ]
+    assert not reader.made_calls
+
+
+def pieces_of_calls(*pieces: tuple[int, str, str]) -> Parser:
+    return Parser(*(message(calls=(piece,)) for piece in pieces), None)
+
+
+COMPLETE = ((0, "f", '{"a": '), (0, "", "1}"), (1, "f", "{}"))
+
+
+@pytest.mark.parametrize("whole_calls", [False, True])
+def test_a_parsers_calls_are_complete(whole_calls: bool) -> None:
+    reader = AnswerReader(0, None, pieces_of_calls(*COMPLETE), None, whole_calls=whole_calls)
+    assert ended(reader, "", "", "") == [("f", '{"a": 1}'), ("f", "{}")]
+    assert reader.made_calls
+
+
+@pytest.mark.parametrize("last", ["", "{", '{"a": "x', '{"a": 1', '{"a": 1, ', '{"a": "}"'])
+@pytest.mark.parametrize("whole_calls", [False, True])
+def test_a_parsers_call_that_is_cut_off(last: str, whole_calls: bool) -> None:
+    parser = pieces_of_calls(*COMPLETE[:2], (1, "f", last))
+    reader = AnswerReader(0, None, parser, None, whole_calls=whole_calls)
+    assert ended(reader, "", "", "") == [("f", '{"a": 1}'), ("f", last)][: 2 - whole_calls]
+    assert not reader.made_calls
+
+
+def test_a_parsers_only_call_is_given_whole() -> None:
+    parser = pieces_of_calls(*COMPLETE)
+    reader = AnswerReader(0, None, parser, None, one_call=True, whole_calls=True)
+    assert [reader.read("", [], [], finished=False) for _ in range(2)] == [[], []]
+    first = [delta for delta in reader.read("", [], [], finished=False) if isinstance(delta, ToolCallDelta)]
+    assert [delta.arguments_json for delta in first] == ['{"a": ', "1}"]
+    assert reader.done
+    assert reader.made_calls

@@ -14,11 +14,24 @@ from vllm.entrypoints.generate.base.protocol import (
 from vllm.renderers.chat_utils import make_tool_call_id
 from vllm.tool_parsers.abstract_tool_parser import ToolParser
 
-from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
+from octet.translate.tools import (
+    ArgumentsFound,
+    CallFound,
+    Found,
+    TextFound,
+    ToolCallScanner,
+    argument_names,
+)
 
 
 class Gemma3ToolParser(ToolParser):  # type: ignore[misc]
-    """Finds calls written as JSON, or as Python in a list; see `octet.translate.tools`."""
+    """Finds calls in every form that `octet.translate.tools` knows.
+
+    Attributes:
+        engine_based_streaming: vLLM asks the parsers that say so for what they hold back when an answer has
+            ended, for whatever reason. It is said when the first piece of an answer comes, for vLLM would not
+            read the calls of a required choice in the usual way for a parser that says so from the start.
+    """
 
     def __init__(self, tokenizer: Any, tools: list[Any] | None = None) -> None:
         super().__init__(tokenizer, tools)
@@ -26,21 +39,21 @@ class Gemma3ToolParser(ToolParser):  # type: ignore[misc]
 
     def extract_tool_calls(self, model_output: str, request: Any) -> ExtractedToolCallInformation:
         """Separates a whole answer's calls from its text."""
-        scanner = _scanner(request)
+        # Whether its end has cut off a call is not said: only complete ones are calls.
+        scanner = _scanner(request, whole_calls=True)
         found = scanner.feed(model_output) + scanner.finish()
         names = [item.name for item in found if isinstance(item, CallFound)]
         arguments = [""] * len(names)
         for item in found:
             if isinstance(item, ArgumentsFound):
                 arguments[item.index] += item.json
-        text = "".join(item.text for item in found if isinstance(item, TextFound))
         return ExtractedToolCallInformation(
             tools_called=bool(names),
             tool_calls=[
                 ToolCall(function=FunctionCall(name=name, arguments=written))
                 for name, written in zip(names, arguments, strict=True)
             ],
-            content=text or None,
+            content=_text(found) or None,
         )
 
     def extract_tool_calls_streaming(
@@ -55,26 +68,40 @@ class Gemma3ToolParser(ToolParser):  # type: ignore[misc]
     ) -> DeltaMessage | None:
         """Takes the next piece of an answer; returns what it adds, or None."""
         if self._scanner is None:
-            self._scanner = _scanner(request)
-        found = self._scanner.feed(delta_text)
-        if self.model_tokenizer.eos_token_id in delta_token_ids:
-            found += self._scanner.finish()
-        text = "".join(item.text for item in found if isinstance(item, TextFound))
+            self._scanner = _scanner(request, whole_calls=bool(request.stop or request.stop_token_ids))
+            self.engine_based_streaming = True
+        return self._message(self._scanner.feed(delta_text))
+
+    def finish_streaming(self) -> DeltaMessage | None:
+        """Returns what was held back of an answer that has ended, or None."""
+        return None if self._scanner is None else self._message(self._scanner.finish())
+
+    def _message(self, found: list[Found]) -> DeltaMessage | None:
+        text = _text(found)
         calls = [self._delta(item) for item in found if not isinstance(item, TextFound)]
         return DeltaMessage(content=text or None, tool_calls=calls) if text or calls else None
 
-    def _delta(self, item: Found) -> DeltaToolCall:
+    def _delta(self, item: CallFound | ArgumentsFound) -> DeltaToolCall:
         """A delta, noted where vLLM looks up what has been sent."""
         if isinstance(item, CallFound):
             self.prev_tool_call_arr.append({"name": item.name, "arguments": ""})
             self.streamed_args_for_tool.append("")
             function = DeltaFunctionCall(name=item.name)
             return DeltaToolCall(index=item.index, id=make_tool_call_id(), type="function", function=function)
-        assert isinstance(item, ArgumentsFound)
         self.streamed_args_for_tool[item.index] += item.json
         self.prev_tool_call_arr[item.index]["arguments"] = self.streamed_args_for_tool[item.index]
         return DeltaToolCall(index=item.index, function=DeltaFunctionCall(arguments=item.json))
 
 
-def _scanner(request: Any) -> ToolCallScanner:
-    return ToolCallScanner([tool.function.name for tool in request.tools or ()])
+def _text(found: list[Found]) -> str:
+    return "".join(item.text for item in found if isinstance(item, TextFound))
+
+
+def _scanner(request: Any, *, whole_calls: bool) -> ToolCallScanner:
+    # The two APIs that have tools write functions differently; other kinds of tools have no names.
+    functions = [getattr(tool, "function", tool) for tool in request.tools or () if tool.type == "function"]
+    return ToolCallScanner(
+        [function.name for function in functions],
+        parameters={function.name: argument_names(function.parameters or {}) for function in functions},
+        whole_calls=whole_calls,
+    )

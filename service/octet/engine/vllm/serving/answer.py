@@ -10,7 +10,15 @@ from octet.engine.vllm.constraints.request import forces_calls
 from octet.engine.vllm.launch.args import one_line
 from octet.engine.vllm.serving.render import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
-from octet.translate.tools import ArgumentsFound, CallFound, Found, TextFound, ToolCallScanner
+from octet.translate.tool_values import is_cut_off
+from octet.translate.tools import (
+    ArgumentsFound,
+    CallFound,
+    Found,
+    TextFound,
+    ToolCallScanner,
+    argument_names,
+)
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -27,7 +35,7 @@ class AnswerReader:
     finds calls in what is left.
 
     Attributes:
-        made_calls: whether a call was found.
+        made_calls: whether calls were found; at the answer's end, whether all of them are complete, too.
         done: whether the only call that is wanted is complete, and nothing else will be read.
     """
 
@@ -39,12 +47,14 @@ class AnswerReader:
         chat_request: Any,
         *,
         one_call: bool = False,
+        whole_calls: bool = False,
     ) -> None:
+        """With `whole_calls` nothing is given of a call that the answer's end cuts off."""
         self._index = index
         self._scanner = scanner
         self._parser = parser
         self._chat_request = chat_request
-        self._one_call = one_call
+        self._parsed = _ParsedCalls(one_call=one_call, whole_calls=whole_calls)
         self.made_calls = False
         self.done = False
 
@@ -52,6 +62,7 @@ class AnswerReader:
         """Takes the next piece of the answer; returns what it adds."""
         deltas: list[Delta] = []
         calls: list[ToolCallDelta] = []
+        cut_off = False
         if self._parser is not None:
             message = self._parser.parse_delta(
                 text, token_ids, self._chat_request, prompt_ids, finished=finished
@@ -59,24 +70,18 @@ class AnswerReader:
             text = (message.content or "") if message is not None else ""
             if message is not None and message.reasoning:
                 deltas.append(ReasoningDelta(self._index, message.reasoning))
-            if message is not None and message.tool_calls:
-                calls = [self._parsed_call(call) for call in message.tool_calls]
+            found = (message.tool_calls or ()) if message is not None else ()
+            calls = self._parsed.take([self._parsed_call(call) for call in found], finished=finished)
+            self.done, cut_off = self._parsed.done, self._parsed.cut_off
         if self._scanner is not None:
-            found = self._scanner.feed(text) + (self._scanner.finish() if finished else [])
-            deltas += self._scanned(found)
-            self.done = self._scanner.done
+            deltas += self._scanned(self._scanner.feed(text) + (self._scanner.finish() if finished else []))
+            self.done, cut_off = self._scanner.done, self._scanner.cut_off
         elif text:
             deltas.append(TextDelta(self._index, text))
-        deltas += self._wanted(calls)
-        self.made_calls = self.made_calls or any(isinstance(delta, ToolCallDelta) for delta in deltas)
+        deltas += calls
+        made = self.made_calls or any(isinstance(delta, ToolCallDelta) for delta in deltas)
+        self.made_calls = made and not cut_off
         return deltas
-
-    def _wanted(self, calls: list[ToolCallDelta]) -> list[ToolCallDelta]:
-        """The pieces of calls that are passed on: of one only, or of all."""
-        first = [call for call in calls if call.call_index == 0 or not self._one_call]
-        # vLLM's parsers do not tell when a call is complete; the next one's beginning does.
-        self.done = self.done or len(first) < len(calls)
-        return first
 
     def _parsed_call(self, call: Any) -> ToolCallDelta:
         function = call.function
@@ -105,6 +110,42 @@ class AnswerReader:
                     else:
                         deltas.append(ToolCallDelta(self._index, call, "", "", text))
         return deltas
+
+
+class _ParsedCalls:
+    """The calls that vLLM's parser finds, of which it does not tell when they are complete.
+
+    Attributes:
+        done: whether the only call that is wanted is complete: the next one has begun.
+        cut_off: whether the answer has ended within a call's arguments.
+    """
+
+    def __init__(self, *, one_call: bool, whole_calls: bool) -> None:
+        self._one_call = one_call
+        self._whole_calls = whole_calls
+        self._held: list[ToolCallDelta] = []
+        self._last: list[ToolCallDelta] = []  # the pieces of the last call
+        self.done = False
+        self.cut_off = False
+
+    def take(self, calls: list[ToolCallDelta], *, finished: bool) -> list[ToolCallDelta]:
+        """Takes the next pieces of calls; returns those that are to be passed on."""
+        given: list[ToolCallDelta] = []
+        for call in calls:
+            if self._last and call.call_index != self._last[0].call_index:
+                given += self._held
+                self._held, self._last = [], []
+                self.done = self._one_call
+            if self.done:
+                return given
+            self._last.append(call)
+            self._held.append(call)
+        if finished and self._last:
+            self.cut_off = is_cut_off("".join(call.arguments_json for call in self._last))
+        if not self._whole_calls or (finished and not self.cut_off):
+            given += self._held
+            self._held = []
+        return given
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,18 +204,20 @@ class AnswerParsing:
             )
         scans = bool(tools) and (forced or self._tool_parser == GEMMA3_PARSER)
         parser_cls = self._tools_cls if tools and not scans else self._reasoning_cls
-        names = [tool.name for tool in request.tools]
         one_call = not request.tool_choice.parallel_calls
+        # Where these end the answer, they may do so within a call.
+        whole_calls = bool(request.sampling.stop or request.sampling.stop_token_ids)
         arguments = {**self._template_arguments, **request.chat_template_args}
         chat_request = _chat_request(tools if parser_cls is self._tools_cls else None) if parser_cls else None
         parsers = [self._parser(parser_cls, chat_request, arguments) for _ in range(params.n)]
         readers = [
             AnswerReader(
                 index,
-                ToolCallScanner(names, one_call=one_call) if scans else None,
+                _scanner(request, one_call=one_call, whole_calls=whole_calls) if scans else None,
                 parser,
                 chat_request,
                 one_call=one_call,
+                whole_calls=whole_calls,
             )
             for index, parser in enumerate(parsers)
         ]
@@ -210,6 +253,15 @@ class AnswerParsing:
         return parser_cls(
             self._tokenizer, chat_request.tools, chat_template_kwargs=arguments, model_config=self._model
         )
+
+
+def _scanner(request: GenerationRequest, *, one_call: bool, whole_calls: bool) -> ToolCallScanner:
+    return ToolCallScanner(
+        [tool.name for tool in request.tools],
+        parameters={tool.name: argument_names(tool.parameters) for tool in request.tools},
+        one_call=one_call,
+        whole_calls=whole_calls,
+    )
 
 
 def _chat_request(tools: list[dict[str, Any]] | None) -> Any:
