@@ -75,7 +75,9 @@ def serve() -> None:
         def model(self) -> ModelInfo:
             return replace(super().model, context_window=CONTEXT)
 
-        async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
+        async def tokenize(
+            self, text: str, *, add_special_tokens: bool, parse_special_tokens: bool | None
+        ) -> Tokens:
             await asyncio.get_running_loop().run_in_executor(thread, time.sleep, TOKENIZE_SECONDS)
             return Tokens((1,), (text[:1],))
 

@@ -183,9 +183,12 @@ class VllmEngine:
         prompt, _, _ = await self._prepare(request, constraint, count_only=True)
         return PromptAccepted(prompt.tokens, prompt.image_tokens)
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
-        """Splits a text into tokens."""
-        return await self._vocabulary.tokenize(text, add_special_tokens=add_special_tokens)
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool, parse_special_tokens: bool | None = None
+    ) -> Tokens:
+        """Splits a text into tokens; see `octet.engine.protocol.Engine.tokenize`."""
+        special = self._renderer.plain_names(parse_special_tokens)
+        return await self._vocabulary.tokenize(text, add_special_tokens=add_special_tokens, special=special)
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Puts tokens together to text."""
