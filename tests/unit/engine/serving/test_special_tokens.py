@@ -139,10 +139,10 @@ def test_tokens_that_begin_a_sequence_frame_such_texts_as_well() -> None:
 def test_what_a_template_names_counts_outside_of_the_models_own_words() -> None:
     tokenizer = byte_level()
     tokenizer.add_tokens(["<think>", "<table>", "user", "\n\n"])
-    special = SpecialTokens(tokenizer, ["{{ '<think>' }} user \n\n"])
+    special = SpecialTokens(tokenizer, ["{{ '<think> ' }} user \n\n"])
     assert special.cuts("<think> <table>user\n\n") == [1]
     assert special.cuts("<think> <table>user\n\n", of_model=True) == []
-    assert special.cuts("<eos>", of_model=True) == [1]
+    assert special.cuts("<eos>.", of_model=True) == [1]
 
 
 def test_without_special_tokens_nothing_is_cut() -> None:
@@ -170,4 +170,12 @@ def test_marks_pass_through_what_templates_do_to_texts() -> None:
     said = speech.text("  <eos> Hi <eos>  ")
     assert "".join(speech.pieces(said.strip())) == "<eos> Hi <eos>"
     assert "".join(speech.pieces(said.upper())) == "  <EOS> HI <EOS>  "
-    assert speech.pieces(said) == pieces_of("  <eos> Hi <eos>  ", [3, 12])
+    # The last could begin "><".
+    assert speech.pieces(said) == pieces_of("  <eos> Hi <eos>  ", [3, 12, 16])
+
+
+def test_no_name_comes_about_together_with_other_texts() -> None:
+    special = SpecialTokens(byte_level(), ["{{ '<' ~ key ~ '>' }}"])
+    for text, cuts in (("eos", [0]), ("eos>.", [0]), ("e", [0]), ("end", [0]), ("x", []), ("a <eo ", [3])):
+        assert special.cuts(text) == cuts
+    assert SpecialTokens(byte_level(), ["{{ '<b>' ~ key }}"]).cuts("eos") == []

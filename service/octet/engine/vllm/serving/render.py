@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from octet.engine.types import GenerationRequest, ImagePart, Message, Role, TextPart
+from octet.engine.types import (
+    GenerationRequest,
+    ImagePart,
+    Message,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 from octet.engine.vllm import compat
 from octet.engine.vllm.launch.args import one_line
 from octet.engine.vllm.serving.special_tokens import SpecialTokens, Speech
@@ -21,6 +30,9 @@ if TYPE_CHECKING:
     from vllm.renderers import BaseRenderer, ChatParams, TokenizeParams
 
     from octet.engine.vllm.launch.args import EngineSettings
+
+# Characters; a millisecond's work.
+_LONG = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +58,7 @@ class PromptRenderer:
         self._model = model
         self._templates = ChatTemplates(renderer, model, settings)
         self._placeholder = compat.rendering.picture_placeholder(model)
-        named = [*self._templates.texts(), self._placeholder or ""]
-        self._special = SpecialTokens(renderer.tokenizer, named)
+        self._special = SpecialTokens(renderer.tokenizer, self._templates.texts(), self._placeholder or "")
         # mistral-common makes no special tokens out of texts.
         self._parses_special = settings.parse_special_tokens or self._templates.is_mistral
 
@@ -126,11 +137,11 @@ class PromptRenderer:
         from vllm.renderers import TokenizeParams
 
         tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
-        speech = Speech(self.plain_names())
-        tools = to_vllm_tools(request)
-        turns = to_turns(request.messages, self._templates.able(tools=bool(tools)))
-        messages = to_vllm_messages(turns, speech)
-        params = self._chat_params(request, tools, speech)
+        speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
+        if _is_long(request):
+            messages, params = await asyncio.to_thread(self._put, request, speech)
+        else:
+            messages, params = self._put(request, speech)
         try:
             _, prompt = await self._renderer.render_messages_async(messages, params)
             if speech.is_marked:
@@ -165,6 +176,12 @@ class PromptRenderer:
         tokenize.apply_pre_tokenization(self._renderer.tokenizer, prompt)
         prompt["prompt_token_ids"] = await asyncio.to_thread(self._special.encode, pieces)
 
+    def _put(self, request: GenerationRequest, speech: Speech) -> tuple[list[dict[str, Any]], "ChatParams"]:
+        """The conversation as the template takes it, and what goes into the template beside it."""
+        tools = to_vllm_tools(request)
+        turns = to_turns(request.messages, self._templates.able(tools=bool(tools)))
+        return to_vllm_messages(turns, speech), self._chat_params(request, tools, speech)
+
     def _chat_params(
         self, request: GenerationRequest, tools: list[dict[str, Any]] | None, speech: Speech
     ) -> "ChatParams":
@@ -181,6 +198,22 @@ class PromptRenderer:
         said = [{**tool, "function": speech.value(tool["function"])} for tool in tools] if tools else None
         variables = {name: speech.value(value) for name, value in request.chat_template_args.items()}
         return self._templates.params(said, variables)
+
+
+def _is_long(request: GenerationRequest) -> bool:
+    """Whether going through all that a request says takes long enough to be done off the event loop."""
+    length = 0
+    for message in request.messages:
+        for part in message.parts:
+            match part:
+                case (
+                    TextPart(text)
+                    | ReasoningPart(text)
+                    | ToolResultPart(_, _, text)
+                    | ToolCallPart(_, _, text)
+                ):
+                    length += len(text)
+    return length > _LONG
 
 
 def _prompt_extras(request: GenerationRequest) -> dict[str, Any]:

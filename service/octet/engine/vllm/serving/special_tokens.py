@@ -9,7 +9,7 @@ written.
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -19,19 +19,19 @@ class SpecialTokens:
 
     Args:
         tokenizer: transformers' or one like it.
-        named: texts, such as chat templates and the model's placeholder of a picture. What is a token by
-            itself and stands in one of them means something there, whether the tokenizer calls it special or
-            not.
+        templates: the chat templates. What is a token by itself and stands in one of them means something
+            there, whether the tokenizer calls it special or not.
+        placeholder: what stands for a picture in the model's prompts; empty where it takes none.
     """
 
-    def __init__(self, tokenizer: Any, named: Iterable[str] = ()) -> None:
+    def __init__(self, tokenizer: Any, templates: Sequence[str] = (), placeholder: str = "") -> None:
         self._tokenizer = tokenizer
         added = {str(token): token for token in getattr(tokenizer, "added_tokens_decoder", {}).values()}
         special = {name for name, token in added.items() if token.special}
         special |= {str(name) for name in getattr(tokenizer, "all_special_tokens", ())}
-        said = {name for text in named for name in added if name in text and not _is_plain(name)}
-        self._special = _Names(special)
-        self._all = _Names(special | said)
+        said = {name for text in templates for name in added if name in text and not _is_plain(name)}
+        self._special = _Names(special | {placeholder}, templates)
+        self._all = _Names(special | said | {placeholder}, templates)
         backend = getattr(tokenizer, "backend_tokenizer", None)
         changes = backend is not None and backend.normalizer is not None
         self._normalized = changes and any(added[name].normalized for name in special & added.keys())
@@ -44,6 +44,8 @@ class SpecialTokens:
 
     def cuts(self, text: str, *, of_model: bool = False) -> list[int]:
         """Where a text is to be cut so that no piece holds the name of a special token, in order.
+
+        Cuts are also where a name could come about together with what a template puts before or behind it.
 
         Args:
             text: the text.
@@ -108,23 +110,69 @@ class SpecialTokens:
 
 
 class _Names:
-    """Finds any of many names."""
+    """Finds any of many names.
 
-    def __init__(self, names: Iterable[str]) -> None:
+    Args:
+        names: the names.
+        templates: chat templates. What they write right before a text may be the beginning of a name, too.
+    """
+
+    def __init__(self, names: Iterable[str], templates: Sequence[str] = ()) -> None:
         # A name of one character cannot be cut.
         self._names = frozenset(name for name in names if len(name) > 1)
-        self._lengths = sorted({len(name) for name in self._names})
-        first = "".join(sorted({name[0] for name in self._names}))
-        self._first = re.compile(f"[{re.escape(first)}]") if first else None
+        self._longest = max(map(len, self._names), default=0)
+        self._lengths: dict[str, set[int]] = {}
+        for name in self._names:
+            self._lengths.setdefault(name[:_BEGINNING], set()).add(len(name))
+        seconds: dict[str, list[str]] = {}
+        for begin in self._lengths:
+            seconds.setdefault(begin[0], []).append(re.escape(begin[1:]))
+        begun = [f"{re.escape(first)}(?={'|'.join(rests)})" for first, rests in seconds.items()]
+        self._begun = re.compile("|".join(begun)) if begun else None
+        self._heads = frozenset(name[:end] for name in self._names for end in range(1, len(name)))
+        written = {
+            head
+            for head in self._heads
+            if any(f"{head}{opening}" in text for text in templates for opening in _EXPRESSIONS)
+        }
+        self._tails = tuple(
+            name[end:] for name in self._names for end in range(1, len(name)) if name[:end] in written
+        )
 
     def cuts(self, text: str) -> list[int]:
-        if self._first is None:
+        """The cuts of `SpecialTokens.cuts`."""
+        if self._begun is None or not text:
             return []
-        return [
+        inside = {
             start + 1
-            for start in (match.start() for match in self._first.finditer(text))
-            if any(text[start : start + length] in self._names for length in self._lengths)
-        ]
+            for start in (match.start() for match in self._begun.finditer(text))
+            if any(
+                text[start : start + length] in self._names
+                for begin in range(2, _BEGINNING + 1)
+                for length in self._lengths.get(text[start : start + begin], ())
+            )
+        }
+        return sorted({*inside, *self._at_the_end(text.rstrip()), *self._at_the_beginning(text)})
+
+    def _at_the_end(self, text: str) -> list[int]:
+        """Where a text ends with the beginning of a name: whatever comes behind it could complete that."""
+        longest = min(len(text), self._longest - 1)
+        return [len(text) - size + 1 for size in range(1, longest + 1) if text[-size:] in self._heads]
+
+    def _at_the_beginning(self, text: str) -> list[int]:
+        """Before a text that could complete the beginning of a name that the template writes."""
+        text = text.strip()
+        completes = text.startswith(self._tails) or (
+            0 < len(text) < self._longest and any(tail.startswith(text) for tail in self._tails)
+        )
+        return [0] if completes else []
+
+
+# So many characters of names are looked for before names are.
+_BEGINNING = 3
+
+# What may follow in a template on a text of its own that goes right before an expression.
+_EXPRESSIONS = ("'", '"', "{{", "{%")
 
 
 class Speech:
@@ -132,10 +180,12 @@ class Speech:
 
     Args:
         tokens: those whose names are only text in it; None where they are tokens.
+        marked: whether marks can be taken out of what the template makes; they cannot out of tokens.
     """
 
-    def __init__(self, tokens: SpecialTokens | None) -> None:
+    def __init__(self, tokens: SpecialTokens | None, *, marked: bool = True) -> None:
         self._tokens = tokens
+        self._can_mark = marked
         # Letters and digits pass through every filter of a template, and nobody can guess which.
         self._mark = f"x{secrets.token_hex(16)}x"
         self._verbatim: list[str] = []
@@ -148,7 +198,7 @@ class Speech:
 
     def kept(self, text: str) -> str:
         """Likewise, with a mark near its beginning, for whoever would know it by that."""
-        return self._marked(self.text(text), [1])
+        return self._marked(self.text(text), [1]) if self._can_mark else text
 
     def value(self, value: Any) -> Any:
         """A JSON value for the template, names of members included."""
@@ -167,6 +217,8 @@ class Speech:
 
         Templates that write it as JSON write the text instead; others that of its one member, `arguments`.
         """
+        if not self._can_mark:
+            return {"arguments": text}
         self.is_marked = True
         self._verbatim.append(self.text(text, of_model=True))
         place = f"{self._mark}{len(self._verbatim) - 1}"

@@ -91,7 +91,7 @@ class ChatTemplates:
                 **variables,
                 "tools": tools,
                 "add_generation_prompt": True,
-                "tokenize": self._model.enable_prompt_embeds or self.is_mistral,
+                "tokenize": self.is_mistral,
             },
         )
 
@@ -119,8 +119,8 @@ class ChatTemplates:
 
     def _abilities(self) -> dict[bool, Abilities]:
         """What is said without tools and with them."""
-        if self.is_mistral or self._model.enable_prompt_embeds:
-            # What comes of these are tokens; mistral-common puts turns together itself.
+        if self.is_mistral:
+            # What comes of it are tokens, and it puts turns together itself.
             return dict.fromkeys((False, True), Abilities())
         with compat.rendering.unsaid_about_templates():
             plain = self._probed(None)
