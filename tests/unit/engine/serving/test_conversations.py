@@ -138,15 +138,12 @@ async def prompt_of(renderer: PromptRenderer, asked: GenerationRequest) -> tuple
     return prompt.engine_input["prompt"], ids, [token for token in ids if token in special]
 
 
-@pytest.mark.parametrize("tools", ["", "offered", "none"])
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(messages=conversations())
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(messages=conversations(), tools=st.sampled_from(["", "offered", "none"]))
 async def test_everything_is_said_once_in_order_as_it_is(
-    renderers: dict[str, PromptRenderer], name: str, tools: str, messages: tuple[Message, ...]
+    renderers: dict[str, PromptRenderer], name: str, messages: tuple[Message, ...], tools: str
 ) -> None:
-    if tools == "offered" and name in ("gluing", "thinking", "strings", "calling"):
-        tools = "none" if name == "gluing" else tools
     renderer = renderers[name]
     text, ids, special = await prompt_of(renderer, request(messages, tools=tools))
     place = 0
