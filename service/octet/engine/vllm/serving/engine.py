@@ -131,6 +131,11 @@ class VllmEngine:
         """What is served."""
         return self._model
 
+    @property
+    def picture_token(self) -> int | None:
+        """The token that stands for a picture in prompts; None where there is none, or not only one."""
+        return self._renderer.picture_token
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Continues the conversation; see `octet.engine.protocol.Engine.generate`."""
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError

@@ -77,6 +77,12 @@ class PromptRenderer:
         """Whether a request can say that large pictures are shown in crops, too."""
         return bool(self._model.hf_config.model_type == "gemma3")
 
+    @property
+    def picture_token(self) -> int | None:
+        """The token that stands for a picture in prompts; None where there is none, or not only one."""
+        tokens = self._special.encode([self._placeholder or ""])
+        return tokens[0] if len(tokens) == 1 else None
+
     async def shows(self, picture: Image.Image) -> bool:
         """Whether the chat template gives pictures a place in which the model finds them.
 
