@@ -32,20 +32,20 @@ THINKING_TEMPLATE = """
 # What the template published with Gemma 3 does: it knows no tools, takes the user and the model in turn only,
 # reads the first text of a system message alone, which it puts before the first turn, and trims texts.
 STRICT_TEMPLATE = """
-{%- set talk = namespace(opening='', turns=messages) -%}
+{%- set opening, turns = '', messages -%}
 {%- if messages[0].role == 'system' -%}
   {%- set said = messages[0].content -%}
-  {%- set talk.opening = (said if said is string else said[0].text) + '\n\n' -%}
-  {%- set talk.turns = messages[1:] -%}
+  {%- set opening = (said if said is string else said[0].text) + '\n\n' -%}
+  {%- set turns = messages[1:] -%}
 {%- endif -%}
 {{- bos_token -}}
-{%- for message in talk.turns -%}
+{%- for message in turns -%}
   {%- set wanted = 'assistant' if loop.index0 % 2 else 'user' -%}
   {%- if message.role != wanted -%}
     {{- raise_exception('Turns must be of user and assistant alternately, not of ' + message.role) -}}
   {%- endif -%}
   {{- '<start_of_turn>' + ('model' if message.role == 'assistant' else 'user') + '\n' -}}
-  {{- talk.opening if loop.first -}}
+  {{- opening if loop.first -}}
   {%- if message['content'] is string -%}
     {{- message['content'] | trim -}}
   {%- else -%}

@@ -35,10 +35,10 @@ class SpecialTokens:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         changes = backend is not None and backend.normalizer is not None
         self._normalized = changes and any(added[name].normalized for name in special & added.keys())
-        self._ids = frozenset(getattr(tokenizer, "all_special_ids", ())) | {
-            token_id
-            for token_id, token in getattr(tokenizer, "added_tokens_decoder", {}).items()
-            if token.special
+        marked = {i for i, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+        # Whatever a tokenizer does not know becomes its token for that.
+        self._ids = {*marked, *getattr(tokenizer, "all_special_ids", ())} - {
+            getattr(tokenizer, "unk_token_id", None)
         }
         self._prefixed = self._encode("\nx") != self._encode("\n") + self._encode("x")
 
