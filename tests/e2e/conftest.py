@@ -43,7 +43,7 @@ async def engine() -> AsyncIterator[VllmEngine]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def strict(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> VllmEngine:
+async def strict(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
     """The same engine behind a chat template as strict as the one published with Gemma 3.
 
     Prompts are rendered here, so that no second engine has to be started for them.
@@ -57,10 +57,15 @@ async def strict(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -
     write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
     settings = parse_engine_args([str(folder), *ENGINE_FLAGS])
     config = settings.engine.create_engine_config()
-    renderer = PromptRenderer(renderer_from_config(config), config.model_config, settings)
-    return VllmEngine(
+    vllms = renderer_from_config(config)
+    renderer = PromptRenderer(vllms, config.model_config, settings)
+    twin = VllmEngine(
         engine.llm, engine._launch, settings, renderer, engine._vocabulary, engine._usage, engine.model
     )
+    yield twin
+    # What is its own; the rest ends with the engine.
+    twin._checker.close()
+    vllms.shutdown()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,6 +1,10 @@
 """What becomes of a conversation that a template cannot say as it is."""
 
+from itertools import pairwise
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octet.engine.types import Message, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
 from octet.engine.vllm.serving.turns import Abilities, to_turns
@@ -96,3 +100,39 @@ def test_arguments_are_repeated_as_the_model_wrote_them() -> None:
     call = ToolCallPart("1", "f", '{"a":1,}\n')
     [_, spelled, _] = to_turns([user("a"), Message(Role.ASSISTANT, (call,)), user("b")], STRICT)
     assert spelled == model('[{"name": "f", "parameters": {"a":1,}\n}]')
+
+
+abilities = st.builds(Abilities, *[st.booleans()] * 6)
+spoken = st.lists(
+    st.sampled_from(
+        [system("①"), user("②"), user("②", "③"), user(), model("④"), model(), model("④", "1"), result("1")]
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def marks(turns: list[Message]) -> list[str]:
+    """The marks in all that is said, in order."""
+    texts = (part.text for turn in turns for part in turn.parts if isinstance(part, TextPart))
+    return [letter for text in texts for letter in text if letter in "①②③④"]
+
+
+@given(able=abilities, said=spoken)
+def test_turns_are_what_a_template_is_able_to_say(able: Abilities, said: list[Message]) -> None:
+    turns = to_turns(said, able)
+    roles = [turn.role for turn in turns]
+    if not able.repeated:
+        assert all(first is not second or first is Role.TOOL for first, second in pairwise(roles))
+    if not able.late_system:
+        assert Role.SYSTEM not in roles[1:]
+    if not able.system and not able.late_system:
+        assert Role.SYSTEM not in roles
+    if not able.assistant_first:
+        spoke = [role for role in roles if role is not Role.SYSTEM]
+        assert spoke[:1] != [Role.ASSISTANT]
+    if not able.calls:
+        assert not any(
+            isinstance(part, ToolCallPart | ToolResultPart) for turn in turns for part in turn.parts
+        )
+    assert marks(turns) == marks(said)
