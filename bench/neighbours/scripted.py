@@ -55,7 +55,9 @@ class ScriptedEngine(FakeEngine):
         """See `octet.engine.protocol.Engine.model`."""
         return replace(super().model, context_window=_CONTEXT)
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool, parse_special_tokens: bool | None
+    ) -> Tokens:
         """See `octet.engine.protocol.Engine.tokenize`."""
         await asyncio.get_running_loop().run_in_executor(self._thread, time.sleep, _TOKENIZE_SECONDS)
         return Tokens((1,), (text[:1],))

@@ -29,6 +29,45 @@ THINKING_TEMPLATE = """
 {%- endif -%}
 """
 
+# What the template published with Gemma 3 does: it knows no tools, takes the user and the model in turn only,
+# reads the first text of a system message alone, which it puts before the first turn, and trims texts.
+STRICT_TEMPLATE = """
+{%- set opening, turns = '', messages -%}
+{%- if messages[0].role == 'system' -%}
+  {%- set said = messages[0].content -%}
+  {%- set opening = (said if said is string else said[0].text) + '\n\n' -%}
+  {%- set turns = messages[1:] -%}
+{%- endif -%}
+{{- bos_token -}}
+{%- for message in turns -%}
+  {%- set wanted = 'assistant' if loop.index0 % 2 else 'user' -%}
+  {%- if message.role != wanted -%}
+    {{- raise_exception('Turns must be of user and assistant alternately, not of ' + message.role) -}}
+  {%- endif -%}
+  {{- '<start_of_turn>' + ('model' if message.role == 'assistant' else 'user') + '\n' -}}
+  {{- opening if loop.first -}}
+  {%- if message['content'] is string -%}
+    {{- message['content'] | trim -}}
+  {%- else -%}
+    {%- for item in message['content'] -%}
+      {{- '<start_of_image>' if item.type == 'image' -}}
+      {{- item.text | trim if item.type == 'text' -}}
+    {%- endfor -%}
+  {%- endif -%}
+  {{- '<end_of_turn>\n' -}}
+{%- endfor -%}
+{{- '<start_of_turn>model\n' if add_generation_prompt -}}
+"""
+
+
+def write_templated_checkpoint(model: Path, folder: Path, template: str) -> None:
+    """Copies a checkpoint that has another chat template."""
+    folder.mkdir()
+    for file in model.iterdir():
+        if file.is_file() and file.name != "chat_template.jinja":
+            (folder / file.name).symlink_to(file.resolve())
+    (folder / "chat_template.jinja").write_text(template)
+
 
 def write_thinking_checkpoint(model: Path, folder: Path) -> None:
     """Copies a checkpoint whose chat template takes `enable_thinking` and whose tokenizer has <think> tokens.

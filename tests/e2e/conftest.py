@@ -16,6 +16,7 @@ from octet import demo
 from octet.config import ServerConfig
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
+from tests.e2e.checkpoints import STRICT_TEMPLATE, write_templated_checkpoint
 
 # Another checkpoint may be put to the test; what the demo checkpoint says is not asked of it.
 MODEL = os.environ.get("OCTET_TEST_MODEL", str(demo.PATH))
@@ -39,6 +40,32 @@ async def engine() -> AsyncIterator[VllmEngine]:
     engine = await create_engine(parse_engine_args([MODEL, *ENGINE_FLAGS, "--served-model-name", MODEL_NAME]))
     yield engine
     engine.close()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def strict(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    """The same engine behind a chat template as strict as the one published with Gemma 3.
+
+    Prompts are rendered here, so that no second engine has to be started for them.
+    """
+    from vllm.renderers import renderer_from_config
+
+    from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.render import PromptRenderer
+
+    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
+    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
+    settings = parse_engine_args([str(folder), *ENGINE_FLAGS])
+    config = settings.engine.create_engine_config()
+    vllms = renderer_from_config(config)
+    renderer = PromptRenderer(vllms, config.model_config, settings)
+    twin = VllmEngine(
+        engine.llm, engine._launch, settings, renderer, engine._vocabulary, engine._usage, engine.model
+    )
+    yield twin
+    # What is its own; the rest ends with the engine.
+    twin._checker.close()
+    vllms.shutdown()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

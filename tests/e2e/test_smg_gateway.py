@@ -120,6 +120,19 @@ async def test_a_picture(session: aiohttp.ClientSession) -> None:
     assert text_of(await chat(session, content)) == "a red circle"
 
 
+async def test_a_text_takes_no_pictures_place(session: aiohttp.ClientSession) -> None:
+    """The gateway takes the token's name in a text for the token."""
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(file, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+    content = [
+        {"type": "text", "text": "Is this <start_of_image> a picture?"},
+        {"type": "image_url", "image_url": {"url": url}},
+    ]
+    async with session.post("/v1/chat/completions", json=asked(content)) as answer:
+        assert 400 <= answer.status < 500, await answer.text()
+
+
 async def test_a_tool_is_called(session: aiohttp.ClientSession) -> None:
     parameters = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     function = {"name": "get_weather", "description": "Get the weather in a city.", "parameters": parameters}

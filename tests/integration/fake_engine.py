@@ -1,6 +1,7 @@
 """An engine whose answers, faults and timing the tests script; everything else in these tests is real."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
@@ -93,9 +94,12 @@ class FakeEngine:
         assert isinstance(first, PromptAccepted)
         return first
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
-        """A token is a character."""
-        texts = ("<bos>",) * add_special_tokens + tuple(text)
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool, parse_special_tokens: bool | None
+    ) -> Tokens:
+        """A token is a character, unless it is <bos>."""
+        said = re.findall("<bos>|.", text, re.DOTALL) if parse_special_tokens else tuple(text)
+        texts = ("<bos>",) * add_special_tokens + tuple(said)
         return Tokens(tuple(2 if token == "<bos>" else ord(token) for token in texts), texts)
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:

@@ -39,12 +39,11 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
     ("no messages", {"messages": []}, "messages", "at least one message"),
     ("unknown role", talk(turn(99, {"text": "Hi"})), "messages[0].role", "99 is not a role; use ROLE_SYSTEM"),
     ("no role", talk(turn(0, {"text": "Hi"})), "messages[0].role", "0 is not a role"),
-    ("late system", talk(USER, turn("ROLE_SYSTEM", {"text": "Hi"})), "messages[1].role", "only the first"),
     (
         "assistant last",
         talk(USER, turn("ROLE_ASSISTANT", {"text": "a"})),
         "messages[1].role",
-        "must be ROLE_USER",
+        "must not be ROLE_ASSISTANT",
     ),
     ("no parts", talk(turn("ROLE_USER")), "messages[0].parts", "at least one part"),
     ("part of no kind", talk(turn("ROLE_USER", {})), "messages[0].parts[0]", "set one of text, image"),
@@ -80,18 +79,6 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         called({"toolCall": {"id": "c1", "argumentsJson": "{}"}}),
         "messages[1].parts[0].tool_call.name",
         "is not 1 to 64 characters",
-    ),
-    (
-        "call without arguments",
-        called({"toolCall": {"id": "c1", "name": "f"}}),
-        "messages[1].parts[0].tool_call",
-        "set arguments or arguments_json",
-    ),
-    (
-        "call of no JSON",
-        called({"toolCall": {"id": "c1", "name": "f", "argumentsJson": "{a"}}),
-        "messages[1].parts[0].tool_call.arguments_json",
-        "is not valid JSON",
     ),
     (
         "call that contradicts itself",

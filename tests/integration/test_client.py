@@ -3,7 +3,7 @@
 import asyncio
 import io
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,30 @@ from octet.client import (
     user,
 )
 from octet.config import ServerConfig
-from octet.engine.types import ImagePart, Role, ToolCallPart, ToolChoiceMode, ToolResultPart
+from octet.engine.types import (
+    Deltas,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    ImagePart,
+    Role,
+    ToolCallDelta,
+    ToolCallPart,
+    ToolChoiceMode,
+    ToolResultPart,
+)
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, tool_pb2
 from tests.integration.conftest import Running, running_server
-from tests.integration.fake_engine import Endless, Script, call_tool, echo, use_tool
+from tests.integration.fake_engine import (
+    Endless,
+    Script,
+    accepted,
+    call_tool,
+    echo,
+    finished,
+    usage,
+    use_tool,
+)
 
 WEATHER = {
     "name": "get_weather",
@@ -295,6 +315,38 @@ def test_a_models_wrong_arguments_are_reported_to_it(serve: Serve) -> None:
     with Client(server.running.target) as client:
         run = client.chat_with_tools("Weather in Oslo?", [get_weather])
     assert run.answer.text.startswith("It gave error: town: Missing required argument")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"city":"Oslo",}',
+        '{"city": "Os\nlo"}',
+        '{"city": "\\d"}',
+        '{"city": NaN}',
+        "[1]",
+        '{"city": "Os',
+        "Oslo",
+        "",
+    ],
+)
+def test_a_model_that_writes_no_json_is_told(serve: Serve, written: str) -> None:
+    async def mistaken(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        if isinstance(request.messages[-1].parts[0], ToolResultPart) or not request.tools:
+            async for event in use_tool(request):
+                yield event
+            return
+        yield accepted()
+        yield Deltas((ToolCallDelta(0, 0, "call_1", "get_weather", written),), usage(1))
+        yield finished(2, FinishReason.TOOL_CALLS)
+
+    server = serve(mistaken)
+    with Client(server.running.target) as client:
+        run = client.chat_with_tools("Weather in Oslo?", [get_weather])
+    assert run.answer.text.startswith("It gave error: ")
+    assert server.running.engine.asked[1].messages[1].parts == (
+        ToolCallPart("call_1", "get_weather", written or "{}"),
+    )
 
 
 def test_a_model_that_never_stops_calling(serve: Serve) -> None:

@@ -151,7 +151,7 @@ async def test_a_flood_of_calls_about_tokens_is_its_callers_own(
     release = asyncio.Event()
     running_texts: list[str] = []
 
-    async def tokenize(text: str, *, add_special_tokens: bool) -> Tokens:
+    async def tokenize(text: str, *, add_special_tokens: bool, parse_special_tokens: bool | None) -> Tokens:
         running_texts.append(text)
         if text == "slow":
             await release.wait()

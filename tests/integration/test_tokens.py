@@ -74,6 +74,9 @@ async def test_tokenize_and_detokenize(start: Start) -> None:
     assert (list(tokens.token_ids), list(tokens.tokens)) == ([2, 97, 233], ["<bos>", "a", "é"])
     plain = await running.models.Tokenize(TokenizeRequest(text="aé", add_special_tokens=False))
     assert list(plain.token_ids) == [97, 233]
+    for parsed, count in ((None, 5), (False, 5), (True, 1)):
+        asked = TokenizeRequest(text="<bos>", add_special_tokens=False, parse_special_tokens=parsed)
+        assert len((await running.models.Tokenize(asked)).token_ids) == count
     joined = await running.models.Detokenize(DetokenizeRequest(token_ids=tokens.token_ids))
     assert joined.text == "<bos>aé"
     skipped = DetokenizeRequest(token_ids=tokens.token_ids, skip_special_tokens=True)

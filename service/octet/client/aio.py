@@ -188,14 +188,31 @@ class AsyncClient:
         )
         return counted
 
-    async def tokenize(self, text: str, *, model: str = "", add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(
+        self,
+        text: str,
+        *,
+        model: str = "",
+        add_special_tokens: bool = True,
+        parse_special_tokens: bool | None = None,
+    ) -> list[int]:
         """The ids of a text's tokens; no chat template is applied.
+
+        Args:
+            text: the text.
+            model: a served model's name; default: the server's first.
+            add_special_tokens: whether tokens such as the one that begins a sequence are added.
+            parse_special_tokens: whether names of special tokens in the text become these tokens; default: as
+                in messages, where they are plain text unless the server was told otherwise.
 
         Raises:
             OctetRpcError: when the call fails.
         """
         request = model_service_pb2.TokenizeRequest(
-            model=model, text=text, add_special_tokens=add_special_tokens
+            model=model,
+            text=text,
+            add_special_tokens=add_special_tokens,
+            parse_special_tokens=parse_special_tokens,
         )
         return list((await self._call(self._models.Tokenize, request)).token_ids)
 

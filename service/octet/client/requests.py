@@ -130,7 +130,7 @@ def user(text: str = "", images: Iterable[ImageSource] = ()) -> content_pb2.Mess
 
 
 def system(text: str) -> content_pb2.Message:
-    """Instructions for the whole conversation; the first turn, if any."""
+    """Instructions: for the whole conversation as the first turn, or from their place on."""
     return content_pb2.Message(role=content_pb2.ROLE_SYSTEM, parts=[content_pb2.Part(text=text)])
 
 

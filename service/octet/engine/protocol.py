@@ -38,12 +38,15 @@ class Engine(Protocol):
         """
         ...
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool, parse_special_tokens: bool | None
+    ) -> Tokens:
         """Splits a text into tokens.
 
         Args:
             text: the text.
             add_special_tokens: whether tokens such as the one that begins a sequence are added.
+            parse_special_tokens: whether names of special tokens in it become these; None: as in messages.
         """
         ...
 

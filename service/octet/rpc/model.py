@@ -106,7 +106,10 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         engine = self._gate.engine()
         text = to_text(request, engine.model)
         add_special_tokens = request.add_special_tokens if request.HasField("add_special_tokens") else True
-        return await self._until_deadline(context, lambda _: self._tokenize(engine, text, add_special_tokens))
+        parsed = request.parse_special_tokens if request.HasField("parse_special_tokens") else None
+        return await self._until_deadline(
+            context, lambda _: self._tokenize(engine, text, add_special_tokens, parsed)
+        )
 
     async def Detokenize(
         self, request: model_service_pb2.DetokenizeRequest, context: DetokenizeContext
@@ -127,9 +130,11 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return await engine.count_tokens(generation)
 
     async def _tokenize(
-        self, engine: Engine, text: str, add_special_tokens: bool
+        self, engine: Engine, text: str, add_special_tokens: bool, parse_special_tokens: bool | None
     ) -> model_service_pb2.TokenizeResponse:
-        tokens = await engine.tokenize(text, add_special_tokens=add_special_tokens)
+        tokens = await engine.tokenize(
+            text, add_special_tokens=add_special_tokens, parse_special_tokens=parse_special_tokens
+        )
         return await self._translator.in_thread(to_tokens, tokens)
 
     async def _detokenize(

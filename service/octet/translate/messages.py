@@ -39,6 +39,7 @@ _ROLES = {
     content_pb2.ROLE_USER: Role.USER,
     content_pb2.ROLE_ASSISTANT: Role.ASSISTANT,
     content_pb2.ROLE_TOOL: Role.TOOL,
+    content_pb2.ROLE_DEVELOPER: Role.SYSTEM,
 }
 _ALLOWED = {
     Role.SYSTEM: ("text",),
@@ -118,12 +119,10 @@ def _to_roles(messages: Sequence[content_pb2.Message]) -> list[Role]:
             raise InvalidRequestError(
                 f"messages[{i}].role", f"{int(message.role)} is not a role; use {known}"
             )
-        if role is Role.SYSTEM and i > 0:
-            raise InvalidRequestError(f"messages[{i}].role", "is ROLE_SYSTEM; only the first message may be")
         roles.append(role)
-    if roles[-1] not in (Role.USER, Role.TOOL):
+    if roles[-1] is Role.ASSISTANT:
         raise InvalidRequestError(
-            f"messages[{len(roles) - 1}].role", "of the last message must be ROLE_USER or ROLE_TOOL"
+            f"messages[{len(roles) - 1}].role", "of the last message must not be ROLE_ASSISTANT"
         )
     return roles
 
@@ -162,7 +161,7 @@ class _Conversation:
     answered: set[str] = field(default_factory=set)
 
     def to_parts(self, parts: Sequence[content_pb2.Part], role: Role, path: str) -> tuple[Part, ...]:
-        if not parts:
+        if not parts and role is not Role.ASSISTANT:
             raise InvalidRequestError(f"{path}.parts", "is empty; a message needs at least one part")
         return tuple(self._to_part(part, role, f"{path}.parts[{j}]") for j, part in enumerate(parts))
 
@@ -179,9 +178,9 @@ class _Conversation:
             )
         match kind:
             case "text":
-                return TextPart(_said(part.text, f"{path}.text"))
+                return TextPart(_said(part.text, role, f"{path}.text"))
             case "reasoning":
-                return ReasoningPart(_said(part.reasoning, f"{path}.reasoning"))
+                return ReasoningPart(part.reasoning)
             case "image":
                 return self._to_image(part.image, f"{path}.image")
             case "tool_call":
@@ -249,23 +248,22 @@ class _Conversation:
 
     def _to_arguments_json(self, call: tool_pb2.ToolCall, path: str) -> str:
         if not call.arguments_json:
-            if not call.HasField("arguments"):
-                raise InvalidRequestError(
-                    path, "has no arguments; set arguments or arguments_json, to {} where there are none"
-                )
             return self._to_json(call.arguments, f"{path}.arguments")
         if len(call.arguments_json) > MAX_ARGUMENTS_LENGTH:
             raise InvalidRequestError(
                 f"{path}.arguments_json",
                 f"has {len(call.arguments_json)} characters, more than {MAX_ARGUMENTS_LENGTH}",
             )
+        arguments: dict[str, Any] | None
         try:
             arguments = parse_json_object(call.arguments_json)
-        except ValueError as error:
-            raise InvalidRequestError(f"{path}.arguments_json", str(error)) from error
-        self._count(arguments, f"{path}.arguments_json")
+        except ValueError:
+            # Models make mistakes, and go on from them when they are told: it is sent back as it was written.
+            arguments = None
+        else:
+            self._count(arguments, f"{path}.arguments_json")
         # Answers set both, and clients send their messages back as they are.
-        if call.HasField("arguments") and not _is_same(call.arguments, arguments):
+        if call.HasField("arguments") and (arguments is None or not _is_same(call.arguments, arguments)):
             raise InvalidRequestError(f"{path}.arguments_json", "contradicts arguments; set one of the two")
         return call.arguments_json
 
@@ -287,8 +285,9 @@ class _Conversation:
             )
 
 
-def _said(text: str, path: str) -> str:
-    if not text:
+def _said(text: str, role: Role, path: str) -> str:
+    """The text. A model may have said nothing; nobody else sends that on purpose."""
+    if not text and role is not Role.ASSISTANT:
         raise InvalidRequestError(path, "is empty; leave the part out")
     return text
 

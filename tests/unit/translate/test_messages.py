@@ -133,6 +133,46 @@ def test_results_may_come_later_and_be_empty(convert: Convert) -> None:
     assert convert(messages)[3].parts == (ToolResultPart("c1", "f", ""),)
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        '{"a":1,}',
+        '{"a": "\n"}',
+        '{"a": "\\d"}',
+        '{"a": NaN}',
+        "[1]",
+        '"x"',
+        "{'a': 1}",
+        '{"a": "x',
+        '{"a":' * 100_000,
+    ],
+    ids=lambda text: text[:10],
+)
+def test_a_models_mistakes_are_taken_as_they_are(convert: Convert, written: str) -> None:
+    messages = [user(text("a")), assistant(call(arguments_json=written)), tool(result())]
+    assert convert(messages)[1].parts[0] == ToolCallPart("c1", "f", written)
+
+
+def test_calls_without_arguments(convert: Convert) -> None:
+    messages = [user(text("a")), assistant(call(arguments_json="")), tool(result())]
+    assert convert(messages)[1].parts[0] == ToolCallPart("c1", "f", "{}")
+
+
+@pytest.mark.parametrize("parts", [[], [text("")], [pb.Part(reasoning="")]], ids=str)
+def test_the_model_may_have_said_nothing(convert: Convert, parts: list[pb.Part]) -> None:
+    said = convert([user(text("a")), assistant(*parts), user(text("b"))])[1]
+    assert said.role is Role.ASSISTANT
+    assert not any(getattr(part, "text", "") for part in said.parts)
+
+
+def test_roles_follow_each_other_in_any_order(convert: Convert) -> None:
+    developer = pb.Message(role=pb.ROLE_DEVELOPER, parts=[text("d")])
+    said = [developer, system(text("s")), assistant(text("a")), user(text("u")), user(text("v")), developer]
+    roles = [Role.SYSTEM, Role.SYSTEM, Role.ASSISTANT, Role.USER, Role.USER, Role.SYSTEM]
+    assert [message.role for message in convert(said)] == roles
+    assert convert([system(text("s"))]) == (Message(Role.SYSTEM, (TextPart("s"),)),)
+
+
 ASKED = user(text("a"))
 CALLED = assistant(call())
 NOBODY = pb.Message.FromString(b"\x08\x09")  # role 9, as a newer client could send it
@@ -143,18 +183,10 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ("no messages", [], "", "is empty"),
     ("no role", [pb.Message(parts=[text("a")])], "[0].role", "0 is not a role; use ROLE_SYSTEM, ROLE_USER"),
     ("unknown role", [ASKED, NOBODY], "[1].role", "9 is not a role"),
-    ("late system", [ASKED, system(text("a"))], "[1].role", "only the first message may be"),
-    ("assistant last", [ASKED, assistant(text("a"))], "[1].role", "must be ROLE_USER or ROLE_TOOL"),
-    ("system alone", [system(text("a"))], "[0].role", "must be ROLE_USER or ROLE_TOOL"),
+    ("assistant last", [ASKED, assistant(text("a"))], "[1].role", "must not be ROLE_ASSISTANT"),
     ("no parts", [ASKED, user()], "[1].parts", "a message needs at least one part"),
     ("a part of no kind", [user(text("a"), pb.Part())], "[0].parts[1]", "set one of text, image, tool_call"),
     ("empty text", [user(text("a"), text(""))], "[0].parts[1].text", "is empty"),
-    (
-        "empty reasoning",
-        [ASKED, assistant(pb.Part(reasoning="")), ASKED],
-        "[1].parts[0].reasoning",
-        "is empty",
-    ),
     (
         "user reasoning",
         [user(pb.Part(reasoning="a"))],
@@ -194,12 +226,6 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
         "'c1' is the id of an earlier call",
     ),
     (
-        "no arguments",
-        [ASKED, assistant(call(arguments_json=""))],
-        "[1].parts[0].tool_call",
-        "has no arguments; set arguments or arguments_json",
-    ),
-    (
         "contradictory arguments",
         [ASKED, assistant(call(arguments_json='{"a": 1}', arguments=dict_to_struct({"a": 2})))],
         "[1].parts[0].tool_call.arguments_json",
@@ -212,28 +238,16 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
         "contradicts arguments",
     ),
     (
-        "arguments that are no JSON",
-        [ASKED, assistant(call(arguments_json="{a: 1}"))],
+        "a structure beside what is no JSON",
+        [ASKED, assistant(call(arguments_json="{a: 1}", arguments={"a": 1}))],
         "[1].parts[0].tool_call.arguments_json",
-        "is not valid JSON",
-    ),
-    (
-        "arguments that are no object",
-        [ASKED, assistant(call(arguments_json="[1]"))],
-        "[1].parts[0].tool_call.arguments_json",
-        "is not a JSON object",
+        "contradicts arguments",
     ),
     (
         "long arguments",
         [ASKED, assistant(call(arguments_json=" " * 1_048_577))],
         "[1].parts[0].tool_call.arguments_json",
         "has 1048577 characters, more than 1048576",
-    ),
-    (
-        "deep arguments",
-        [ASKED, assistant(call(arguments_json='{"a":' * 100_000))],
-        "[1].parts[0].tool_call.arguments_json",
-        "is nested too deeply",
     ),
     (
         "a structure that is no JSON",

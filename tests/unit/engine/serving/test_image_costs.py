@@ -18,7 +18,7 @@ from octet.engine.vllm import compat
 from octet.engine.vllm.serving import image_costs
 from octet.engine.vllm.serving.image_costs import ImageCosts, most_that_fit
 from octet.engine.vllm.serving.render import PromptRenderer
-from octet.errors import ContextLengthError
+from octet.errors import ContextLengthError, InvalidRequestError
 
 WIDE = Image.new("RGB", (1024, 256))
 SQUARE = Image.new("RGB", (300, 300))
@@ -179,6 +179,41 @@ async def test_one_processor_and_one_tokenizer_serve_every_request(
     monkeypatch.setattr(Tokenizer, "__setstate__", refuse, raising=False)
     for wanted in (True, False, None):
         assert await model.length(ImagePart(WIDE), TextPart("What is it?"), pan_and_scan=wanted) > TOKENS
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "m.content | trim",
+        "m.content[0].text",
+        "m.content if m.content is string else m.content[0].text",
+        "'<start_of_image>' if m.content is string",
+    ],
+)
+async def test_a_template_without_a_place_for_pictures(
+    load: Callable[..., Rendered], tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    """Text is served, and one line says that pictures are not."""
+    template = tmp_path / "template.jinja"
+    template.write_text(f"{{% for m in messages %}}<start_of_turn>{{{{ {content} }}}}\n{{% endfor %}}")
+    model = load(str(demo.PATH), "--chat-template", str(template))
+    assert await model.measure() == ImageCosts()
+    [said] = [record for record in caplog.records if record.name == image_costs.__name__]
+    assert said.message.startswith("the chat template gives pictures no place: text is served")
+    assert await model.length(TextPart("x")) > 0
+
+
+async def test_a_model_that_can_be_shown_no_picture_is_no_fault_of_its_template(
+    load: Callable[..., Rendered], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(str(demo.PATH))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("no processor\nat all")
+
+    monkeypatch.setattr(model.processor, "apply", fail)
+    with pytest.raises(InvalidRequestError, match=r"^messages: no processor$"):
+        await model.measure()
 
 
 async def test_only_requests_are_warned_of_crops(

@@ -1,10 +1,7 @@
 """Messages and tools in the form that vLLM's renderer takes."""
 
-import json
-from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from PIL import Image
 
 from octet.engine.types import (
@@ -20,15 +17,16 @@ from octet.engine.types import (
     ToolChoiceMode,
     ToolResultPart,
 )
-from octet.engine.vllm.serving import render
-from octet.engine.vllm.serving.render import (
-    _NO_TOOLS,
-    GEMMA3_TEMPLATE,
-    PromptRenderer,
-    _variables,
-    to_vllm_messages,
-    to_vllm_tools,
-)
+from octet.engine.vllm.serving import vllm_messages
+from octet.engine.vllm.serving.special_tokens import Speech
+from octet.engine.vllm.serving.templates import GEMMA3_TEMPLATE, _variables
+from octet.engine.vllm.serving.turns import Abilities, to_turns
+from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
+
+
+def to_vllm_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
+    return vllm_messages.to_vllm_messages(messages, Speech(None))
+
 
 PICTURE = Image.new("RGB", (2, 2))
 
@@ -56,8 +54,8 @@ def test_calls_and_their_results() -> None:
             "role": "assistant",
             "content": [],
             "tool_calls": [
-                {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}},
-                {"id": "2", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+                {"id": "1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}},
+                {"id": "2", "type": "function", "function": {"name": "g", "arguments": {}}},
             ],
         },
         {"role": "tool", "tool_call_id": "1", "name": "f", "content": "one"},
@@ -97,11 +95,8 @@ def gemma3(*messages: Message, tools: list[dict[str, Any]] | None = None) -> str
     """The prompt that Octet's template for Gemma 3 makes."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    turns = to_vllm_messages(messages)
-    for turn in turns:
-        for call in turn.get("tool_calls", ()):
-            # As vLLM's renderer does it.
-            call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+    able = Abilities(late_system=False, repeated=False, calls=False)
+    turns = to_vllm_messages(tuple(to_turns(messages, able)))
     ((text,), _) = render_jinja_template(
         conversations=[turns],
         chat_template=GEMMA3_TEMPLATE.read_text(),
@@ -138,7 +133,7 @@ def test_gemma3_template_keeps_users_and_the_model_in_turn() -> None:
     assert text.endswith(
         '<start_of_turn>model\nI look.\n[{"name": "get_weather", "parameters": {"city": "Oslo"}}, '
         '{"name": "get_time", "parameters": {}}]<end_of_turn>\n'
-        "<start_of_turn>user\nResult of get_weather: rain\nResult of get_time: noon\nAnd?<end_of_turn>\n"
+        "<start_of_turn>user\nResult of get_weather: rain\nResult of get_time: noon\n\nAnd?<end_of_turn>\n"
         "<start_of_turn>model\n"
     )
     assert text.count("<start_of_turn>user") == text.count("<start_of_turn>model") == 2
@@ -154,33 +149,3 @@ def test_gemma3_template_gives_pictures_their_place() -> None:
         conversations=[turns], chat_template=GEMMA3_TEMPLATE.read_text(), bos_token=""
     )
     assert text == "<start_of_turn>user\nLook:<start_of_image>What is it?<end_of_turn>\n"
-
-
-WITH_TOOLS = "{{ tools }}{{ messages }}"
-WITHOUT_TOOLS = "{{ messages }}"
-
-
-@pytest.mark.parametrize(
-    ("own", "given", "model_type", "used"),
-    [
-        (WITH_TOOLS, None, "gemma3", None),
-        (WITHOUT_TOOLS, None, "gemma3", GEMMA3_TEMPLATE.read_text()),
-        (WITHOUT_TOOLS, None, "gemma3_text", GEMMA3_TEMPLATE.read_text()),
-        (None, None, "gemma3", GEMMA3_TEMPLATE.read_text()),
-        (WITHOUT_TOOLS, WITH_TOOLS, "gemma3", WITH_TOOLS),
-        (WITHOUT_TOOLS, None, "llama", _NO_TOOLS),
-        (WITH_TOOLS, WITHOUT_TOOLS, "gemma3", _NO_TOOLS),
-    ],
-)
-def test_which_template_a_request_with_tools_gets(
-    monkeypatch: pytest.MonkeyPatch, own: str | None, given: str | None, model_type: str, used: str | None
-) -> None:
-    """None stands for the model's own; what --chat-template gives is used as it is."""
-    monkeypatch.setattr(render, "_is_mistral", lambda _: False)
-    monkeypatch.setattr(PromptRenderer, "_resolve", lambda _, template, tools: template or own)
-    model: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type=model_type))
-    settings: Any = SimpleNamespace(
-        chat_template=given, chat_template_kwargs={}, chat_template_content_format="auto"
-    )
-    vllms: Any = SimpleNamespace(tokenizer=None)
-    assert PromptRenderer(vllms, model, settings)._tool_template == used

@@ -43,6 +43,7 @@ class EngineSettings:
         max_output_tokens: most tokens of an answer when the request names none; None lets the model decide.
         adapters: LoRA adapters to load, their directories or hub ids by their names.
         hosts_timeout: seconds that a start waits for the other machines of --nnodes.
+        parse_special_tokens: whether names of special tokens in what requests say become these tokens.
     """
 
     engine: "AsyncEngineArgs"
@@ -53,6 +54,7 @@ class EngineSettings:
     max_output_tokens: int | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     hosts_timeout: float = HOSTS_TIMEOUT
+    parse_special_tokens: bool = False
 
 
 def parse_engine_args(argv: list[str]) -> EngineSettings:
@@ -105,6 +107,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         max_output_tokens=parsed.max_output_tokens,
         adapters=adapters,
         hosts_timeout=parsed.hosts_timeout,
+        parse_special_tokens=parsed.parse_special_tokens,
     )
 
 
@@ -169,6 +172,12 @@ def _parser() -> Any:
         default=HOSTS_TIMEOUT,
         metavar="SECONDS",
         help="How long a start waits for the other machines of --nnodes to come and to join.",
+    )
+    parser.add_argument(
+        "--parse-special-tokens",
+        action="store_true",
+        help="Let names of special tokens, such as <end_of_turn>, in what requests say act as these tokens. "
+        "Whoever writes them can then speak in the model's name.",
     )
     return parser
 

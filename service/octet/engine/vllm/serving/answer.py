@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from octet.engine.types import Delta, GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
 from octet.engine.vllm.constraints.request import forces_calls
 from octet.engine.vllm.launch.args import one_line
-from octet.engine.vllm.serving.render import to_vllm_tools
+from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
 from octet.translate.tool_values import is_cut_off
 from octet.translate.tools import (

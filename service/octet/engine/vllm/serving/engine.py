@@ -132,6 +132,11 @@ class VllmEngine:
         """What is served."""
         return self._model
 
+    @property
+    def picture_token(self) -> int | None:
+        """The token that stands for a picture in prompts; None where there is none, or not only one."""
+        return self._renderer.picture_token
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
         """Continues the conversation; see `octet.engine.protocol.Engine.generate`."""
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
@@ -186,9 +191,12 @@ class VllmEngine:
         prompt, _, _ = await self._prepare(request, constraint, count_only=True)
         return PromptAccepted(prompt.tokens, prompt.image_tokens)
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
-        """Splits a text into tokens."""
-        return await self._vocabulary.tokenize(text, add_special_tokens=add_special_tokens)
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool, parse_special_tokens: bool | None = None
+    ) -> Tokens:
+        """Splits a text into tokens; see `octet.engine.protocol.Engine.tokenize`."""
+        special = self._renderer.plain_names(parse_special_tokens)
+        return await self._vocabulary.tokenize(text, add_special_tokens=add_special_tokens, special=special)
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Puts tokens together to text."""

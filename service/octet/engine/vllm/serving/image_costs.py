@@ -1,5 +1,6 @@
 """What pictures take in a model's prompts, measured by rendering some."""
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from octet.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from octet.engine.vllm.serving.render import Prompt, PromptRenderer
+
+logger = logging.getLogger(__name__)
 
 _SMALL = (64, 64)
 """As few tokens as any: pictures this small are shown whole and enlarged."""
@@ -57,7 +60,7 @@ async def measure(renderer: "PromptRenderer", processor: Any) -> ImageCosts:
         processor: vLLM's multimodal processor of the model; None where it has none.
 
     Returns:
-        Zeros where no pictures are taken.
+        Zeros where no pictures are taken, or the chat template has no place for them.
 
     Raises:
         InvalidRequestError: the model cannot be shown a picture.
@@ -67,6 +70,12 @@ async def measure(renderer: "PromptRenderer", processor: Any) -> ImageCosts:
         return ImageCosts()
     rendering = _Rendering(renderer)
     largest = largest_picture(processor, cropped=renderer.pans_and_scans)
+    if not await renderer.shows(largest):
+        logger.warning(
+            "the chat template gives pictures no place: text is served, and pictures are refused; "
+            "--chat-template takes another template"
+        )
+        return ImageCosts()
     lengths = await rendering.lengths(largest, min(allowed, _SAMPLES))
     without = (await rendering.prompt([TextPart(_WORD)])).tokens + 1
     shown: list[Part] = [TextPart(_WORD), ImagePart(largest), TextPart(_WORD)]

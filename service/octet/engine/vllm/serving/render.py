@@ -1,10 +1,11 @@
 """Conversations as the model's prompt: chat template, tokens and pictures, all by vLLM's renderer."""
 
-import json
+import asyncio
+import time
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from octet.engine.types import (
     GenerationRequest,
@@ -14,18 +15,24 @@ from octet.engine.types import (
     Role,
     TextPart,
     ToolCallPart,
-    ToolChoiceMode,
     ToolResultPart,
 )
+from octet.engine.vllm import compat
+from octet.engine.vllm.launch.args import one_line
+from octet.engine.vllm.serving.special_tokens import SpecialTokens, Speech
+from octet.engine.vllm.serving.templates import ChatTemplates
+from octet.engine.vllm.serving.turns import to_turns
+from octet.engine.vllm.serving.vllm_messages import to_vllm_messages, to_vllm_tools
 from octet.errors import ContextLengthError, InvalidRequestError
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
-    from vllm.renderers import BaseRenderer, ChatParams
+    from vllm.renderers import BaseRenderer, ChatParams, TokenizeParams
 
     from octet.engine.vllm.launch.args import EngineSettings
 
-GEMMA3_TEMPLATE = Path(__file__).with_name("gemma3_tools.jinja")
+# Characters; a millisecond's work.
+_LONG = 16 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +56,15 @@ class PromptRenderer:
     def __init__(self, renderer: "BaseRenderer", model: "ModelConfig", settings: "EngineSettings") -> None:
         self._renderer = renderer
         self._model = model
-        self._kwargs = settings.chat_template_kwargs
-        self._content_format = settings.chat_template_content_format
-        self._template = settings.chat_template
-        self._tool_template = self._template_for_tools()
+        self._templates = ChatTemplates(renderer, model, settings)
+        self._placeholder = compat.rendering.picture_placeholder(model)
+        self._special = SpecialTokens(renderer.tokenizer, self._templates.texts(), self._placeholder or "")
+        # mistral-common makes no special tokens out of texts.
+        self._parses_special = settings.parse_special_tokens or self._templates.is_mistral
+
+    def plain_names(self, parsed: bool | None = None) -> SpecialTokens | None:
+        """The tokens whose names are plain text in what requests say; `parsed` decides unless it is None."""
+        return None if (self._parses_special if parsed is None else parsed) else self._special
 
     @property
     def context_window(self) -> int:
@@ -64,6 +76,41 @@ class PromptRenderer:
     def pans_and_scans(self) -> bool:
         """Whether a request can say that large pictures are shown in crops, too."""
         return bool(self._model.hf_config.model_type == "gemma3")
+
+    @property
+    def picture_token(self) -> int | None:
+        """The token that stands for a picture in prompts; None where there is none, or not only one."""
+        tokens = self._special.encode([self._placeholder or ""])
+        return tokens[0] if len(tokens) == 1 else None
+
+    async def shows(self, picture: Image.Image) -> bool:
+        """Whether the chat template gives pictures a place in which the model finds them.
+
+        Raises:
+            InvalidRequestError: the model cannot be shown this picture, with a template or without.
+        """
+        parts = (TextPart("x"), ImagePart(picture), TextPart("x"))
+        try:
+            await self.measure(GenerationRequest("octet-place", (Message(Role.USER, parts),)))
+        except Exception:
+            # What vLLM raises depends on the model.
+            await self._show_alone(picture)
+            return False
+        return True
+
+    async def _show_alone(self, picture: Image.Image) -> None:
+        """Prepares a picture without a template."""
+        if self._placeholder is None:
+            return
+        ids = self._special.encode([self._placeholder])
+        try:
+            await self._renderer.process_for_engine_async(
+                {"prompt_token_ids": ids, "multi_modal_data": {"image": [picture]}},
+                time.time(),  # noqa: TID251 - a date
+                skip_mm_cache=True,
+            )
+        except Exception as error:
+            raise InvalidRequestError("messages", one_line(error)) from error
 
     async def render(self, request: GenerationRequest, *, count_only: bool = False) -> Prompt:
         """Renders the request's conversation and tools.
@@ -96,13 +143,22 @@ class PromptRenderer:
         from vllm.renderers import TokenizeParams
 
         tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
+        speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
+        if _is_long(request):
+            messages, params = await asyncio.to_thread(self._put, request, speech)
+        else:
+            messages, params = self._put(request, speech)
         try:
-            _, (engine_input,) = await self._renderer.render_chat_async(
-                [to_vllm_messages(request.messages)],
-                self._chat_params(request),
-                tokenize,
-                prompt_extras=_prompt_extras(request),
+            _, prompt = await self._renderer.render_messages_async(messages, params)
+            if speech.is_marked:
+                await self._tokenize(prompt, speech, tokenize)
+            [tokens] = await self._renderer.tokenize_prompts_async([prompt], tokenize)
+            tokens.update(_prompt_extras(request))
+            engine_input = await self._renderer.process_for_engine_async(
+                tokens,
+                time.time(),  # noqa: TID251 - a date
                 skip_mm_cache=count_only,
+                tok_params=tokenize,
             )
         except VLLMClientError as error:
             raise _prompt_error(error, self.context_window) from error
@@ -119,123 +175,51 @@ class PromptRenderer:
             for mm_hash in hashes:
                 cache.invalidate(mm_hash)
 
-    def _chat_params(self, request: GenerationRequest) -> "ChatParams":
+    async def _tokenize(self, prompt: Any, speech: Speech, tokenize: "TokenizeParams") -> None:
+        """Splits a prompt's text at the marks, and the pieces into tokens."""
+        pieces = speech.pieces(prompt["prompt"])
+        prompt["prompt"] = "".join(pieces)
+        tokenize.apply_pre_tokenization(self._renderer.tokenizer, prompt)
+        prompt["prompt_token_ids"] = await asyncio.to_thread(self._special.encode, pieces)
+
+    def _put(self, request: GenerationRequest, speech: Speech) -> tuple[list[dict[str, Any]], "ChatParams"]:
+        """The conversation as the template takes it, and what goes into the template beside it."""
+        tools = to_vllm_tools(request)
+        turns = to_turns(request.messages, self._templates.able(tools=bool(tools)))
+        return to_vllm_messages(turns, speech), self._chat_params(request, tools, speech)
+
+    def _chat_params(
+        self, request: GenerationRequest, tools: list[dict[str, Any]] | None, speech: Speech
+    ) -> "ChatParams":
         """The template and what goes into it beside the messages.
 
         Raises:
             InvalidRequestError: the template has no place for tools or for a variable.
         """
-        from vllm.renderers import ChatParams
-
-        tools = to_vllm_tools(request)
-        if tools and self._tool_template is _NO_TOOLS:
+        if tools and not self._templates.takes_tools:
             raise InvalidRequestError(
                 "tools",
                 "this model's chat template has no place for tools; start the server with --chat-template",
             )
-        template = self._tool_template if tools else self._template
-        self._check_variables(request, template, tools)
-        return ChatParams(
-            chat_template=template,
-            chat_template_content_format=self._content_format,
-            chat_template_kwargs={
-                **self._kwargs,
-                **request.chat_template_args,
-                "tools": tools,
-                "add_generation_prompt": True,
-                "tokenize": self._model.enable_prompt_embeds or _is_mistral(self._renderer.tokenizer),
-            },
-        )
-
-    def _check_variables(
-        self, request: GenerationRequest, template: str | None, tools: list[dict[str, Any]] | None
-    ) -> None:
-        """vLLM drops what a template does not read; whoever sent it should know."""
-        if not request.chat_template_args or _is_mistral(self._renderer.tokenizer):
-            return
-        known = _variables(self._resolve(template, tools) or "")
-        for name in request.chat_template_args:
-            if name not in known:
-                raise InvalidRequestError(
-                    f"chat_template_args.{name}", "is not a variable of the model's chat template"
-                )
-
-    def _resolve(self, template: str | None, tools: list[dict[str, Any]] | None) -> str | None:
-        """The text of the template that is used; None when the model has none."""
-        from vllm.renderers.hf import resolve_chat_template
-
-        text: str | None = resolve_chat_template(
-            self._renderer.get_tokenizer(), template, tools, model_config=self._model
-        )
-        return text
-
-    def _template_for_tools(self) -> str | None:
-        """The template for requests with tools: None is the model's own, `_NO_TOOLS` that there is none."""
-        if _is_mistral(self._renderer.tokenizer):
-            return self._template
-        probe = [{"type": "function", "function": {"name": "probe", "parameters": {}}}]
-        own = self._resolve(self._template, probe)
-        if own is not None and "tools" in _variables(own):
-            return self._template
-        if self._template is None and self._model.hf_config.model_type.startswith("gemma3"):
-            return GEMMA3_TEMPLATE.read_text()
-        return _NO_TOOLS
+        said = [{**tool, "function": speech.value(tool["function"])} for tool in tools] if tools else None
+        variables = {name: speech.value(value) for name, value in request.chat_template_args.items()}
+        return self._templates.params(said, variables)
 
 
-_NO_TOOLS = ""
-
-
-def to_vllm_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
-    """Messages as vLLM's renderer takes them: OpenAI's form, pictures as PIL images.
-
-    A message with several tool results becomes as many messages, since chat templates know no other way.
-    """
-    rendered: list[dict[str, Any]] = []
-    for message in messages:
-        content: list[dict[str, Any]] = []
-        calls: list[dict[str, Any]] = []
-        reasoning: list[str] = []
+def _is_long(request: GenerationRequest) -> bool:
+    """Whether going through all that a request says takes long enough to be done off the event loop."""
+    length = 0
+    for message in request.messages:
         for part in message.parts:
             match part:
-                case TextPart(text):
-                    content.append({"type": "text", "text": text})
-                case ReasoningPart(text):
-                    reasoning.append(text)
-                case ImagePart(image):
-                    content.append({"type": "image_pil", "image_pil": image})
-                case ToolCallPart(call_id, name, arguments):
-                    function = {"name": name, "arguments": arguments or "{}"}
-                    calls.append({"id": call_id, "type": "function", "function": function})
-                case ToolResultPart(call_id, name, result):
-                    rendered.append(
-                        {"role": Role.TOOL.value, "tool_call_id": call_id, "name": name, "content": result}
-                    )
-        if content or calls or reasoning:
-            turn: dict[str, Any] = {"role": message.role.value, "content": content}
-            if calls:
-                turn["tool_calls"] = calls
-            if reasoning:
-                turn["reasoning"] = "".join(reasoning)
-            rendered.append(turn)
-    return rendered
-
-
-def to_vllm_tools(request: GenerationRequest) -> list[dict[str, Any]] | None:
-    """The tools on offer, in OpenAI's form; None when there are none or none may be called."""
-    if not request.tools or request.tool_choice.mode is ToolChoiceMode.NONE:
-        return None
-    return [
-        {
-            "type": "function",
-            "function": {
-                "name": tool.name,
-                "description": tool.description,
-                # A plain copy: templates print it, and what is not a dict they print in another way.
-                "parameters": json.loads(json.dumps(dict(tool.parameters))),
-            },
-        }
-        for tool in request.tools
-    ]
+                case (
+                    TextPart(text)
+                    | ReasoningPart(text)
+                    | ToolResultPart(_, _, text)
+                    | ToolCallPart(_, _, text)
+                ):
+                    length += len(text)
+    return length > _LONG
 
 
 def _prompt_extras(request: GenerationRequest) -> dict[str, Any]:
@@ -246,24 +230,6 @@ def _prompt_extras(request: GenerationRequest) -> dict[str, Any]:
     if request.pan_and_scan is not None:
         extras["mm_processor_kwargs"] = {"do_pan_and_scan": request.pan_and_scan}
     return extras
-
-
-@lru_cache(maxsize=16)
-def _variables(template: str) -> frozenset[str]:
-    """The variables that a Jinja template reads."""
-    import jinja2
-    import jinja2.meta
-    from jinja2.ext import loopcontrols
-    from vllm.renderers.hf import AssistantTracker
-
-    environment = jinja2.Environment(extensions=[loopcontrols, AssistantTracker])
-    return frozenset(jinja2.meta.find_undeclared_variables(environment.parse(template)))
-
-
-def _is_mistral(tokenizer: Any) -> bool:
-    from vllm.utils.mistral import is_mistral_tokenizer
-
-    return bool(is_mistral_tokenizer(tokenizer))
 
 
 def _image_tokens(engine_input: Any) -> int:

@@ -22,14 +22,20 @@ from vllm.exceptions import VLLMClientError
 from octet.engine.vllm import compat
 from octet.engine.vllm.launch.args import one_line
 from octet.engine.vllm.serving.engine import VllmEngine
-from octet.errors import StartupError
+from octet.errors import InvalidRequestError, StartupError
 
 _ENCODED_ANEW_BYTES = 2**28
 """Longest picture that Octet itself has encoded; what came from a gateway was measured before."""
 
 
 class Servicer(VllmEngineServicer):  # type: ignore[misc]
-    """The package's servicer, which also finds the tokenizer of a model that came from a hub."""
+    """The package's servicer, which also finds the tokenizer of a model that came from a hub.
+
+    Attributes:
+        picture_token: what stands for a picture in prompts; None where it is more than one token.
+    """
+
+    picture_token: int | None = None
 
     _mm_processor: Any
 
@@ -39,7 +45,12 @@ class Servicer(VllmEngineServicer):  # type: ignore[misc]
             self._mm_processor = PictureProcessor(self._mm_processor)
 
     async def Generate(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
-        """Continues a prompt of tokens."""
+        """Continues a prompt of tokens.
+
+        Raises:
+            InvalidRequestError: its pictures are not as many as the prompt has places for them.
+        """
+        self._check_places(request)
         # vLLM asks on the event loop, where the answer is known then.
         with contextlib.suppress(ValueError, VLLMClientError):
             params = self._sampling_params_from_proto(request.sampling_params)
@@ -47,6 +58,17 @@ class Servicer(VllmEngineServicer):  # type: ignore[misc]
         async with aclosing(super().Generate(request, context)) as responses:
             async for response in responses:
                 yield response
+
+    def _check_places(self, request: Any) -> None:
+        """A gateway takes the name of the token in a text for the token; each picture would move up to it."""
+        pictures = len(request.media_refs.items)
+        if not pictures or self.picture_token is None:
+            return
+        places = list(request.tokenized.input_ids).count(self.picture_token)
+        if places != pictures:
+            raise InvalidRequestError(
+                "media_refs", f"holds {pictures} pictures, and the prompt has places for {places}"
+            )
 
     async def GetTokenizer(self, request: Any, context: Any) -> AsyncGenerator[Any, None]:
         """Gives the files that make the tokenizer as an archive, in pieces."""
@@ -99,9 +121,11 @@ async def create_servicer(
     # Every call has its line in the log already.
     logging.getLogger("smg_grpc_servicer").setLevel(logging.WARNING)
     try:
-        return await asyncio.to_thread(Servicer, engine.llm, time.time(), settings)  # noqa: TID251 - a date
+        servicer = await asyncio.to_thread(Servicer, engine.llm, time.time(), settings)  # noqa: TID251 - a date
     except (ValueError, RuntimeError) as error:
         raise StartupError(f"--smg: {one_line(error)}") from error
+    servicer.picture_token = engine.picture_token
+    return servicer
 
 
 def _tokenizer_directory(model_config: Any) -> Path:

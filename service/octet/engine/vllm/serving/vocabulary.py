@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from octet.engine.types import Tokens
+from octet.engine.vllm.serving.special_tokens import SpecialTokens
 
 
 class Vocabulary:
@@ -39,9 +40,11 @@ class Vocabulary:
         """A token's text, with U+FFFD for what is no whole character."""
         return self._data[token_id].decode(errors="replace")
 
-    async def tokenize(self, text: str, *, add_special_tokens: bool) -> Tokens:
-        """Splits a text into tokens, off the event loop."""
-        tokens: Tokens = await self._run(self._tokenize, text, add_special_tokens)
+    async def tokenize(
+        self, text: str, *, add_special_tokens: bool, special: SpecialTokens | None = None
+    ) -> Tokens:
+        """Splits a text into tokens, off the event loop; the names of `special` are plain text in it."""
+        tokens: Tokens = await self._run(self._tokenize, text, add_special_tokens, special)
         return tokens
 
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
@@ -52,8 +55,9 @@ class Vocabulary:
     async def _run(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, function, *args)
 
-    def _tokenize(self, text: str, add_special_tokens: bool) -> Tokens:
-        ids = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+    def _tokenize(self, text: str, add_special_tokens: bool, special: SpecialTokens | None) -> Tokens:
+        encode = self._tokenizer.encode if special is None else special.tokenize
+        ids = encode(text, add_special_tokens=add_special_tokens)
         return Tokens(tuple(ids), tuple(self.text(token_id) for token_id in ids))
 
     def _detokenize(self, token_ids: Sequence[int], skip_special_tokens: bool) -> str:
