@@ -260,7 +260,8 @@ def _wrong_candidate(
     for name, arguments in calls:
         if name not in names:
             yield f"calls {name}, which is no tool"
-        elif reason in _COMPLETE:
+        elif reason == chat_service_pb2.FINISH_REASON_TOOL_CALLS or (constrains and reason in _COMPLETE):
+            # With another reason the scripted model's end may have cut off the last call.
             yield from _wrong_arguments(request, name, arguments, constrains)
     if not constrains or request.sampling.stop or request.sampling.stop_token_ids:
         return
@@ -283,8 +284,9 @@ def _wrong_arguments(request: Any, name: str, arguments: str, constrains: bool) 
     try:
         value = json.loads(arguments)
     except (ValueError, RecursionError) as error:
-        # Of an object that names its tool first they are passed on as the model writes them.
-        if _demands_calls(request) if constrains else arguments not in _said(request):
+        # Of an object that names its tool first they are passed on as written, from the fault on.
+        rest = arguments[getattr(error, "pos", 0) :]
+        if _demands_calls(request) if constrains else rest not in _said(request):
             yield f"calls {name} with arguments that are no JSON, {error}: {arguments!r:.300}"
         return
     if not isinstance(value, dict):

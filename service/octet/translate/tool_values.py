@@ -32,7 +32,7 @@ _KEYWORD_START = re.compile(r"[^\W\d]")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _LINE = re.compile(r"[^\n]*")
 _PLAIN = re.compile(r"[^\"'\\\x00-\x1f]*")
-_MARKS = re.compile(r"[^\"'\[\](){}]*")
+_MARKS = re.compile(r"[^\"'\[\]{}]*")
 _QUOTED = re.compile(r"[^\"'\\]*")
 _HEX = frozenset("0123456789abcdefABCDEF")
 _OCTAL = frozenset("01234567")
@@ -58,6 +58,7 @@ class ValueReader:
         self._source = source
         self._python = python
         self._depth = 0
+        self._tuples = 0  # so many of these brackets are those of tuples
         self._by_name = False  # whether an argument had a keyword
         self._quote = ""  # within a string: what ends it
 
@@ -92,6 +93,7 @@ class ValueReader:
             CutOff
         """
         source = self._source
+        self._depth -= self._tuples
         while self._depth:
             pattern = _QUOTED if self._quote else _MARKS
             self.out.append(source.match(pattern))
@@ -107,7 +109,7 @@ class ValueReader:
             elif char in "\"'":
                 self._quote = char
             else:
-                self._depth += 1 if char in "[({" else -1
+                self._depth += 1 if char in "[{" else -1
 
     def value(self) -> Steps[None]:
         """Reads a value.
@@ -215,10 +217,15 @@ class ValueReader:
     def _tuple(self) -> Steps[None]:
         """A tuple, which becomes a list, or a value in brackets."""
         outer, self.out = self.out, []
+        self._tuples += 1
         try:
             count, comma = yield from self._elements(")", self.value)
-        finally:
-            inner, self.out = self.out, outer
+        except NoCall:
+            outer += ["(", *self.out]
+            self.out = outer
+            raise
+        self._tuples -= 1
+        inner, self.out = self.out, outer
         self.out += inner if count == 1 and not comma else ["[", *inner, "]"]
 
     def _word(self, word: str) -> Steps[None]:

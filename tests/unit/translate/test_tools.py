@@ -280,6 +280,24 @@ def test_the_only_call_ends_before_the_second_begins() -> None:
     assert scanner.done
 
 
+@pytest.mark.parametrize(
+    ("written", "given"),
+    [
+        ('{"a": NaN, "b": [1,]}', '{"a": NaN, "b": [1,]}'),
+        ("{'a': True, b: False}", '{"a": true, b: False}'),
+        ('{"a": (1, (2, x)), "b": 1}', '{"a": (1, (2, x)), "b": 1}'),
+        ('{"a": [null, ' + "(" * 200 + "]}", '{"a": [null, ' + "(" * 200 + "]}"),
+        ('{"a": "\\uZ}", "b": "}"}', '{"a": "\\uZ}", "b": "}"}'),
+        ('{"a": ' + "[" * 200 + "]" * 200 + "}", '{"a": ' + "[" * 200 + "]" * 200 + "}"),
+        ('{"a": 1 2, "b": {}}', '{"a": 1 2, "b": {}}'),
+    ],
+)
+def test_what_is_no_json_is_passed_on_from_the_fault_on(written: str, given: str) -> None:
+    text = f'[{{"name": "f", "parameters": {written}}}, {{"name": "g"}}]'
+    assert scan(text) == [("call", "f", given), ("call", "g", "{}")]
+    assert scan(*text) == scan(text)
+
+
 def test_a_truncated_call_keeps_what_was_sent() -> None:
     assert scan('[{"name": "f", "parameters": {"a": "unfin') == [("call", "f", '{"a": "unfin')]
 
