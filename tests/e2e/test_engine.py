@@ -151,6 +151,20 @@ async def test_a_seed_repeats_the_answer(engine: VllmEngine) -> None:
     assert first.texts == second.texts
 
 
+async def test_a_seed_lets_a_prompt_be_computed_in_parts(engine: VllmEngine) -> None:
+    """vLLM's own way to take back what it draws for parts of prompts would end the engine."""
+    streaming = engine.generate(ask("Count.", sampling=Sampling(max_tokens=1500, ignore_eos=True)))
+    for _ in range(3):
+        await anext(streaming)
+    sampling = Sampling(seed=3, max_tokens=8, temperature=1.0, ignore_eos=True)
+    long = " ".join(f"house {number}" for number in range(400))
+    answer = await run(engine, ask(long, sampling=sampling))
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens > 1000
+    assert answer.usage.completion_tokens == 8
+    await streaming.aclose()
+
+
 async def test_stop_strings_never_leak(engine: VllmEngine) -> None:
     plain = Sampling(temperature=0.0, max_tokens=24, ignore_eos=True)
     whole = (await run(engine, ask("Tell me a story.", sampling=plain))).texts[0]

@@ -46,6 +46,7 @@ def register() -> None:
         from octet.engine.vllm.inside import picture_attention
 
         picture_attention.register(active=wanted)
+        compat.cpu_runner.use()
     active = "off"
     if not wanted:
         logger.info_once("octet kernels off: %s=off", kernels.SWITCH, scope="global")

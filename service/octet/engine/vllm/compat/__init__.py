@@ -21,6 +21,7 @@ from packaging.version import Version
 
 from octet import heap
 from octet.engine.vllm.compat import constraints as constraints
+from octet.engine.vllm.compat import cpu_runner as cpu_runner
 from octet.engine.vllm.compat import pictures as pictures
 from octet.engine.vllm.compat import rendering as rendering
 from octet.engine.vllm.compat import tokenizers as tokenizers

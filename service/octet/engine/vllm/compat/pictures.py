@@ -98,19 +98,3 @@ def replace_scheduler(scheduler: Callable[[], type[Any]]) -> None:
         return scheduler() if chosen is Scheduler else chosen
 
     SchedulerConfig.get_scheduler_cls = get_scheduler_cls
-
-
-def replace_cpu_runner(runner: Callable[[], type[Any]]) -> None:
-    """Makes CPU workers run models with the class that `runner` gives, a subclass of vLLM's own."""
-    from vllm.v1.worker.worker_base import WorkerWrapperBase
-
-    stock = inspect.unwrap(WorkerWrapperBase.init_device)
-
-    @functools.wraps(stock)
-    def init_device(self: Any) -> None:
-        from vllm.v1.worker import cpu_worker
-
-        cpu_worker.CPUModelRunner = runner()
-        stock(self)
-
-    WorkerWrapperBase.init_device = init_device

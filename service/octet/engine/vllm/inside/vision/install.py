@@ -8,7 +8,7 @@ from octet.engine.vllm import compat
 def register() -> None:
     """Makes vLLM's engine core and its CPU workers use them."""
     compat.pictures.replace_scheduler(_scheduler)
-    compat.pictures.replace_cpu_runner(_runner)
+    compat.cpu_runner.use(_runner)
 
 
 # Imported only in the processes that use them: the front end does without.
