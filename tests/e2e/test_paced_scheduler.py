@@ -125,6 +125,15 @@ def test_nobody_is_held_up_for_ever(vllm_config: Any, clock: Clock) -> None:
     assert run.core.said == {"r" * (number + 1): 1 + 7 * number for number in range(12)}
 
 
+def test_of_many_prompts_some_are_finished_before_others_begin(vllm_config: Any, clock: Clock) -> None:
+    run = Run(vllm_config, clock)
+    for number in range(16):
+        run.core.add("p" * (number + 1), text=1500, tokens=2)
+    run.step(16)
+    assert max(len(step) for step in run.steps) <= 1000 // 128 + 2
+    assert min(len(step) for step in run.steps[8:]) > 1
+
+
 def test_who_has_most_gives_way_first(vllm_config: Any, clock: Clock) -> None:
     """However late the neighbour came: vLLM by itself takes the cache away from the newest."""
     run = Run(vllm_config, clock, blocks=64)

@@ -12,6 +12,8 @@ from vllm.v1.request import Request
 from octet.engine.vllm.compat.pictures import longest_part
 from octet.engine.vllm.inside.pacing.pace import Pace
 
+_SHARE_TOKENS = 128
+
 
 @dataclass(frozen=True, slots=True)
 class _Step:
@@ -72,8 +74,9 @@ class PacedScheduler(Scheduler):  # type: ignore[misc]
     def _octet_bound_step(self, answers: int, prompts: int) -> None:
         tokens = self._octet_pace.tokens(answering=answers > 0)
         picture = self._octet_longest_picture() if tokens else 0
-        # Each prompt gets a share, and so does one that has not begun yet.
-        share = max(tokens // max(1, prompts + bool(self.waiting)), picture, 1)
+        # Each prompt gets a share, and so does one that has not begun yet; but hundreds do not begin at once.
+        share = tokens // max(1, prompts + bool(self.waiting))
+        share = max(share, min(tokens // 4, _SHARE_TOKENS), picture, 1)
         self.max_num_scheduled_tokens = min(self._octet_most, max(tokens, picture) + answers)
         self.scheduler_config.long_prefill_token_threshold = min(self._octet_threshold or share, share)
 
