@@ -255,7 +255,7 @@ async def _demo_engine() -> Engine:
 
 
 async def _create_servicer(engine: Any) -> Any:
-    from octet.engine.vllm import smg
+    from octet.engine.vllm.serving import smg
 
     return await smg.create_servicer(engine, max_image_bytes=2**20, image_threads=2)
 
