@@ -9,16 +9,14 @@ ones have been answered, and whoever is refused does not come back.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import random
-import re
 import signal
 import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
@@ -29,6 +27,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from bench.serving import octet_serve, serving
 from octet.bench import machine
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2
 
@@ -212,33 +211,6 @@ async def measure(target: str, make: MakeRequest, arguments: argparse.Namespace)
     return loads
 
 
-@contextlib.asynccontextmanager
-async def serving(flags: list[str]) -> AsyncIterator[str]:
-    """The address of a server that is started for the benchmark.
-
-    Raises:
-        RuntimeError: it does not start; its log, on standard error, says why.
-    """
-    command = [sys.executable, "-m", "octet", "serve", "--port", "0", *flags]
-    server = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.PIPE)
-    assert server.stderr is not None
-    address = None
-    while address is None:
-        line = (await server.stderr.readline()).decode()
-        if not line:
-            raise RuntimeError("the server did not start")
-        sys.stderr.write(line)
-        address = re.search(r"octet: serving \S+ on (\S+)", line)
-    # Its further lines, one a call, are thrown away.
-    draining = asyncio.create_task(server.stderr.read())
-    try:
-        yield address[1]
-    finally:
-        server.send_signal(signal.SIGINT)
-        await server.wait()
-        await draining
-
-
 def main() -> None:
     """Measures, prints the table, and writes everything where the command line says."""
     parser = argparse.ArgumentParser(description="Offer a server more than it can answer.")
@@ -254,8 +226,8 @@ def main() -> None:
         make = make_requests(arguments.tokens)
         if arguments.target is not None:
             return await measure(arguments.target, make, arguments)
-        async with serving(flags) as target:
-            return await measure(target, make, arguments)
+        async with serving(*octet_serve(flags)) as server:
+            return await measure(server.target, make, arguments)
 
     # So that a time limit ends the server as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

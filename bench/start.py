@@ -25,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.overload import serving
+from bench.serving import octet_serve, serving
 from octet.bench import machine
 from octet.client import AsyncClient
 from octet.translate.values import dict_to_struct
@@ -162,9 +162,9 @@ async def measure_calls(client: AsyncClient, calls: int, numbers: Iterator[int],
 async def measure(calls: int, flags: list[str]) -> Start:
     """Starts the server, and calls it."""
     began = time.monotonic()
-    async with serving(flags) as target:
+    async with serving(*octet_serve(flags)) as server:
         serving_s = time.monotonic() - began
-        own = next(child for child in psutil.Process().children() if "serve" in child.cmdline())
+        target, own = server.target, server.process
         start = Start(serving_s, [describe(process) for process in (own, *own.children(recursive=True))])
         for process in start.processes:
             print(process, file=sys.stderr)

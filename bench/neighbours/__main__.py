@@ -15,21 +15,17 @@ The server is the same for all cases: what one breaks, the following ones show.
 
 import argparse
 import asyncio
-import contextlib
 import json
 import os
-import re
 import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
-import psutil  # type: ignore[import-untyped]
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +35,7 @@ from bench.neighbours.calls import CHAT, Call, chat, counting, tokenizing
 from bench.neighbours.cases import cases, show
 from bench.neighbours.memory import Memory
 from bench.neighbours.neighbour import KEY, METADATA, Fare, Neighbour
+from bench.serving import Server, octet_serve, serving
 from octet.bench import machine
 from octet.v1 import model_service_pb2, model_service_pb2_grpc, tool_pb2
 from tests.pictures import flat_png
@@ -75,53 +72,6 @@ class Outcome:
     tracebacks: int
     refused: list[str]
     broken: list[str]
-
-
-@dataclass(slots=True)
-class Server:
-    """A server that was started for the benchmark."""
-
-    target: str
-    process: psutil.Process
-    tracebacks: int = 0
-
-
-@contextlib.asynccontextmanager
-async def serving(flags: list[str], *, scripted: bool) -> AsyncIterator[Server]:
-    """A server with the flags, or of a scripted engine, for as long as the context lasts.
-
-    Raises:
-        RuntimeError: it does not start; its log, on standard error, says why.
-    """
-    serve = ["octet", "serve", "--port", "0", *flags]
-    keys = "\n".join(f"{name} {name}" for name in (sender.KEY, KEY))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", *(["bench.neighbours.scripted"] if scripted else serve)),
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "OCTET_API_KEYS": keys},
-        limit=2**24,
-    )
-    assert process.stderr is not None
-    server = Server("", psutil.Process(process.pid))
-    while not server.target:
-        line = (await process.stderr.readline()).decode()
-        if not line:
-            raise RuntimeError("the server did not start")
-        sys.stderr.write(line)
-        if match := re.search(r"octet: serving \S+ on (\S+)", line):
-            server.target = match[1]
-
-    async def read_log() -> None:
-        async for raw in process.stderr:  # type: ignore[union-attr]
-            server.tracebacks += b"Traceback" in raw
-
-    reading = asyncio.create_task(read_log())
-    try:
-        yield server
-    finally:
-        process.send_signal(signal.SIGINT)
-        await process.wait()
-        await reading
 
 
 async def measure(server: Server, name: str, window: int, seconds: float) -> Outcome:
@@ -236,7 +186,9 @@ def table(outcomes: list[Outcome]) -> Table:
 async def run(arguments: argparse.Namespace, flags: list[str]) -> list[Outcome]:
     """Measures the cases, one after the other."""
     outcomes = []
-    async with serving(flags, scripted=arguments.scripted) as server:
+    served = ["bench.neighbours.scripted"] if arguments.scripted else octet_serve(flags)
+    keys = "\n".join(f"{name} {name}" for name in (sender.KEY, KEY))
+    async with serving(*served, environment={**os.environ, "OCTET_API_KEYS": keys}) as server:
         window = await context_window(server.target)
         # What is made when it is first needed is not to be taken for a case's.
         await broken(server.target)

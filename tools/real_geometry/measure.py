@@ -21,7 +21,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bench.overload import serving
+from bench.serving import octet_serve, serving
 from octet.bench import machine
 from octet.client import AsyncClient
 from tools.real_geometry.compare import picture
@@ -61,19 +61,20 @@ async def measure(folder: Path, lengths: list[int], pictures: list[int], flags: 
     """Starts the server and sends the prompts, the shortest first."""
     draw = random.Random(0)
     results = []
-    async with serving([str(folder), *flags]) as target:
-        server = next(child for child in psutil.Process().children() if "serve" in child.cmdline())
-        async with AsyncClient(target) as client:
-            for length in sorted(lengths):
-                text = " ".join(draw.choices(WORDS, k=length))
-                counted = await client.count_tokens(text)
-                # As many words as give about so many tokens.
-                text = " ".join(draw.choices(WORDS, k=length * length // counted.prompt_tokens))
-                results.append(await ask(client, server, text, 0))
-                print(results[-1], file=sys.stderr)
-            for count in sorted(pictures):
-                results.append(await ask(client, server, "What is in this?", count))
-                print(results[-1], file=sys.stderr)
+    async with (
+        serving(*octet_serve([str(folder), *flags])) as server,
+        AsyncClient(server.target) as client,
+    ):
+        for length in sorted(lengths):
+            text = " ".join(draw.choices(WORDS, k=length))
+            counted = await client.count_tokens(text)
+            # As many words as give about so many tokens.
+            text = " ".join(draw.choices(WORDS, k=length * length // counted.prompt_tokens))
+            results.append(await ask(client, server.process, text, 0))
+            print(results[-1], file=sys.stderr)
+        for count in sorted(pictures):
+            results.append(await ask(client, server.process, "What is in this?", count))
+            print(results[-1], file=sys.stderr)
     return results
 
 
