@@ -17,7 +17,6 @@ class Places:
     def __init__(self) -> None:
         self.requests = 0
         self.sequences: Counter[str] = Counter()
-        self._prompts: Counter[str] = Counter()
         self._prompt_tokens: Counter[str] = Counter()
 
     def open(self, limits: Limits) -> None:
@@ -36,14 +35,13 @@ class Places:
         if sequences and most is not None and sequences + more > most:
             return False
         most = self._limits.prompt_tokens
-        return most is None or not self._prompts[ticket.caller] or tokens + ticket.cost.text_tokens <= most
+        return most is None or not tokens or tokens + ticket.cost.text_tokens <= most
 
     def take(self, ticket: Ticket) -> None:
         """The request is given to the engine."""
         self.requests += 1
         self.sequences[ticket.caller] += ticket.cost.sequences
         if ticket.cost.text_tokens:
-            self._prompts[ticket.caller] += 1
             self._prompt_tokens[ticket.caller] += ticket.cost.text_tokens
             ticket.reads_prompt = True
 
@@ -51,7 +49,6 @@ class Places:
         """The engine has read the request's prompt. Idempotent."""
         if ticket.reads_prompt:
             ticket.reads_prompt = False
-            self._prompts[ticket.caller] -= 1
             self._prompt_tokens[ticket.caller] -= ticket.cost.text_tokens
 
     def leave(self, ticket: Ticket) -> None:

@@ -1,18 +1,17 @@
 """What one caller may have of the engine, and that another one finds a place there."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 
 from octet.config import ServerConfig
-from octet.engine.types import ModelInfo
 from octet.errors import OverloadedError
-from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import Cost
 from octet.rpc.admission.limits import Limits, limits_of
 from octet.rpc.admission.ticket import Ticket
+from tests.unit.rpc.admission.test_admission import Door
+from tests.unit.rpc.admission.test_cost import MODEL
 
 LIMITS = Limits(
     running=9,
@@ -25,32 +24,17 @@ LIMITS = Limits(
 )
 
 
-class Door:
-    """An admission, and everybody who has entered and not left."""
-
-    def __init__(self, limits: Limits = LIMITS) -> None:
-        self.admission = Admission(limits)
-        self.places: dict[Ticket, ExitStack] = {}
-
-    def enter(self, caller: str, tokens: int = 0, sequences: int = 1) -> Ticket:
-        place = ExitStack()
-        cost = Cost(sequences=sequences, tokens=tokens, text_tokens=tokens)
-        ticket = place.enter_context(self.admission.enter(caller, cost))
-        self.places[ticket] = place
-        return ticket
-
-    def leave(self, ticket: Ticket) -> None:
-        self.places.pop(ticket).close()
-
-
 @pytest.fixture
 def door() -> Iterator[Door]:
-    door = Door()
+    door = Door(LIMITS)
     yield door
-    for ticket in list(door.places):
-        door.leave(ticket)
+    door.leave_all()
     load = door.admission.load()
     assert (load.running, load.running_sequences, load.waiting, load.waiting_tokens) == (0, 0, 0, 0)
+
+
+def prompt(tokens: int) -> Cost:
+    return Cost(tokens=tokens, text_tokens=tokens)
 
 
 def started(tickets: list[Ticket]) -> int:
@@ -67,17 +51,18 @@ def test_a_caller_leaves_places_to_others(door: Door) -> None:
 
 
 def test_candidates_count_and_too_many_run_alone(door: Door) -> None:
-    first = door.enter("greedy", sequences=8)
+    first = door.enter("greedy", Cost(sequences=8))
     assert first.started is not None
-    assert door.enter("greedy").started is None
+    second = door.enter("greedy")
+    assert second.started is None
     door.leave(first)
-    assert started(list(door.places)) == 1
+    assert second.started is not None
 
 
 def test_prompts_of_a_caller_wait_until_its_earlier_ones_are_read(door: Door) -> None:
-    greedy = [door.enter("greedy", tokens=40) for _ in range(4)]
+    greedy = [door.enter("greedy", prompt(40)) for _ in range(4)]
     assert started(greedy) == 2
-    assert door.enter("other", tokens=40).started is not None
+    assert door.enter("other", prompt(40)).started is not None
     door.admission.first_token(greedy[0])
     assert started(greedy) == 3
     door.admission.first_token(greedy[0])
@@ -87,21 +72,21 @@ def test_prompts_of_a_caller_wait_until_its_earlier_ones_are_read(door: Door) ->
 
 
 def test_a_prompt_of_any_length_is_read_alone(door: Door) -> None:
-    long = door.enter("greedy", tokens=5000)
+    long = door.enter("greedy", prompt(5000))
     assert long.started is not None
-    assert door.enter("greedy", tokens=1).started is None
-    assert door.enter("other", tokens=5000).started is not None
+    assert door.enter("greedy", prompt(1)).started is None
+    assert door.enter("other", prompt(5000)).started is not None
     # Whatever tells nobody when its prompt is read is not waited for.
-    assert door.enter("greedy", tokens=0).started is None
+    assert door.enter("greedy", prompt(0)).started is None
 
 
 def test_who_waits_for_his_own_prompts_is_not_refused_while_there_are_places(door: Door) -> None:
     """However many tokens these have: they would wait in the engine, if not here."""
-    greedy = [door.enter("greedy", tokens=600) for _ in range(9)]
+    greedy = [door.enter("greedy", prompt(600)) for _ in range(9)]
     assert started(greedy) == 1
     with pytest.raises(OverloadedError, match="wait already"):
-        door.enter("greedy", tokens=600)
-    assert door.enter("other", tokens=1).started is not None
+        door.enter("greedy", prompt(600))
+    assert door.enter("other", prompt(1)).started is not None
     assert started(greedy) == 1
 
 
@@ -123,25 +108,7 @@ def test_the_rank_is_what_the_caller_had_before(door: Door) -> None:
         ({"max_running_requests_per_key": 3}, 3),
     ],
 )
-def test_callers_that_are_told_apart_share(
-    model: ModelInfo, settings: dict[str, object], most: int | None
-) -> None:
+def test_callers_that_are_told_apart_share(settings: dict[str, object], most: int | None) -> None:
     config = ServerConfig(port=0, **settings)  # type: ignore[arg-type]
-    limits = limits_of(config, replace(model, max_sequences=256, step_tokens=512))
+    limits = limits_of(config, replace(MODEL, max_sequences=256, step_tokens=512))
     assert (limits.running_per_caller, limits.prompt_tokens) == (most, 512)
-
-
-@pytest.fixture
-def model() -> ModelInfo:
-    return ModelInfo(
-        names=("m",),
-        source="m",
-        takes_images=False,
-        context_window=2048,
-        output_token_limit=2048,
-        quantization=None,
-        active_kernels=(),
-        max_images=0,
-        tokens_per_image=0,
-        vocabulary_size=100,
-    )
