@@ -53,8 +53,9 @@ def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
         server.wait()
 
 
-def test_nothing_outlives_a_killed_server(tmp_path: Path) -> None:
-    """As soon as there is an engine core, still importing, and whatever else there is by then."""
+@pytest.mark.parametrize("forked", [0, 1])
+def test_nothing_outlives_a_killed_server(forked: int, tmp_path: Path) -> None:
+    """As soon as there is a fork server, still importing, or the engine core that it has forked."""
     log = tmp_path / "server.log"
     with log.open("w") as file:
         command = [sys.executable, "-m", "octet", "serve", "--port", "0"]
@@ -62,7 +63,10 @@ def test_nothing_outlives_a_killed_server(tmp_path: Path) -> None:
     try:
         front = psutil.Process(server.pid)
         give_up = time.monotonic() + 280
-        while not any("spawn_main" in " ".join(child.cmdline()) for child in front.children()):
+        while not any(
+            "forkserver" in " ".join(child.cmdline()) and len(child.children()) >= forked
+            for child in front.children()
+        ):
             assert server.poll() is None, log.read_text()
             assert time.monotonic() < give_up, log.read_text()
             time.sleep(0.05)

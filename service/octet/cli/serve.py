@@ -1,10 +1,11 @@
 """`octet serve`: serve a model over gRPC."""
 
 import asyncio
+import atexit
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -65,15 +66,18 @@ def compute(config: ServerConfig, engine_args: list[str]) -> None:
     """Computes for another machine's server until a signal, or until that server is gone."""
     from octet.server.logs import logging_to_stderr
 
-    try:
-        with logging_to_stderr(config):
-            settings = _parse(config, engine_args)
-            from octet.engine.vllm.launch import headless
+    def compute_until_end() -> None:
+        try:
+            with logging_to_stderr(config):
+                settings = _parse(config, engine_args)
+                from octet.engine.vllm.launch import headless
 
-            headless.compute(settings)
-    except OctetError as error:
-        click.echo(f"octet: error: {error}", err=True)
-        sys.exit(1)
+                headless.compute(settings)
+        except OctetError as error:
+            click.echo(f"octet: error: {error}", err=True)
+            sys.exit(1)
+
+    _then_end(compute_until_end)
 
 
 def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
@@ -93,7 +97,7 @@ def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
             engine, max_image_bytes=config.max_image_bytes, image_threads=config.image_threads
         )
 
-    serve_engine(config, start_engine, create_servicer)
+    _then_end(lambda: serve_engine(config, start_engine, create_servicer))
 
 
 def serve_engine(
@@ -119,14 +123,33 @@ def serve_engine(
         sys.exit(1)
 
 
+def _then_end(work: Callable[[], None]) -> NoReturn:
+    """Does the work and ends this process with its exit status.
+
+    To take apart what importing vLLM has made, object by object, as the interpreter would, takes seconds.
+    """
+    status: Any = 0
+    try:
+        work()
+    except SystemExit as end:
+        status = end.code or 0
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
     """The engine's settings, those of the demo checkpoint where no model is named. Imports vLLM."""
     from octet import demo
-    from octet.engine.vllm.launch.args import names_model, parse_engine_args
+    from octet.engine.vllm.launch import forkserver
     from octet.engine.vllm.launch.logs import configure_logging
     from octet.telemetry.tracing import find_collector
 
     configure_logging(config.log_format, config.log_level)
+    forkserver.server.start()
+    from octet.engine.vllm.launch.args import names_model, parse_engine_args
+
     if not names_model(engine_args):
         engine_args = [str(demo.PATH), *_DEMO_FLAGS, *engine_args]
     if (collector := find_collector(config.otlp_traces_endpoint, os.environ)) is not None:

