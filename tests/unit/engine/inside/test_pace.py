@@ -81,3 +81,10 @@ def test_few_tokens_say_nothing_of_what_many_take() -> None:
     before = next_tokens(pace)
     pace.measured(0.02, prompt_tokens=2, answering=True)
     assert next_tokens(pace) == before
+
+
+def test_what_is_not_of_prompts_has_the_same_time() -> None:
+    pace = learnt(0.01, 1e-4)
+    assert pace.spare_seconds(answering=True) == pytest.approx((ANSWERS_TIMES - 1) * 0.01, rel=0.05)
+    assert pace.spare_seconds(answering=False) == ALONE_SECONDS
+    assert Pace().spare_seconds(answering=True) == ALONE_SECONDS, "nothing is known yet"

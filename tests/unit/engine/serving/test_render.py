@@ -1,9 +1,14 @@
 """Messages and tools in the form that vLLM's renderer takes."""
 
+import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 from PIL import Image
+from vllm.renderers import chat_utils
 
+from octet import demo
 from octet.engine.types import (
     GenerationRequest,
     ImagePart,
@@ -17,11 +22,12 @@ from octet.engine.types import (
     ToolChoiceMode,
     ToolResultPart,
 )
-from octet.engine.vllm.serving import vllm_messages
+from octet.engine.vllm.serving import render, vllm_messages
 from octet.engine.vllm.serving.special_tokens import Speech
 from octet.engine.vllm.serving.templates import GEMMA3_TEMPLATE, _variables
 from octet.engine.vllm.serving.turns import Abilities, to_turns
 from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
+from tests.unit.engine.serving.conftest import LoadRenderer
 
 
 def to_vllm_messages(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
@@ -149,3 +155,44 @@ def test_gemma3_template_gives_pictures_their_place() -> None:
         conversations=[turns], chat_template=GEMMA3_TEMPLATE.read_text(), bos_token=""
     )
     assert text == "<start_of_turn>user\nLook:<start_of_image>What is it?<end_of_turn>\n"
+
+
+LONG = {
+    "text": [[TextPart("word " * 10_000)]],
+    "turns": [[TextPart("a")]] * 200,
+    "parts": [[TextPart("a")] * 200],
+    "result": [[TextPart("a")], [ToolResultPart("1", "f", "word " * 10_000)]],
+}
+
+
+@pytest.mark.parametrize("kind", LONG)
+async def test_a_long_conversation_is_put_into_words_off_the_event_loop(
+    kind: str, load_renderer: LoadRenderer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = load_renderer(demo.PATH)
+    threads: list[int] = []
+
+    def noting(function: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*args: Any, **kwargs: Any) -> Any:
+            threads.append(threading.get_ident())
+            return function(*args, **kwargs)
+
+        return noted
+
+    monkeypatch.setattr(render, "to_turns", noting(render.to_turns))
+    # What the asynchronous one does on the event loop as well.
+    monkeypatch.setattr(
+        chat_utils, "_parse_chat_message_content", noting(chat_utils._parse_chat_message_content)
+    )
+
+    def to_request(conversation: Sequence[Sequence[Any]]) -> GenerationRequest:
+        roles = [Role.TOOL if isinstance(parts[0], ToolResultPart) else Role.USER for parts in conversation]
+        turns = zip(roles, conversation, strict=True)
+        return GenerationRequest("id", tuple(Message(role, tuple(parts)) for role, parts in turns))
+
+    await renderer.measure(to_request(LONG[kind]))
+    assert len(threads) > 1
+    assert threading.get_ident() not in threads
+    threads.clear()
+    await renderer.measure(to_request([[TextPart("short")]]))
+    assert set(threads) == {threading.get_ident()}

@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from octet.engine.vllm.launch.args import EngineSettings
 
-# Characters; a millisecond's work.
+# Characters; a millisecond's work. A message or a part takes as long as so many of them.
 _LONG = 16 * 1024
+_PIECE = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +145,17 @@ class PromptRenderer:
 
         tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
         speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
-        if _is_long(request):
+        long = _is_long(request)
+        if long:
             messages, params = await asyncio.to_thread(self._put, request, speech)
         else:
             messages, params = self._put(request, speech)
         try:
-            _, prompt = await self._renderer.render_messages_async(messages, params)
+            if long:
+                # vLLM goes through the messages on the event loop where it is asked there.
+                _, prompt = await asyncio.to_thread(self._renderer.render_messages, messages, params)
+            else:
+                _, prompt = await self._renderer.render_messages_async(messages, params)
             if speech.is_marked:
                 await self._tokenize(prompt, speech, tokenize)
             [tokens] = await self._renderer.tokenize_prompts_async([prompt], tokenize)
@@ -210,6 +216,7 @@ def _is_long(request: GenerationRequest) -> bool:
     """Whether going through all that a request says takes long enough to be done off the event loop."""
     length = 0
     for message in request.messages:
+        length += _PIECE * (1 + len(message.parts))
         for part in message.parts:
             match part:
                 case (

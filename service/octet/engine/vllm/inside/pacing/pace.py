@@ -44,9 +44,18 @@ class Pace:
             return _UNKNOWN_TOKENS
         if not answering or self._answers_seconds is None:
             return max(_ALONE_TOKENS, int(ALONE_SECONDS / self._token_seconds))
+        return max(_LEAST_TOKENS, int(self.spare_seconds(answering=True) / self._token_seconds))
+
+    def spare_seconds(self, *, answering: bool) -> float:
+        """What a step may take beside its answers.
+
+        Args:
+            answering: whether answers are being written meanwhile.
+        """
+        if not answering or self._answers_seconds is None:
+            return ALONE_SECONDS
         answers = self._answers_seconds
-        step = min(ANSWERS_TIMES * answers, max(STEP_SECONDS, LEAST_TIMES * answers))
-        return max(_LEAST_TOKENS, int((step - answers) / self._token_seconds))
+        return min(ANSWERS_TIMES * answers, max(STEP_SECONDS, LEAST_TIMES * answers)) - answers
 
     def measured(self, seconds: float, *, prompt_tokens: int, answering: bool) -> None:
         """Notes how long a step took.

@@ -71,6 +71,12 @@ class PacedScheduler(Scheduler):  # type: ignore[misc]
             )
         return super().update_from_output(scheduler_output, model_runner_output)
 
+    def octet_spare_seconds(self) -> float:
+        """What may be done for that long beside the step that has just been scheduled."""
+        return self._octet_pace.spare_seconds(
+            answering=self._octet_step is not None and self._octet_step.answering
+        )
+
     def _octet_bound_step(self, answers: int, prompts: int) -> None:
         tokens = self._octet_pace.tokens(answering=answers > 0)
         picture = self._octet_longest_picture() if tokens else 0

@@ -11,7 +11,7 @@ from typing import Any
 from octet.engine.vllm.inside.vision.shape import TowerShape
 from octet.engine.vllm.priority import asked_priority
 
-# What a step may spend on pictures. Whoever streams waits for it between two tokens.
+# What a step may spend on pictures at most. Whoever streams waits for it between two tokens.
 SLICE_SECONDS = 0.15
 
 
@@ -137,12 +137,16 @@ class PictureQueue:
             cache.free_encoder_input(request, index)
             self._encoding = None
 
-    def next_instruction(self) -> Instruction | None:
-        """What the workers shall do beside the step that has just been scheduled; None for nothing."""
+    def next_instruction(self, spare_seconds: float = SLICE_SECONDS) -> Instruction | None:
+        """What the workers shall do beside the step that has just been scheduled; None for nothing.
+
+        Args:
+            spare_seconds: that it may take, if that is less than SLICE_SECONDS.
+        """
         self._drop_unwanted()
         if self._encoding is None:
             self._encoding = self._choose()
-        part = self._next_slice()
+        part = self._next_slice(min(spare_seconds, SLICE_SECONDS))
         forget, self._forget = tuple(self._forget), []
         return Instruction(forget, part) if forget or part else None
 
@@ -229,22 +233,22 @@ class PictureQueue:
             if first is not None and self._is_cached(request, first):
                 yield request, first
 
-    def _next_slice(self) -> Slice | None:
+    def _next_slice(self, seconds: float) -> Slice | None:
         encoding = self._encoding
         if encoding is None or encoding.done:
             return None
         start = encoding.position
-        encoding.position = self._stop(start, encoding.units)
+        encoding.position = self._stop(start, encoding.units, seconds)
         item = encoding.item if start == 0 else None
         return Slice(encoding.picture, start, encoding.position, encoding.units, item)
 
-    def _stop(self, start: int, units: int) -> int:
-        """Where a slice ends that takes about SLICE_SECONDS; it holds one unit at least."""
+    def _stop(self, start: int, units: int, seconds: float) -> int:
+        """Where a slice ends that takes about so long; it holds one unit at least."""
         stop = start + 1
         pace = self._seconds_per_operation
         if pace is None:
             return stop
-        seconds = pace * self._shape.operations(start)
-        while stop < units and (seconds := seconds + pace * self._shape.operations(stop)) <= SLICE_SECONDS:
+        taken = pace * self._shape.operations(start)
+        while stop < units and (taken := taken + pace * self._shape.operations(stop)) <= seconds:
             stop += 1
         return stop

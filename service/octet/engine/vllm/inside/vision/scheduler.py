@@ -58,7 +58,7 @@ class PictureScheduler(PacedScheduler):
             pictures.settle()
         output = super().schedule(*args, **kwargs)
         if pictures is not None and not pictures.idle:
-            output.octet_pictures = pictures.next_instruction()
+            output.octet_pictures = pictures.next_instruction(self.octet_spare_seconds())
         return output
 
     def update_from_output(self, scheduler_output: SchedulerOutput, model_runner_output: Any) -> Any:
