@@ -143,13 +143,13 @@ def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
     """The engine's settings, those of the demo checkpoint where no model is named. Imports vLLM."""
     from octet import demo
     from octet.engine.vllm.launch import forkserver
+    from octet.engine.vllm.launch.args import check_model, names_model, parse_engine_args
     from octet.engine.vllm.launch.logs import configure_logging
     from octet.telemetry.tracing import find_collector
 
+    check_model(engine_args)
     configure_logging(config.log_format, config.log_level)
     forkserver.server.start()
-    from octet.engine.vllm.launch.args import names_model, parse_engine_args
-
     if not names_model(engine_args):
         engine_args = [str(demo.PATH), *_DEMO_FLAGS, *engine_args]
     if (collector := find_collector(config.otlp_traces_endpoint, os.environ)) is not None:

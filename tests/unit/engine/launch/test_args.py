@@ -1,5 +1,8 @@
 """Flags beside vLLM's own."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,3 +60,38 @@ def test_flags_that_ask_for_other_constraints(config: dict[str, Any], problem: s
     with pytest.raises(StartupError, match=r"^--structured-outputs-config: ") as raised:
         _choose_backend(engine_with(**config))
     assert problem in str(raised.value)
+
+
+# Importing vLLM takes seconds; whoever has mistyped a path shall not wait for it.
+WRONG_MODEL = """
+import sys
+from octet.engine.vllm.launch.args import check_model
+from octet.errors import StartupError
+try:
+    check_model(sys.argv[1:])
+except StartupError as error:
+    print(error)
+print({"vllm", "torch"} & sys.modules.keys())
+"""
+
+
+@pytest.mark.parametrize(
+    ("argv", "problem"),
+    [
+        (["/no/such/model"], "no such model: /no/such/model is not a directory\n"),
+        (["./no-such-model", "--enforce-eager"], "no such model: ./no-such-model is not a directory\n"),
+        (["EMPTY"], "no such model: EMPTY holds no config.json\n"),
+        (["--enforce-eager", "--model", "/no/such"], "no such model: /no/such is not a directory\n"),
+        (["--model=/no/such"], "no such model: /no/such is not a directory\n"),
+        (["org/name", "--seed", "1"], ""),
+        (["--enforce-eager"], ""),
+        ([], ""),
+    ],
+)
+def test_a_wrong_model_is_found_before_vllm_is_imported(
+    argv: list[str], problem: str, tmp_path: Path
+) -> None:
+    words = [str(tmp_path) if word == "EMPTY" else word for word in argv]
+    command = [sys.executable, "-c", WRONG_MODEL, *words]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert said == problem.replace("EMPTY", str(tmp_path)) + "set()\n"

@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from octet.engine.vllm.launch import startup
 from octet.engine.vllm.launch.args import EngineSettings, one_line
 from octet.engine.vllm.launch.startup import Launch, _EngineOutput
 
@@ -109,3 +112,15 @@ def test_another_machine_is_blamed_where_it_may_be_to_blame(
     launch._hosts = LostHosts()  # type: ignore[assignment]
     expected = "the machine of --node-rank 1 is gone" if blamed is LostHosts else blamed
     assert launch._blame(cause) == expected
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"), [("NONE", False), ("DYNAMO_TRACE_ONCE", True), ("VLLM_COMPILE", True)]
+)
+def test_a_start_that_compiles_says_so(mode: str, told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    from vllm.config import CompilationMode
+
+    config: Any = SimpleNamespace(compilation_config=SimpleNamespace(mode=CompilationMode[mode]))
+    with caplog.at_level("INFO"):
+        startup._announce_compilation(config)
+    assert ("compiling the model: some minutes the first time" in caplog.text) is told

@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -143,10 +144,7 @@ def _parser() -> Any:
     """The parser of the model and the engine's flags. The first thing that imports vLLM."""
     compat.require_supported()
     environment.require_working_packages()
-    # vLLM reads these when it is imported. Standard output belongs to the commands' own results, and a
-    # process with threads and a gRPC server in it must not fork.
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
+    environment.prepare()
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -180,6 +178,20 @@ def _parser() -> Any:
         "Whoever writes them can then speak in the model's name.",
     )
     return parser
+
+
+def check_model(argv: list[str]) -> None:
+    """Looks whether the model that a command line names is there, as far as that is known without vLLM.
+
+    Importing vLLM takes seconds, for which nobody should have to wait to be told of a wrong path.
+
+    Raises:
+        StartupError: with one line, when it is not.
+    """
+    named = argv[:1] + [value for flag, value in pairwise(argv) if flag == "--model"]
+    named += [flag.partition("=")[2] for flag in argv if flag.startswith("--model=")]
+    for model in named:
+        _check_model(model)
 
 
 def _check_model(model: str) -> None:

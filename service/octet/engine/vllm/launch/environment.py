@@ -1,7 +1,8 @@
-"""Packages beside vLLM that keep it from starting, found before it is imported."""
+"""What has to be so before vLLM is imported: the environment, and packages beside it that would break it."""
 
 import importlib
 import importlib.metadata
+import os
 from dataclasses import dataclass
 
 from octet.errors import StartupError
@@ -29,6 +30,14 @@ _REMEDIES = {
     "torchcodec": "pip uninstall -y torchcodec",
     "torchvision": "pip install --force-reinstall --no-deps octet-serve",
 }
+
+
+def prepare() -> None:
+    """Sets what vLLM reads when it is imported. May be repeated."""
+    # Standard output belongs to the commands' own results.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    # A process with threads and a gRPC server in it must not fork.
+    os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"
 
 
 def broken_packages() -> list[BrokenPackage]:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from octet import _lifeline
 from octet.engine.vllm import compat
-from octet.engine.vllm.launch import folders
+from octet.engine.vllm.launch import environment, folders
 from octet.engine.vllm.launch.orphans import Lifeline
 
 logger = logging.getLogger(__name__)
@@ -70,6 +70,7 @@ class ForkServer:
         """
         if self._started or compat.installed_distributions().keys() != {compat.CPU_DISTRIBUTION}:
             return
+        environment.prepare()
         forkserver.set_forkserver_preload([PRELOADED])
         # The server's socket goes with this process, however that ends.
         current_process()._config.setdefault("tempdir", str(folders.make()))  # type: ignore[attr-defined]

@@ -202,7 +202,21 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
     except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
         raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
     _require_kernels()
+    _announce_compilation(config)
     return config
+
+
+def _announce_compilation(config: "VllmConfig") -> None:
+    """Says why a start may take minutes, of which vLLM says only that its processes may be hanging."""
+    from vllm import envs
+    from vllm.config import CompilationMode
+
+    if config.compilation_config.mode != CompilationMode.NONE:
+        logger.info(
+            "compiling the model: some minutes the first time, seconds when it is found in %s again; "
+            "--enforce-eager does without",
+            envs.VLLM_CACHE_ROOT,
+        )
 
 
 def _forked() -> AbstractContextManager[None]:
