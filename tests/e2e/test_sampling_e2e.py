@@ -145,10 +145,10 @@ async def test_seeds_reproduce_every_candidate(chat: Any) -> None:
 
 async def test_bytes_add_up_to_the_text(chat: Any) -> None:
     candidate = await first(chat, ask(logprobs=True, ignore_eos=True, skip_special_tokens=False))
-    data = b"".join(position.chosen.token_bytes for position in candidate.logprobs)
+    data = b"".join(position.chosen.data for position in candidate.logprobs)
     assert data.decode() == text(candidate)
     for position in candidate.logprobs:
-        assert position.chosen.token == position.chosen.token_bytes.decode(errors="replace")
+        assert position.chosen.token == position.chosen.data.decode(errors="replace")
         assert position.chosen.logprob <= 0
         assert position.chosen.rank == 1
 
@@ -159,10 +159,10 @@ async def test_tokens_that_hold_parts_of_characters(chat: Any) -> None:
     candidate = await first(chat, request)
     assert text(candidate) == "é€"
     parts = [position.chosen for position in candidate.logprobs]
-    assert b"".join(token.token_bytes for token in parts).startswith("é€".encode())
+    assert b"".join(token.data for token in parts).startswith("é€".encode())
     assert len(parts) > len("é€")
     assert parts[0].token == "\ufffd"
-    assert len(parts[0].token_bytes) == 1
+    assert len(parts[0].data) == 1
 
 
 async def test_top_tokens_are_ranked(chat: Any) -> None:
@@ -187,7 +187,7 @@ async def test_prompt_logprobs(chat: Any, with_picture: bool) -> None:
     assert len(positions) == chunks[0].usage.prompt_tokens
     assert not positions[0].HasField("chosen")
     assert all(len(position.top) == 2 for position in positions[1:])
-    said = b"".join(position.chosen.token_bytes for position in positions[1:])
+    said = b"".join(position.chosen.data for position in positions[1:])
     assert b"What is the capital of France?" in said
 
 
@@ -371,7 +371,7 @@ async def test_an_answer_has_the_form_that_was_asked_for(
         whole = await first(chat, request)
         assert whole.finish_reason == pb.FINISH_REASON_STOP
         assert re.fullmatch(pattern, text(whole))
-        data = b"".join(position.chosen.token_bytes for position in whole.logprobs)
+        data = b"".join(position.chosen.data for position in whole.logprobs)
         assert data.startswith(text(whole).encode())
 
 

@@ -1,4 +1,4 @@
-"""Health, reflection, drain and the engine's death."""
+"""Health, drain and the engine's death."""
 
 import asyncio
 import socket
@@ -7,14 +7,11 @@ from collections.abc import AsyncGenerator
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2
 
 from octet.config import ServerConfig
 from octet.engine.types import Event, GenerationRequest
 from octet.errors import EngineDeadError, InvalidRequestError, StartupError
-from octet.server.reflection import V1_NAME, V1ALPHA_NAME
 from octet.server.server import SERVICE_NAMES, Server
 from octet.v1 import chat_service_pb2_grpc, model_service_pb2
 from tests.integration.conftest import Start, ask, code_of, details_of, rest_of
@@ -63,39 +60,6 @@ async def test_health_of_an_unknown_service(start: Start) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await health.Check(health_pb2.HealthCheckRequest(service="nothing"))
     assert raised.value.code() == grpc.StatusCode.NOT_FOUND
-
-
-@pytest.mark.parametrize("version", [V1_NAME, V1ALPHA_NAME])
-async def test_reflection(start: Start, version: str) -> None:
-    running = await start()
-    reflect = running.channel.stream_stream(
-        f"/{version}/ServerReflectionInfo",
-        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
-        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
-    )
-    asked = [
-        reflection_pb2.ServerReflectionRequest(list_services=""),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="octet.v1.ChatService"),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="octet.v1.ChatService.Chat"),
-        reflection_pb2.ServerReflectionRequest(file_containing_symbol="octet.v1.ChatService.Nothing"),
-    ]
-    services, by_service, by_method, unknown = [response async for response in reflect(iter(asked))]
-    names = {service.name for service in services.list_services_response.service}
-    assert names == {*SERVICE_NAMES, "grpc.health.v1.Health", V1_NAME, V1ALPHA_NAME}
-    files = [
-        descriptor_pb2.FileDescriptorProto.FromString(file).name
-        for file in by_method.file_descriptor_response.file_descriptor_proto
-    ]
-    assert "octet/v1/chat_service.proto" in files
-    assert by_service.file_descriptor_response == by_method.file_descriptor_response
-    assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
-
-
-async def test_reflection_can_be_switched_off(start: Start) -> None:
-    running = await start(config=ServerConfig(port=0, reflection=False))
-    for version in (V1_NAME, V1ALPHA_NAME):
-        call = running.channel.stream_stream(f"/{version}/ServerReflectionInfo")(iter([b""]))
-        assert await call.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_busy_port_is_one_clear_line() -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import grpc
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pool, text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 V1_NAME = "grpc.reflection.v1.ServerReflection"
@@ -29,6 +30,7 @@ class ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mis
 
 def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
     """Adds both versions, which share their messages' wire format, to `server`."""
+    _add_v1_descriptor()
     names = (*service_names, V1_NAME, V1ALPHA_NAME)
     handlers = {
         "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
@@ -39,3 +41,13 @@ def add_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> Non
     }
     for name in (V1_NAME, V1ALPHA_NAME):
         server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler(name, handlers)])
+
+
+def _add_v1_descriptor() -> None:
+    """Makes v1 able to describe itself; the package has the descriptor of v1alpha only."""
+    alpha = FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(alpha)
+    text = text_format.MessageToString(alpha).replace(alpha.package, V1_NAME.rpartition(".")[0])
+    file = text_format.Parse(text, FileDescriptorProto())
+    file.name = "grpc/reflection/v1/reflection.proto"
+    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())

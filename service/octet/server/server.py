@@ -139,12 +139,14 @@ class Server:
         self._create_servicer = create_servicer
         self._vllm_engine = self._add_vllm_engine(limits, translator) if config.smg else None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        if config.reflection:
-            add_reflection(self._server, (*self._service_names, health.SERVICE_NAME))
+        beside = [health.SERVICE_NAME]
         if config.channelz:
-            from grpc_channelz.v1.channelz import add_channelz_servicer
+            from grpc_channelz.v1 import channelz, channelz_pb2
 
-            add_channelz_servicer(self._server)
+            channelz.add_channelz_servicer(self._server)
+            beside.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
+        if config.reflection:
+            add_reflection(self._server, (*self._service_names, *beside))
         self.port = 0
         """The TCP port, once `start` has returned; 0 where there is none."""
         self.metrics_port = 0

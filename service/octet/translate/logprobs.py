@@ -19,7 +19,7 @@ def _to_token(token: TokenLogprob) -> chat_service_pb2.TokenLogprob:
     return chat_service_pb2.TokenLogprob(
         token_id=token.token_id,
         token=token.text,
-        token_bytes=token.data,
+        data=token.data,
         logprob=token.logprob,
         rank=token.rank,
     )

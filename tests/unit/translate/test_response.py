@@ -140,8 +140,8 @@ class TestDeltaChunk:
         (merged,) = deltas(
             step(LogprobsDelta(0, (position(4),))), step(LogprobsDelta(0, ()), TextDelta(0, "a"))
         )
-        chosen = pb.TokenLogprob(token_id=4, token="a\ufffd", token_bytes=b"a\xc3", logprob=-0.5, rank=2)
-        best = pb.TokenLogprob(token_id=9, token="b", token_bytes=b"b", logprob=-0.25, rank=1)
+        chosen = pb.TokenLogprob(token_id=4, token="a\ufffd", data=b"a\xc3", logprob=-0.5, rank=2)
+        best = pb.TokenLogprob(token_id=9, token="b", data=b"b", logprob=-0.25, rank=1)
         assert merged == pb.CandidateDelta(
             text="a", logprobs=[pb.PositionLogprobs(chosen=chosen, top=[best, chosen])]
         )
