@@ -1,6 +1,13 @@
 // What StreamLauncher asks of CUDA's runtime, of which this has a stand-in: for
 // test_cuda_launch.py.
 #include "simt/simt.h"
+
+// nvcc declares it for functions of any type.
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel* kernel, cudaFuncAttribute attribute, int value) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
+}
+
 // After simt.h, which declares what kernels use.
 #include "cuda/stream_launcher.h"
 

@@ -52,9 +52,13 @@ class Run:
         self._ends = time.monotonic() + _WHOLE_S
         self.results: dict[str, Any] = {}
 
+    def left(self) -> float:
+        """Seconds until the whole run is to end."""
+        return max(self._ends - time.monotonic(), 0.0)
+
     def do(self, part: Part) -> None:
         """Runs a part; whatever goes wrong becomes its result."""
-        limit = min(part.seconds, self._ends - time.monotonic())
+        limit = min(part.seconds, self.left())
         if limit < 5:
             self.results[part.name] = {"ok": False, "failed": "there was no time left"}
             return
@@ -103,17 +107,16 @@ def main(out: Path) -> int:
     except build.BuildError as error:
         run.results["build"] = {"ok": False, "failed": str(error)}
         return report.write(out, machine, run.results)
-    with ThreadPoolExecutor(1) as pool:
-        variants = {
-            name: pool.submit(build.build, out / name, machine["arch"], (define,))
-            for name, define in EXPERIMENTS.items()
-        }
-        for part in _checks(library, nvcc):
-            run.do(part)
-        run.do(Part("measure", ("-m", "tools.gpu.measure", library, "110"), 140))
-        _experiment(run, library, variants)
-        for variant in variants.values():
-            variant.cancel()
+    pool = ThreadPoolExecutor(1)
+    variants = {
+        name: pool.submit(build.build, out / name, machine["arch"], (define,))
+        for name, define in EXPERIMENTS.items()
+    }
+    for part in _checks(library, nvcc):
+        run.do(part)
+    run.do(Part("measure", ("-m", "tools.gpu.measure", library, "110"), 140))
+    _experiment(run, library, variants)
+    pool.shutdown(wait=True, cancel_futures=True)
     return report.write(out, machine, run.results)
 
 
@@ -136,7 +139,7 @@ def _experiment(run: Run, library: str, variants: "dict[str, Future[Path]]") -> 
     run.do(Part("as_built", (*words, library, "15", "--experiments"), 30))
     for name, variant in variants.items():
         try:
-            built = str(variant.result(timeout=90))
+            built = str(variant.result(timeout=run.left()))
         except (build.BuildError, TimeoutError) as error:
             run.results[name] = {"ok": False, "failed": f"build: {error}"}
             continue
