@@ -293,9 +293,26 @@ def test_norm_and_quantization(
 
 
 def assert_rounded_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
-    """The same but for the order of a sum of squares, which rounds few numbers to their neighbours."""
+    """The same but for the order of a sum of squares, which rounds few numbers to their neighbours.
+
+    Those may be the numbers that a residual is added to, and larger than the sum.
+    """
     ulp = torch.finfo(expected.dtype).eps
-    torch.testing.assert_close(actual, expected, rtol=2 * ulp, atol=4 * ulp, equal_nan=True)
+    torch.testing.assert_close(actual, expected, rtol=2 * ulp, atol=16 * ulp, equal_nan=True)
+
+
+def slack_of_two_norms(
+    x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], residual: torch.Tensor
+) -> torch.Tensor:
+    """What a last place of the first norm's result makes of the second's: it may all but cancel the
+    residual.
+    """
+    post_weight, weight = weights
+    normed = reference.gemma_rms_norm(x, post_weight, 1e-6).float()
+    total = normed + residual.float()
+    inverse_rms = torch.rsqrt(total.pow(2).mean(dim=1, keepdim=True) + 1e-6)
+    last_place = normed.abs() * (2 * torch.finfo(x.dtype).eps)
+    return last_place * inverse_rms * (1.0 + weight.float()).abs()
 
 
 @formats
@@ -311,9 +328,10 @@ def test_two_norms_and_quantization(
     residuals = torch.randn(4, hidden + 16, generator=generator).to(dtype)
     for rows, residual in zip(layouts(x, hidden), reversed([*layouts(residuals, hidden)]), strict=True):
         before = residual.clone()
+        slack = slack_of_two_norms(rows, (post_weight, weight), residual)
         expected = reference.gemma_norm_add_norm_quant_fp8(rows, post_weight, before, weight, 1e-6, fmt)
         actual = kernels.gemma_norm_add_norm_quant_fp8(rows, post_weight, residual, weight, 1e-6, fmt)
-        assert_nearly_same(actual, expected)
+        assert_nearly_same(actual, expected, slack)
         assert_rounded_alike(residual, before)
 
 

@@ -76,13 +76,29 @@ def check_norm(
         torch.testing.assert_close(residual, expected_residual, rtol=0.0, atol=0.0, equal_nan=True)
 
 
+def slack_of_two_norms(
+    x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], residual: torch.Tensor
+) -> torch.Tensor:
+    """What a last place of the first norm's result makes of the second's: it may all but cancel the
+    residual.
+    """
+    post_weight, weight = weights
+    normed = reference.gemma_rms_norm(x, post_weight, EPS).float()
+    total = normed + residual.float()
+    inverse_rms = torch.rsqrt(total.pow(2).mean(dim=1, keepdim=True) + EPS)
+    last_place = normed.abs() * (2 * torch.finfo(x.dtype).eps)
+    return last_place * inverse_rms * (1.0 + weight.float()).abs()
+
+
 def check_two_norms(
     x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], fmt: torch.dtype, residual: torch.Tensor
 ) -> None:
     post_weight, weight = weights
-    expected_residual = residual.clone()
+    slack, expected_residual = slack_of_two_norms(x, weights, residual), residual.clone()
     expected = reference.gemma_norm_add_norm_quant_fp8(x, post_weight, expected_residual, weight, EPS, fmt)
-    assert_agree(ops.gemma_norm_add_norm_quant_fp8(x, post_weight, residual, weight, EPS, fmt), expected)
+    assert_agree(
+        ops.gemma_norm_add_norm_quant_fp8(x, post_weight, residual, weight, EPS, fmt), expected, slack
+    )
     assert_rounded_alike(residual, expected_residual)
 
 
@@ -93,7 +109,7 @@ def assert_rounded_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
     assert actual.shape == expected.shape
     assert actual.dtype == expected.dtype
     ulp = torch.finfo(expected.dtype).eps
-    torch.testing.assert_close(actual, expected, rtol=2 * ulp, atol=4 * ulp, equal_nan=True)
+    torch.testing.assert_close(actual, expected, rtol=2 * ulp, atol=16 * ulp, equal_nan=True)
     if expected.dtype != torch.float32:
         unequal = (actual != expected) & ~expected.isnan()
         assert unequal.count_nonzero() <= max(1, expected.numel() // 500)
