@@ -20,7 +20,7 @@ FUZZED  ?= both
 PYTHON_CODE := service tests tools bench setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-hosts fuzz format oracle bench load engine wheel lock clean
+.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench load engine wheel lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -33,7 +33,7 @@ demo: $(VENV)/.octet ## Set up, serve the demo checkpoint, ask it three things
 test: check ## Set up, check, and run every test
 	tools/run_tests.sh $(BIN)
 
-check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
+check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos, CUDA's constraints
 	$(BIN)/ruff format --check $(PYTHON_CODE)
 	$(BIN)/ruff check $(PYTHON_CODE)
 	$(BIN)/mypy
@@ -42,6 +42,7 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos
 	$(BIN)/buf lint
 	$(BIN)/buf format protos --diff --exit-code
 	$(BIN)/python -m tools.api_reference --check
+	tools/check_constraints.sh $(BIN)
 	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 
 check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and UBSan
@@ -49,6 +50,9 @@ check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and
 
 check-hosts: $(VENV)/.octet $(VENV)/.dev ## Test every way in which one of two machines can fail; ten minutes
 	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_two_hosts.py
+
+check-cuda: ## Test against the CUDA build of vLLM, without a GPU; 8.5 GB in an environment of its own
+	tools/check_cuda.sh $(PYTHON)
 
 fuzz: $(VENV)/.octet $(VENV)/.dev ## Look for requests that are answered wrongly: make fuzz SECONDS=600 [SEED=7]
 	$(BIN)/python -m tests.fuzz.run --seconds $(SECONDS) --engine $(FUZZED) \

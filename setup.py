@@ -97,6 +97,7 @@ class CMakeBuild(build_ext):
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DCMAKE_PREFIX_PATH={torch_cmake_path()}",
             f"-DOCTET_CUDA={os.environ.get('OCTET_CUDA', 'AUTO')}",
+            f"-DOCTET_CUDA_ARCHS={os.environ.get('OCTET_CUDA_ARCHS', '')}",
         ]
         jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(os.cpu_count() or 1))
         # CMake and Ninja come as Python packages, into an environment that need not be activated.

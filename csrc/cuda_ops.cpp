@@ -20,6 +20,9 @@ struct CudaQuant {
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device device) {
     launch("per_token_quant", cuda::per_token_quant, args, rows, device);
   }
+  static void gemma_rms_norm(const GemmaRmsNorm& args, int64_t rows, at::Device device) {
+    launch("gemma_rms_norm", cuda::gemma_rms_norm, args, rows, device);
+  }
   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device device) {
     launch("gemma_rms_norm_quant", cuda::gemma_rms_norm_quant, args, rows, device);
   }
@@ -46,7 +49,7 @@ struct CudaQuant {
 
 TORCH_LIBRARY_IMPL(octet, CUDA, m) {
   register_per_token_quant<CudaQuant>(m);
-  register_fused_quant<CudaQuant>(m);
+  register_norms_and_fused_quant<CudaQuant>(m);
 }
 
 }  // namespace octet

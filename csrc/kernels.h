@@ -45,21 +45,41 @@ struct PerChannelQuant {
 // Quantizes the rows [begin, end).
 using PerChannelQuantKernel = void (*)(const PerChannelQuant& args, int64_t begin, int64_t end);
 
-// Gemma's RMS norm of each row of x, [rows, hidden], quantized: the row
+// Gemma's RMS norm of each row of x: the row
 //
 //   y = x * (1 / sqrt(mean(x^2) + eps)) * (1 + weight)
 //
-// computed in f32, rounded to x's dtype, and quantized with its own scale. Where there is a
-// residual, the sum x + residual takes x's place in f32, not rounded, and replaces the residual,
-// rounded to x's dtype. Everything but eps, codes and scales has x's dtype.
+// computed in f32 and rounded to x's dtype, which weight and y have too. The rows are those of the
+// heads of tokens: row i is head i % heads of token i / heads.
+struct GemmaRmsNorm {
+  const void* x;  // [tokens, heads, hidden]
+  Dtype x_dtype;
+  int64_t x_stride;     // elements from token to token
+  int64_t head_stride;  // and from head to head
+  int64_t heads;
+  int64_t hidden;
+  const void* weight;  // [hidden]
+  float eps;
+  void* y;  // [tokens, heads, hidden], contiguous
+};
+
+// Computes the rows [begin, end).
+using GemmaRmsNormKernel = void (*)(const GemmaRmsNorm& args, int64_t begin, int64_t end);
+
+// The same norm of each row of x, [rows, hidden], quantized with the row's own scale. Where there
+// is a residual, the sum x + residual takes x's place in f32, not rounded, and replaces the
+// residual, rounded to x's dtype. Where there is a post_weight, x is before that normalized by it,
+// and rounded to its dtype: the norm after a sublayer, which then meets the residual. Everything
+// but eps, codes and scales has x's dtype.
 struct GemmaRmsNormQuant {
   const void* x;
   Dtype x_dtype;
   int64_t x_stride;
   int64_t hidden;
-  const void* weight;  // [hidden]
-  float eps;
-  void* residual;  // [rows, hidden], or null
+  const void* post_weight;  // [hidden], or null; with a residual only
+  const void* weight;       // [hidden]
+  float eps;                // of both norms
+  void* residual;           // [rows, hidden], or null
   int64_t residual_stride;
   Fp8Format format;
   uint8_t* q;  // codes, [rows, hidden]
@@ -136,6 +156,7 @@ constexpr size_t kScratchAlignment = 64;
 struct Kernels {
   PerTokenQuantKernel per_token_quant;
   PerChannelQuantKernel per_channel_quant;
+  GemmaRmsNormKernel gemma_rms_norm;
   GemmaRmsNormQuantKernel gemma_rms_norm_quant;
   GatedQuantKernel gelu_tanh_and_mul_quant;
   GatedQuantKernel silu_and_mul_quant;

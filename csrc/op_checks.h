@@ -98,14 +98,43 @@ inline PerTokenQuant per_token_quant_args(const at::Tensor& x,
   };
 }
 
-inline void check_norm_weight(const at::Tensor& x, const at::Tensor& weight) {
-  TORCH_CHECK(weight.scalar_type() == x.scalar_type(), "weight must have the dtype of x, ",
+// `name` is the argument's in the schema.
+inline void check_norm_weight(const at::Tensor& x, const at::Tensor& weight,
+                              const char* name = "weight") {
+  TORCH_CHECK(weight.scalar_type() == x.scalar_type(), name, " must have the dtype of x, ",
               x.scalar_type(), ", got ", weight.scalar_type());
-  TORCH_CHECK(weight.dim() == 1 && weight.size(0) == x.size(1) && weight.is_contiguous(),
-              "weight must be a contiguous [", x.size(1), "], got ", weight.sizes(),
-              " with strides ", weight.strides());
-  TORCH_CHECK(weight.device() == x.device(), "weight must be on the device of x, ", x.device(),
+  TORCH_CHECK(weight.dim() == 1 && weight.size(0) == x.size(-1) && weight.is_contiguous(), name,
+              " must be a contiguous [", x.size(-1), "], got ", weight.sizes(), " with strides ",
+              weight.strides());
+  TORCH_CHECK(weight.device() == x.device(), name, " must be on the device of x, ", x.device(),
               ", got ", weight.device());
+}
+
+inline void check_norm_input(const at::Tensor& x) {
+  TORCH_CHECK(x.dim() == 2 || x.dim() == 3,
+              "x must be [tokens, hidden] or [tokens, heads, hidden], got ", x.dim(),
+              " dimensions");
+  TORCH_CHECK(is_float(x.scalar_type()), "x must be float32, float16 or bfloat16, got ",
+              x.scalar_type());
+  TORCH_CHECK(x.size(-1) <= 1 || x.stride(-1) == 1,
+              "the elements of a row of x must be adjacent in memory, but x.stride(-1) is ",
+              x.stride(-1), "; pass x.contiguous()");
+}
+
+inline GemmaRmsNorm gemma_rms_norm_args(const at::Tensor& x, const at::Tensor& weight, double eps,
+                                        const at::Tensor& y) {
+  const bool has_heads = x.dim() == 3;
+  return GemmaRmsNorm{
+      .x = x.const_data_ptr(),
+      .x_dtype = dtype_of(x.scalar_type()),
+      .x_stride = x.stride(0),
+      .head_stride = has_heads ? x.stride(1) : 0,
+      .heads = has_heads ? x.size(1) : 1,
+      .hidden = x.size(-1),
+      .weight = weight.const_data_ptr(),
+      .eps = static_cast<float>(eps),
+      .y = y.mutable_data_ptr(),
+  };
 }
 
 inline void check_residual(const at::Tensor& x, const at::Tensor& residual) {
@@ -122,8 +151,9 @@ inline void check_residual(const at::Tensor& x, const at::Tensor& residual) {
               ", got ", residual.device());
 }
 
-inline GemmaRmsNormQuant gemma_rms_norm_quant_args(const at::Tensor& x, const at::Tensor& weight,
-                                                   double eps,
+inline GemmaRmsNormQuant gemma_rms_norm_quant_args(const at::Tensor& x,
+                                                   const std::optional<at::Tensor>& post_weight,
+                                                   const at::Tensor& weight, double eps,
                                                    const std::optional<at::Tensor>& residual,
                                                    const at::Tensor& q, const at::Tensor& scale) {
   return GemmaRmsNormQuant{
@@ -131,6 +161,7 @@ inline GemmaRmsNormQuant gemma_rms_norm_quant_args(const at::Tensor& x, const at
       .x_dtype = dtype_of(x.scalar_type()),
       .x_stride = x.stride(0),
       .hidden = x.size(1),
+      .post_weight = post_weight.has_value() ? post_weight->const_data_ptr() : nullptr,
       .weight = weight.const_data_ptr(),
       .eps = static_cast<float>(eps),
       .residual = residual.has_value() ? residual->mutable_data_ptr() : nullptr,

@@ -1,6 +1,6 @@
-// The operators of torch.ops.octet: their schemas, what they demand of their arguments, and their
-// CPU implementations, which split the work over torch's threads. The CUDA implementations are
-// registered by cuda_ops.cpp, the fake ones by octet.ops.
+// The CPU implementations of torch.ops.octet, which split the work over torch's threads. The
+// operators' schemas are in schemas.cpp; the CUDA implementations are registered by cuda_ops.cpp,
+// the fake ones by octet.ops.
 #include <ATen/EmptyTensor.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -75,7 +75,7 @@ void ask_for_huge_pages([[maybe_unused]] const Tensor& fresh) {
 #endif
 }
 
-// The quantizing kernels in use, with the rows split over torch's threads.
+// The kernels of rows in use, with the rows split over torch's threads.
 struct CpuQuant {
   // at::empty without another turn of the dispatcher, which takes longer than a row.
   static Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device) {
@@ -86,6 +86,10 @@ struct CpuQuant {
 
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device) {
     const PerTokenQuantKernel kernel = active_implementation().kernels.per_token_quant;
+    for_rows(rows, args.hidden, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
+  }
+  static void gemma_rms_norm(const GemmaRmsNorm& args, int64_t rows, at::Device) {
+    const GemmaRmsNormKernel kernel = active_implementation().kernels.gemma_rms_norm;
     for_rows(rows, args.hidden, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   }
   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device) {
@@ -190,32 +194,9 @@ Tensor fp8_linear(const Tensor& xq, const Tensor& x_scale, const Tensor& w, cons
 
 }  // namespace
 
-TORCH_LIBRARY(octet, m) {
-  const std::vector<at::Tag> tags = {at::Tag::pt2_compliant_tag};
-  m.def(
-      "per_token_quant_fp8(Tensor x, ScalarType dtype, Tensor? scale_ub=None)"
-      " -> (Tensor q, Tensor scale)",
-      tags);
-  m.def(
-      "per_token_quant_fp8_out(Tensor x, Tensor? scale_ub, *, Tensor(a!) q, Tensor(b!) scale)"
-      " -> ()",
-      tags);
-  m.def(
-      "gemma_rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
-      " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
-      tags);
-  m.def("gelu_tanh_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
-        tags);
-  m.def("silu_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)", tags);
-  m.def(
-      "fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
-      " ScalarType out_dtype) -> Tensor",
-      tags);
-}
-
 TORCH_LIBRARY_IMPL(octet, CPU, m) {
   register_per_token_quant<CpuQuant>(m);
-  register_fused_quant<CpuQuant>(m);
+  register_norms_and_fused_quant<CpuQuant>(m);
   m.impl("fp8_linear", &fp8_linear);
 }
 

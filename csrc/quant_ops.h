@@ -1,7 +1,8 @@
-// The quantizing operators but for their kernels: checks, outputs, raw pointers. A backend is a
-// class with a static function for each kernel, which quantizes `rows` rows on `device`:
+// The operators on rows but for their kernels: checks, outputs, raw pointers. A backend is a class
+// with a static function for each kernel, which works on `rows` rows on `device`:
 //
 //   static at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device);
+//   static void gemma_rms_norm(const GemmaRmsNorm& args, int64_t rows, at::Device);
 //   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device);
 //   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device);
 //   static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device);
@@ -52,6 +53,34 @@ void per_token_quant_fp8_out(const at::Tensor& x, const std::optional<at::Tensor
 }
 
 template <class Backend>
+at::Tensor gemma_rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
+  check_norm_input(x);
+  check_norm_weight(x, weight);
+  at::Tensor y = Backend::empty(x.sizes(), x.scalar_type(), x.device());
+  const GemmaRmsNorm args = gemma_rms_norm_args(x, weight, eps, y);
+  Backend::gemma_rms_norm(args, x.size(0) * args.heads, x.device());
+  return y;
+}
+
+template <class Backend>
+std::tuple<at::Tensor, at::Tensor> gemma_norm_add_norm_quant_fp8(const at::Tensor& x,
+                                                                 const at::Tensor& post_weight,
+                                                                 const at::Tensor& residual,
+                                                                 const at::Tensor& weight,
+                                                                 double eps, at::ScalarType dtype) {
+  check_quant_input(x);
+  check_fp8_dtype(dtype);
+  check_norm_weight(x, post_weight, "post_weight");
+  check_norm_weight(x, weight);
+  check_residual(x, residual);
+  Quantized out = Quantized::empty<Backend>(x, x.size(1), dtype);
+  Backend::gemma_rms_norm_quant(
+      gemma_rms_norm_quant_args(x, post_weight, weight, eps, residual, out.q, out.scale), x.size(0),
+      x.device());
+  return std::move(out).tuple();
+}
+
+template <class Backend>
 std::tuple<at::Tensor, at::Tensor> gemma_rms_norm_quant_fp8(
     const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype,
     const std::optional<at::Tensor>& residual) {
@@ -61,7 +90,8 @@ std::tuple<at::Tensor, at::Tensor> gemma_rms_norm_quant_fp8(
   if (residual.has_value()) check_residual(x, *residual);
   Quantized out = Quantized::empty<Backend>(x, x.size(1), dtype);
   Backend::gemma_rms_norm_quant(
-      gemma_rms_norm_quant_args(x, weight, eps, residual, out.q, out.scale), x.size(0), x.device());
+      gemma_rms_norm_quant_args(x, std::nullopt, weight, eps, residual, out.q, out.scale),
+      x.size(0), x.device());
   return std::move(out).tuple();
 }
 
@@ -81,7 +111,9 @@ void register_per_token_quant(torch::Library& m) {
 }
 
 template <class Backend>
-void register_fused_quant(torch::Library& m) {
+void register_norms_and_fused_quant(torch::Library& m) {
+  m.impl("gemma_rms_norm", &gemma_rms_norm<Backend>);
+  m.impl("gemma_norm_add_norm_quant_fp8", &gemma_norm_add_norm_quant_fp8<Backend>);
   m.impl("gemma_rms_norm_quant_fp8", &gemma_rms_norm_quant_fp8<Backend>);
   m.impl("gelu_tanh_and_mul_quant_fp8",
          &gated_quant_fp8<Backend, Backend::gelu_tanh_and_mul_quant>);

@@ -1,53 +1,10 @@
-// gemma_rms_norm_quant on AVX2: the sum of squares in one pass, the row in a second, which
-// leaves it in scratch for the two passes of its quantization.
+// gemma_rms_norm_quant on AVX2: the normed row is left in scratch for the two passes of its
+// quantization.
+#include "cpu/gemma_rms_norm_avx2.h"
 #include "cpu/kernel_list.h"
-#include "cpu/lanes_avx2.h"
-#include "cpu/rows.h"
 
 namespace octet {
 namespace {
-
-inline float inverse_rms(const __m256 (&sums)[4], int64_t hidden, float eps) {
-  const __m256 total =
-      _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
-  float parts[kLanes];
-  _mm256_storeu_ps(parts, total);
-  float sum = 0.0f;
-  for (float part : parts) sum += part;
-  const __m128 mean = _mm_set_ss(sum / static_cast<float>(hidden) + eps);
-  return 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(mean));
-}
-
-// What is normalized: x or, where there is a residual, their sum in f32.
-template <class Element, bool kHasResidual, class Lanes>
-__m256 load_input(const typename Element::Storage* x, const typename Element::Storage* residual,
-                  int64_t i, Lanes lanes) {
-  const __m256 value = load_lanes<Element>(x + i, lanes);
-  if constexpr (!kHasResidual) return value;
-  return _mm256_add_ps(value, load_lanes<Element>(residual + i, lanes));
-}
-
-// Writes the normed row to y, and the sum, rounded, to the residual. Each pass adds x and the
-// residual anew, for only the rounded sum has a place to be kept.
-template <class Element, bool kHasResidual>
-void normalize_row(const typename Element::Storage* x, typename Element::Storage* residual,
-                   const GemmaRmsNormQuant& args, typename Element::Storage* y) {
-  __m256 sums[4];
-  for (__m256& sum : sums) sum = _mm256_setzero_ps();
-  for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int part) {
-    const __m256 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
-    sums[part] = _mm256_fmadd_ps(value, value, sums[part]);
-  });
-  const __m256 factors = _mm256_set1_ps(inverse_rms(sums, args.hidden, args.eps));
-  const __m256 one = _mm256_set1_ps(1.0f);
-  const auto* weight = static_cast<const typename Element::Storage*>(args.weight);
-  for_each_lanes(args.hidden, [&](int64_t i, auto lanes, int) {
-    const __m256 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
-    if constexpr (kHasResidual) store_lanes<Element>(residual + i, value, lanes);
-    const __m256 gain = _mm256_add_ps(one, load_lanes<Element>(weight + i, lanes));
-    store_lanes<Element>(y + i, _mm256_mul_ps(_mm256_mul_ps(value, factors), gain), lanes);
-  });
-}
 
 template <class Element, bool kHasResidual>
 void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
@@ -57,19 +14,12 @@ void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, v
     Storage* residual = nullptr;
     if constexpr (kHasResidual) {
       residual = static_cast<Storage*>(args.residual) + row * args.residual_stride;
+      if (args.post_weight != nullptr) {
+        normalize_row<Element, false>(x, nullptr, args.post_weight, args.eps, args.hidden, y);
+        x = y;
+      }
     }
-    normalize_row<Element, kHasResidual>(x, residual, args, y);
-  });
-}
-
-inline void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
-                           void* scratch) {
-  with_element(args.x_dtype, [&]<class Element>() {
-    if (args.residual == nullptr) {
-      normalize_rows<Element, false>(args, begin, end, scratch);
-    } else {
-      normalize_rows<Element, true>(args, begin, end, scratch);
-    }
+    normalize_row<Element, kHasResidual>(x, residual, args.weight, args.eps, args.hidden, y);
   });
 }
 
@@ -77,7 +27,13 @@ inline void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t
 
 void gemma_rms_norm_quant_avx2(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
                                void* scratch) {
-  normalize_rows(args, begin, end, scratch);
+  with_element(args.x_dtype, [&]<class Element>() {
+    if (args.residual == nullptr) {
+      normalize_rows<Element, false>(args, begin, end, scratch);
+    } else {
+      normalize_rows<Element, true>(args, begin, end, scratch);
+    }
+  });
 }
 
 }  // namespace octet

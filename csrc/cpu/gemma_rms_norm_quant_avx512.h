@@ -1,81 +1,40 @@
-// gemma_rms_norm_quant on AVX-512: the sum of squares in one pass, the row in a second, which
-// leaves it in scratch for the two passes of its quantization.
+// gemma_rms_norm_quant on AVX-512: the normed row is left in scratch for the two passes of its
+// quantization.
 #pragma once
 
 #ifdef __AVX512BF16__
 #include "cpu/even_odd_avx512.h"
 #endif
-#include "cpu/lanes_avx512.h"
-#include "cpu/rows.h"
+#include "cpu/gemma_rms_norm_avx512.h"
 #include "kernels.h"
 
 namespace octet {
 namespace {
-
-inline float inverse_rms(const __m512 (&sums)[4], int64_t hidden, float eps) {
-  const float sum = _mm512_reduce_add_ps(
-      _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
-  const __m128 mean = _mm_set_ss(sum / static_cast<float>(hidden) + eps);
-  return 1.0f / _mm_cvtss_f32(_mm_sqrt_ss(mean));
-}
-
-// What is normalized: x or, where there is a residual, their sum in f32.
-template <class Element, bool kHasResidual, class Lanes>
-__m512 load_input(const typename Element::Storage* x, const typename Element::Storage* residual,
-                  int64_t i, Lanes lanes) {
-  const __m512 value = load_lanes<Element>(x + i, lanes);
-  if constexpr (!kHasResidual) return value;
-  return _mm512_add_ps(value, load_lanes<Element>(residual + i, lanes));
-}
-
-// Adds the squares of the elements [begin, hidden) to `sums`.
-template <class Element, bool kHasResidual>
-void add_squares(const typename Element::Storage* x, const typename Element::Storage* residual,
-                 int64_t begin, int64_t hidden, __m512 (&sums)[4]) {
-  for_each_lanes(hidden - begin, [&](int64_t offset, auto lanes, int part) {
-    const __m512 value = load_input<Element, kHasResidual>(x, residual, begin + offset, lanes);
-    sums[part] = _mm512_fmadd_ps(value, value, sums[part]);
-  });
-}
-
-// Writes the elements [begin, hidden) of the normed row to y, and the sum, rounded, to the
-// residual. The sum is added anew, for only the rounded one has a place to be kept.
-template <class Element, bool kHasResidual>
-void scale_elements(const typename Element::Storage* x, typename Element::Storage* residual,
-                    const GemmaRmsNormQuant& args, __m512 factors, int64_t begin,
-                    typename Element::Storage* y) {
-  const __m512 one = _mm512_set1_ps(1.0f);
-  const auto* weight = static_cast<const typename Element::Storage*>(args.weight);
-  for_each_lanes(args.hidden - begin, [&](int64_t offset, auto lanes, int) {
-    const int64_t i = begin + offset;
-    const __m512 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
-    if constexpr (kHasResidual) store_lanes<Element>(residual + i, value, lanes);
-    const __m512 gain = _mm512_add_ps(one, load_lanes<Element>(weight + i, lanes));
-    store_lanes<Element>(y + i, _mm512_mul_ps(_mm512_mul_ps(value, factors), gain), lanes);
-  });
-}
 
 template <class Element>
 struct Row {
   const typename Element::Storage* x;
   typename Element::Storage* residual;  // may be null
 
-  Row(const GemmaRmsNormQuant& args, int64_t row)
+  // Where x is to be normalized before it meets the residual, that is done, to `made`.
+  Row(const GemmaRmsNormQuant& args, int64_t row, typename Element::Storage* made)
       : x(static_cast<const typename Element::Storage*>(args.x) + row * args.x_stride),
         residual(args.residual == nullptr ? nullptr
                                           : static_cast<typename Element::Storage*>(args.residual) +
-                                                row * args.residual_stride) {}
+                                                row * args.residual_stride) {
+    if (args.post_weight == nullptr) return;
+    normalize_row<Element, false>(x, nullptr, args.post_weight, args.eps, args.hidden, made);
+    x = made;
+  }
 };
 
 template <class Element, bool kHasResidual>
 void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
   using Storage = typename Element::Storage;
   quantize_made_rows<Element>(args, begin, end, scratch, [&](int64_t i, Storage* y) {
-    const Row<Element> row(args, i);
-    __m512 sums[4] = {};
-    add_squares<Element, kHasResidual>(row.x, row.residual, 0, args.hidden, sums);
-    const __m512 factors = _mm512_set1_ps(inverse_rms(sums, args.hidden, args.eps));
-    scale_elements<Element, kHasResidual>(row.x, row.residual, args, factors, 0, y);
+    const Row<Element> row(args, i, y);
+    normalize_row<Element, kHasResidual>(row.x, row.residual, args.weight, args.eps, args.hidden,
+                                         y);
   });
 }
 
@@ -155,7 +114,7 @@ void normalize_bf16_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t e
   const auto* weight = static_cast<const uint16_t*>(args.weight);
   const int64_t blocks = even_odd_elements(args.hidden);
   for (int64_t i = begin; i < end; ++i) {
-    const Row<BFloat16> row(args, i);
+    const Row<BFloat16> row(args, i, y);
     __m512 sums[4] = {};
     const bool denormals = add_bf16_squares<kHasResidual>(row.x, row.residual, blocks, sums);
     add_squares<BFloat16, kHasResidual>(row.x, row.residual, blocks, args.hidden, sums);
@@ -163,7 +122,8 @@ void normalize_bf16_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t e
     const auto scale =
         denormals ? scale_blocks<kHasResidual, true> : scale_blocks<kHasResidual, false>;
     const __m512i max = scale(row, weight, factors, blocks, y);
-    scale_elements<BFloat16, kHasResidual>(row.x, row.residual, args, factors, blocks, y);
+    scale_elements<BFloat16, kHasResidual>(row.x, row.residual, args.weight, factors, blocks,
+                                           args.hidden, y);
     args.scale[i] = quantize_made_row(y, args.hidden, max, args.format, args.q + i * args.q_stride);
   }
 }

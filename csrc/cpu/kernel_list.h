@@ -14,6 +14,10 @@ void per_channel_quant_scalar(const PerChannelQuant& args, int64_t begin, int64_
 void per_channel_quant_avx2(const PerChannelQuant& args, int64_t begin, int64_t end);
 void per_channel_quant_avx512(const PerChannelQuant& args, int64_t begin, int64_t end);
 
+void gemma_rms_norm_scalar(const GemmaRmsNorm& args, int64_t begin, int64_t end);
+void gemma_rms_norm_avx2(const GemmaRmsNorm& args, int64_t begin, int64_t end);
+void gemma_rms_norm_avx512(const GemmaRmsNorm& args, int64_t begin, int64_t end);
+
 void gemma_rms_norm_quant_scalar(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
                                  void* scratch);
 void gemma_rms_norm_quant_avx2(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,

@@ -58,6 +58,19 @@ void quantize_made_rows(const Args& args, int64_t begin, int64_t end, void* scra
   }
 }
 
+// Calls normalize(x, y) for the rows [begin, end) of gemma_rms_norm.
+template <class Element, class Normalize>
+void for_each_head(const GemmaRmsNorm& args, int64_t begin, int64_t end,
+                   const Normalize& normalize) {
+  using Storage = typename Element::Storage;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t token = row / args.heads;
+    const int64_t head = row % args.heads;
+    normalize(static_cast<const Storage*>(args.x) + token * args.x_stride + head * args.head_stride,
+              static_cast<Storage*>(args.y) + row * args.hidden);
+  }
+}
+
 // The rows [begin, end) of per_channel_quant. max_magnitude(w) gives a row's largest
 // magnitude as f32 bits, above infinity if there is a NaN; encode_row(w, q, scale) divides
 // and encodes it.

@@ -26,6 +26,10 @@ struct RowPointer {
   OCTET_HOST_DEVICE RowPointer(Storage* first, int64_t count)
       : elements(first), length(count), aligned(is_vector_aligned(first)) {}
 
+  // Whether every chunk is a vector access: whole, and on 16 bytes. The same for all threads of a
+  // row, which then have no branches between their loads.
+  OCTET_HOST_DEVICE bool vectors() const { return aligned && length % kChunk == 0; }
+
   // Elements of the chunk at `at` that the row has.
   OCTET_HOST_DEVICE int count(int64_t at) const {
     const int64_t left = length - at;
@@ -38,21 +42,29 @@ struct Chunk {
   using Element = ElementType;
   using Storage = typename Element::Storage;
   static constexpr int kPairs = kChunk / 2;
-  static constexpr int kVectors = kChunk * sizeof(Storage) / sizeof(uint4);
+  static constexpr int kAccesses = kChunk * sizeof(Storage) / sizeof(uint4);
 
   union {
-    uint4 vectors[kVectors];
+    uint4 vectors[kAccesses];
     typename Element::Pair pairs[kPairs];
     Storage elements[kChunk];
   };
 
-  // Elements beyond the row's end read as zero.
+  // Elements beyond the row's end read as zero. With kVectors the row is one of vectors().
+  template <bool kVectors>
   __device__ void load(const RowPointer<const Storage>& row, int64_t at) {
+    if constexpr (kVectors) {
+      const bool inside = at < row.length;
+      const uint4* from = reinterpret_cast<const uint4*>(row.elements + at);
+#pragma unroll
+      for (int i = 0; i < kAccesses; ++i) vectors[i] = inside ? from[i] : uint4{0, 0, 0, 0};
+      return;
+    }
     const int count = row.count(at);
     if (row.aligned && count == kChunk) {
       const uint4* from = reinterpret_cast<const uint4*>(row.elements + at);
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) vectors[i] = from[i];
+      for (int i = 0; i < kAccesses; ++i) vectors[i] = from[i];
     } else {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {
@@ -66,7 +78,7 @@ struct Chunk {
     if (row.aligned && count == kChunk) {
       uint4* to = reinterpret_cast<uint4*>(row.elements + at);
 #pragma unroll
-      for (int i = 0; i < kVectors; ++i) to[i] = vectors[i];
+      for (int i = 0; i < kAccesses; ++i) to[i] = vectors[i];
     } else {
 #pragma unroll
       for (int i = 0; i < kChunk; ++i) {

@@ -3,7 +3,7 @@
 
 #include <math.h>
 
-#include "cuda/quantize_rows.cuh"
+#include "cuda/rows.cuh"
 #include "kernels.h"
 
 namespace octet::cuda {
@@ -27,7 +27,11 @@ class GatedRow {
  public:
   using Args = GatedQuant;
   using Values = Chunk<Element>;
-  static constexpr bool kNormalizes = false;
+  struct Loaded {
+    Values gate, up;
+  };
+  static constexpr int kNorms = 0;
+  static constexpr bool kQuantizes = true;
 
   __device__ GatedRow(const Args& args, int64_t row)
       : gate_(static_cast<const Storage*>(args.x) + row * args.x_stride, args.hidden),
@@ -36,20 +40,28 @@ class GatedRow {
 
   __device__ const RowOutput& output() const { return out_; }
 
+  __device__ bool vectors() const { return gate_.vectors() && up_.vectors(); }
+
+  template <bool kVectors>
+  __device__ Loaded load(int64_t at) const {
+    Loaded loaded;
+    loaded.gate.template load<kVectors>(gate_, at);
+    loaded.up.template load<kVectors>(up_, at);
+    return loaded;
+  }
+
   // Rounded after the activation and after the product, as the two operators apart do.
-  __device__ Values read(int64_t at) const {
-    Values gate, up;
-    gate.load(gate_, at);
-    up.load(up_, at);
+  __device__ Values values(const Loaded& loaded) const {
+    Values product;
 #pragma unroll
     for (int i = 0; i < Values::kPairs; ++i) {
-      const float2 x = gate.pair(i);
-      gate.set_pair(i, {Activation::apply(x.x), Activation::apply(x.y)});
-      const float2 activated = gate.pair(i);
-      const float2 factor = up.pair(i);
-      gate.set_pair(i, {activated.x * factor.x, activated.y * factor.y});
+      const float2 x = loaded.gate.pair(i);
+      product.set_pair(i, {Activation::apply(x.x), Activation::apply(x.y)});
+      const float2 activated = product.pair(i);
+      const float2 factor = loaded.up.pair(i);
+      product.set_pair(i, {activated.x * factor.x, activated.y * factor.y});
     }
-    return gate;
+    return product;
   }
 
  private:

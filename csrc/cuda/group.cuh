@@ -3,6 +3,7 @@
 
 #include <stdint.h>
 
+#include "cuda/tuning.h"
 #include "fp8.h"
 
 namespace octet::cuda {
@@ -29,13 +30,17 @@ struct WarpGroup {
     return static_cast<int64_t>(blockIdx.x) * (blockDim.x / kWarp) + threadIdx.x / kWarp;
   }
   __device__ uint32_t max(uint32_t value) const { return __reduce_max_sync(kWholeWarp, value); }
-  __device__ float sum(float value) const { return warp_sum(value); }
+  template <int kNumber = 0>
+  __device__ float sum(float value) const {
+    return warp_sum(value);
+  }
 };
 
-// A block a row. Each reduction has shared memory of its own and is to be called once in a kernel,
-// so that no barrier is needed between them. Threads past the row's end take part in reductions.
+// A block a row. Each reduction, and each sum by its number, has shared memory of its own and is to
+// be called once in a kernel, so that no barrier is needed between them. Threads past the row's end
+// take part in reductions.
 struct BlockGroup {
-  static constexpr int kMaxThreads = 512;
+  static constexpr int kMaxThreads = OCTET_TUNE_BLOCK_THREADS;
 
   __device__ int rank() const { return threadIdx.x; }
   __device__ int size() const { return blockDim.x; }
@@ -47,6 +52,7 @@ struct BlockGroup {
     return __reduce_max_sync(kWholeWarp, exchange(of_warps, value));
   }
 
+  template <int kNumber = 0>
   __device__ float sum(float value) const {
     static __shared__ float of_warps[kMaxThreads / kWarp];
     value = warp_sum(value);

@@ -9,9 +9,10 @@
 
 namespace octet::cuda {
 
-// Each quantizes the rows [0, rows); every pointer in `args` is the current device's. Returns what
+// Each works on the rows [0, rows); every pointer in `args` is the current device's. Returns what
 // the launch returned.
 cudaError_t per_token_quant(const PerTokenQuant& args, int64_t rows, cudaStream_t stream);
+cudaError_t gemma_rms_norm(const GemmaRmsNorm& args, int64_t rows, cudaStream_t stream);
 cudaError_t gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, cudaStream_t stream);
 cudaError_t gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, cudaStream_t stream);
 cudaError_t silu_and_mul_quant(const GatedQuant& args, int64_t rows, cudaStream_t stream);

@@ -1,10 +1,10 @@
-// Which kernel quantizes rows of which length, and how many threads it gets. What launches it is
+// Which kernel takes rows of which length, and how many threads it gets. What launches it is
 // the caller's: a CUDA stream, or a simulation.
 #pragma once
 
 #include <cuda_runtime_api.h>
 
-#include "cuda/quantize_rows.cuh"
+#include "cuda/rows.cuh"
 #include "kernels.h"
 
 namespace octet::cuda {
@@ -15,7 +15,7 @@ struct Geometry {
   size_t dynamic_shared_bytes;
 };
 
-constexpr int64_t kChunksOfWarpThread = 2;
+constexpr int64_t kChunksOfWarpThread = OCTET_TUNE_WARP_CHUNKS;
 constexpr int64_t kLongestRowOfWarp = kWarp * kChunksOfWarpThread * kChunk;
 
 // Rows of up to 16K elements stay in the registers of a block of at most 512 threads. A longer one
@@ -34,21 +34,21 @@ cudaError_t launch_rows_of(Launcher&& launcher, const typename Source::Args& arg
   };
   if (args.hidden <= kLongestRowOfWarp) {
     constexpr unsigned kRows = WarpGroup::kMaxThreads / kWarp;
-    return launcher(quantize_rows_in_registers<Source, WarpGroup, kChunksOfWarpThread>,
+    return launcher(rows_in_registers<Source, WarpGroup, kChunksOfWarpThread>,
                     Geometry{(grid + kRows - 1) / kRows, WarpGroup::kMaxThreads, 0}, args, rows);
   }
   if (chunks <= kBlock) {
-    return launcher(quantize_rows_in_registers<Source, BlockGroup, 1>,
-                    Geometry{grid, threads(1), 0}, args, rows);
+    return launcher(rows_in_registers<Source, BlockGroup, 1>, Geometry{grid, threads(1), 0}, args,
+                    rows);
   }
   if (chunks <= 2 * kBlock) {
-    return launcher(quantize_rows_in_registers<Source, BlockGroup, 2>,
-                    Geometry{grid, threads(2), 0}, args, rows);
+    return launcher(rows_in_registers<Source, BlockGroup, 2>, Geometry{grid, threads(2), 0}, args,
+                    rows);
   }
   const size_t row_bytes = static_cast<size_t>(chunks) * sizeof(typename Source::Values);
-  const bool staged = row_bytes <= launcher.max_dynamic_shared_bytes();
-  return launcher(quantize_long_rows<Source>, Geometry{grid, kBlock, staged ? row_bytes : 0}, args,
-                  rows, staged);
+  const bool staged = Source::kQuantizes && row_bytes <= launcher.max_dynamic_shared_bytes();
+  return launcher(long_rows<Source>, Geometry{grid, kBlock, staged ? row_bytes : 0}, args, rows,
+                  staged);
 }
 
 // Rows [0, rows) of the source for the dtype of `args.x`.

@@ -1,7 +1,7 @@
 // per_token_quant: rows as they are.
 #pragma once
 
-#include "cuda/quantize_rows.cuh"
+#include "cuda/rows.cuh"
 #include "kernels.h"
 
 namespace octet::cuda {
@@ -11,7 +11,9 @@ class PlainRow {
  public:
   using Args = PerTokenQuant;
   using Values = Chunk<Element>;
-  static constexpr bool kNormalizes = false;
+  using Loaded = Values;
+  static constexpr int kNorms = 0;
+  static constexpr bool kQuantizes = true;
 
   __device__ PlainRow(const Args& args, int64_t row)
       : x_(static_cast<const Storage*>(args.x) + row * args.x_stride, args.hidden),
@@ -22,11 +24,16 @@ class PlainRow {
 
   __device__ const RowOutput& output() const { return out_; }
 
-  __device__ Values read(int64_t at) const {
+  __device__ bool vectors() const { return x_.vectors(); }
+
+  template <bool kVectors>
+  __device__ Loaded load(int64_t at) const {
     Values chunk;
-    chunk.load(x_, at);
+    chunk.template load<kVectors>(x_, at);
     return chunk;
   }
+
+  __device__ Values values(const Loaded& loaded) const { return loaded; }
 
  private:
   using Storage = typename Element::Storage;

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cuda_runtime.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "cuda/launch_rows.cuh"
 
@@ -38,11 +40,19 @@ class StreamLauncher {
     config.dynamicSmemBytes = geometry.dynamic_shared_bytes;
     config.stream = stream_;
     config.attrs = &overlap;
-    config.numAttrs = attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 1 : 0;
+    config.numAttrs =
+        overlaps_wanted() && attribute(cudaDevAttrComputeCapabilityMajor) >= 9 ? 1 : 0;
     return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
   }
 
  private:
+  // OCTET_PDL=off keeps kernels from starting before the ones ahead of them have ended. A kernel of
+  // somebody else's may start early behind one of these only if it waits in the device as they do.
+  static bool overlaps_wanted() {
+    static const char* const setting = getenv("OCTET_PDL");
+    return setting == nullptr || strcmp(setting, "off") != 0;
+  }
+
   int attribute(cudaDeviceAttr which) const {
     int value = 0;
     cudaDeviceGetAttribute(&value, which, device_);

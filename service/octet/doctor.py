@@ -109,14 +109,11 @@ def _torch() -> list[Finding]:
         ]
     if torch.version.cuda is None:
         return [Finding("torch", Status.OK, f"{torch.__version__}, for CPUs")]
-    if not torch.cuda.is_available():
+    if reason := compat.devices.no_gpu_reason():
+        detail, _, remedy = reason.partition("; ")
+        status = Status.ERROR if compat.engine_device() == "cuda" else Status.WARNING
         return [
-            Finding(
-                "torch",
-                Status.ERROR if "vllm" in compat.installed_distributions() else Status.WARNING,
-                f"{torch.__version__}, for CUDA {torch.version.cuda}, but no GPU can be used",
-                "check the driver with nvidia-smi",
-            )
+            Finding("torch", status, f"{torch.__version__}, for CUDA {torch.version.cuda}: {detail}", remedy)
         ]
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return [
@@ -250,6 +247,9 @@ def _fits(weight_bytes: int) -> Finding:
     if compat.engine_device() == "cuda":
         import torch
 
+        if torch.cuda.device_count() == 0:
+            detail = f"{weight_bytes / GIB:.2f} GiB of weights, and no GPU to hold them"
+            return Finding("model's size", Status.WARNING, detail)
         free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
         where = f"GPU memory of {torch.cuda.device_count()} devices together"
     else:

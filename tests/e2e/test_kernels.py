@@ -21,11 +21,12 @@ from octet import ops
 from octet.engine.vllm.serving.engine import VllmEngine
 from tests.e2e.conftest import ENGINE_FLAGS
 
-# What runs in Gemma 3; the last three are how its linear layers' inputs come to be quantized.
+# What runs in Gemma 3; all but the first are how its linear layers' inputs come to be quantized.
 OPERATORS = (
     "fp8_linear",
     "per_token_quant_fp8",
     "gemma_rms_norm_quant_fp8",
+    "gemma_norm_add_norm_quant_fp8",
     "gelu_tanh_and_mul_quant_fp8",
 )
 QUESTION = "What is the capital of France?"

@@ -33,7 +33,7 @@ def vllm_config() -> Iterator[None]:
 @pytest.fixture
 def clean_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
     """vLLM's registries as they are without Octet; whatever a test puts into them is taken out again."""
-    from vllm import envs
+    from vllm import _custom_ops, envs
     from vllm.config import SchedulerConfig
     from vllm.model_executor.kernels import linear
     from vllm.model_executor.layers.fusion import fused_act_quant
@@ -68,6 +68,10 @@ def clean_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(fused_act_quant, table, theirs)
     layer = next(c for c in gemma3.Gemma3DecoderLayer.__mro__ if c.__module__.startswith("vllm."))
     monkeypatch.setattr(gemma3, "Gemma3DecoderLayer", layer)
+    init = gemma3.Gemma3Model.__init__
+    monkeypatch.setattr(gemma3.Gemma3Model, "__init__", getattr(init, "octet_stock", init))
+    for owner, name in ((_custom_ops, "scaled_fp8_quant"), (linear.FP8ScaledMMLinearKernel, "__init__")):
+        monkeypatch.setattr(owner, name, inspect.unwrap(getattr(owner, name)))
     return SimpleNamespace(registry=registry, stock=stock["cpu"], gemma3=gemma3, layer=layer)
 
 

@@ -40,6 +40,18 @@ class Kernels(Protocol):
         residual: torch.Tensor | None = None,
     ) -> Quantized: ...
 
+    def gemma_norm_add_norm_quant_fp8(
+        self,
+        x: torch.Tensor,
+        post_weight: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+    ) -> Quantized: ...
+
+    def gemma_rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor: ...
+
     def gelu_tanh_and_mul_quant_fp8(self, x: torch.Tensor, fmt: torch.dtype) -> Quantized: ...
 
     def silu_and_mul_quant_fp8(self, x: torch.Tensor, fmt: torch.dtype) -> Quantized: ...
@@ -75,6 +87,27 @@ class Gpu:
         if residual is not None and there is not None:
             residual.copy_(there)
         return to_host(quantized)
+
+    def gemma_norm_add_norm_quant_fp8(
+        self,
+        x: torch.Tensor,
+        post_weight: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+    ) -> Quantized:
+        there = on_gpu(residual)
+        quantized = torch.ops.octet.gemma_norm_add_norm_quant_fp8(
+            on_gpu(x), on_gpu(post_weight), there, on_gpu(weight), eps, fmt
+        )
+        if there is not None:
+            residual.copy_(there)
+        return to_host(quantized)
+
+    def gemma_rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        out: torch.Tensor = torch.ops.octet.gemma_rms_norm(on_gpu(x), on_gpu(weight), eps)
+        return out.cpu()
 
     def gelu_tanh_and_mul_quant_fp8(self, x: torch.Tensor, fmt: torch.dtype) -> Quantized:
         return to_host(torch.ops.octet.gelu_tanh_and_mul_quant_fp8(on_gpu(x), fmt))
@@ -259,6 +292,84 @@ def test_norm_and_quantization(
             assert torch.equal(residual, before)
 
 
+def assert_rounded_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """The same but for the order of a sum of squares, which rounds few numbers to their neighbours.
+
+    Those may be the numbers that a residual is added to, and larger than the sum.
+    """
+    ulp = torch.finfo(expected.dtype).eps
+    torch.testing.assert_close(actual, expected, rtol=2 * ulp, atol=16 * ulp, equal_nan=True)
+
+
+def slack_of_two_norms(
+    x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], residual: torch.Tensor
+) -> torch.Tensor:
+    """What a last place of the first norm's result makes of the second's: it may all but cancel the
+    residual.
+    """
+    post_weight, weight = weights
+    normed = reference.gemma_rms_norm(x, post_weight, 1e-6).float()
+    total = normed + residual.float()
+    inverse_rms = torch.rsqrt(total.pow(2).mean(dim=1, keepdim=True) + 1e-6)
+    last_place = normed.abs() * (2 * torch.finfo(x.dtype).eps)
+    return last_place * inverse_rms * (1.0 + weight.float()).abs()
+
+
+@formats
+@dtypes
+@pytest.mark.parametrize("hidden", HIDDEN)
+def test_two_norms_and_quantization(
+    kernels: Kernels, fmt: torch.dtype, dtype: torch.dtype, hidden: int
+) -> None:
+    generator = torch.Generator().manual_seed(hidden)
+    magnitudes = torch.tensor([[1e-3], [1.0], [30.0], [0.0]])
+    x = (torch.randn(4, hidden + 16, generator=generator) * magnitudes).to(dtype)
+    post_weight, weight = (torch.randn(2, hidden, generator=generator) * 0.3).to(dtype).unbind()
+    residuals = torch.randn(4, hidden + 16, generator=generator).to(dtype)
+    for rows, residual in zip(layouts(x, hidden), reversed([*layouts(residuals, hidden)]), strict=True):
+        before = residual.clone()
+        slack = slack_of_two_norms(rows, (post_weight, weight), residual)
+        expected = reference.gemma_norm_add_norm_quant_fp8(rows, post_weight, before, weight, 1e-6, fmt)
+        actual = kernels.gemma_norm_add_norm_quant_fp8(rows, post_weight, residual, weight, 1e-6, fmt)
+        assert_nearly_same(actual, expected, slack)
+        assert_rounded_alike(residual, before)
+
+
+@dtypes
+@pytest.mark.parametrize("hidden", [1, 17, 128, 256, *HIDDEN])
+def test_plain_norm(kernels: Kernels, dtype: torch.dtype, hidden: int) -> None:
+    """Of rows, and of heads, which lie in the output of a larger projection."""
+    generator = torch.Generator().manual_seed(hidden)
+    weight = (torch.randn(hidden, generator=generator) * 0.3).to(dtype)
+    x = torch.randn(3, 2 * hidden + 16, generator=generator).to(dtype)
+    for at in (0, 3, 16):
+        for rows in (x[:, at : at + hidden], x[:, at : at + 2 * hidden].unflatten(1, (2, hidden))):
+            actual = kernels.gemma_rms_norm(rows, weight, 1e-6)
+            assert_rounded_alike(actual, reference.gemma_rms_norm(rows, weight, 1e-6))
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (3, 0), (0, 4, 64), (3, 0, 64), (1, 1)])
+def test_plain_norm_of_nothing(kernels: Kernels, shape: tuple[int, ...]) -> None:
+    assert kernels.gemma_rms_norm(torch.ones(shape), torch.ones(shape[-1]), 1e-6).shape == shape
+
+
+@formats
+@dtypes
+@pytest.mark.parametrize("hidden", [9, 2000, 17000])
+def test_special_values_in_two_norms(
+    kernels: Kernels, fmt: torch.dtype, dtype: torch.dtype, hidden: int
+) -> None:
+    x = special_rows(dtype, hidden)
+    weight = torch.full((hidden,), 0.25).to(dtype)
+    for eps in (1e-6, 0.0):
+        residual = x.roll(1, 0)
+        before = residual.clone()
+        expected = reference.gemma_norm_add_norm_quant_fp8(x, weight, before, weight, eps, fmt)
+        actual = kernels.gemma_norm_add_norm_quant_fp8(x, weight, residual, weight, eps, fmt)
+        assert_nearly_same(actual, expected)
+        assert torch.equal(residual.isnan(), before.isnan())
+
+
 @formats
 @dtypes
 @pytest.mark.parametrize("hidden", [9, 2000, 17000])
@@ -319,15 +430,17 @@ def run_all(simulation: Simulation, hidden: int, dtype: torch.dtype) -> list[tor
     """What every kernel makes of rows of this length."""
     generator = torch.Generator().manual_seed(hidden)
     gated = torch.randn(5, 2 * hidden, generator=generator).to(dtype)
-    x, residual = gated[:, :hidden], gated[:, hidden:].clone()
+    x, residual, weight = gated[:, :hidden], gated[:, hidden:].clone(), gated[0, :hidden].clone()
     fmt = torch.float8_e4m3fn
     results = [
         simulation.per_token_quant_fp8(x, fmt),
         simulation.gelu_tanh_and_mul_quant_fp8(gated, fmt),
         simulation.silu_and_mul_quant_fp8(gated, fmt),
-        simulation.gemma_rms_norm_quant_fp8(x, gated[0, :hidden].clone(), 1e-6, fmt, residual),
+        simulation.gemma_rms_norm_quant_fp8(x, weight, 1e-6, fmt, residual),
+        simulation.gemma_norm_add_norm_quant_fp8(x, weight, residual, weight, 1e-6, fmt),
     ]
-    return [residual, *(tensor for result in results for tensor in result)]
+    normed = simulation.gemma_rms_norm(x, weight, 1e-6)
+    return [residual, normed, *(tensor for result in results for tensor in result)]
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
@@ -345,7 +458,7 @@ def test_every_instance_of_the_kernel_templates_has_run(simulation: Simulation) 
     for hidden in (64, 2048, 16384, 20000):
         for dtype in DTYPES:
             run_all(simulation, hidden, dtype)
-    sources, kernels_of_a_source = 4, 4
+    sources, kernels_of_a_source = 6, 4
     assert simulation.kernels_run() == sources * kernels_of_a_source * len(DTYPES)
 
 

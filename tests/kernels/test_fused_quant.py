@@ -76,6 +76,45 @@ def check_norm(
         torch.testing.assert_close(residual, expected_residual, rtol=0.0, atol=0.0, equal_nan=True)
 
 
+def slack_of_two_norms(
+    x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], residual: torch.Tensor
+) -> torch.Tensor:
+    """What a last place of the first norm's result makes of the second's: it may all but cancel the
+    residual.
+    """
+    post_weight, weight = weights
+    normed = reference.gemma_rms_norm(x, post_weight, EPS).float()
+    total = normed + residual.float()
+    inverse_rms = torch.rsqrt(total.pow(2).mean(dim=1, keepdim=True) + EPS)
+    last_place = normed.abs() * (2 * torch.finfo(x.dtype).eps)
+    return last_place * inverse_rms * (1.0 + weight.float()).abs()
+
+
+def check_two_norms(
+    x: torch.Tensor, weights: tuple[torch.Tensor, torch.Tensor], fmt: torch.dtype, residual: torch.Tensor
+) -> None:
+    post_weight, weight = weights
+    slack, expected_residual = slack_of_two_norms(x, weights, residual), residual.clone()
+    expected = reference.gemma_norm_add_norm_quant_fp8(x, post_weight, expected_residual, weight, EPS, fmt)
+    assert_agree(
+        ops.gemma_norm_add_norm_quant_fp8(x, post_weight, residual, weight, EPS, fmt), expected, slack
+    )
+    assert_rounded_alike(residual, expected_residual)
+
+
+def assert_rounded_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """The same but for the order of a sum of squares, which rounds one number in a thousand to its
+    neighbour.
+    """
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    ulp = torch.finfo(expected.dtype).eps
+    torch.testing.assert_close(actual, expected, rtol=2 * ulp, atol=16 * ulp, equal_nan=True)
+    if expected.dtype != torch.float32:
+        unequal = (actual != expected) & ~expected.isnan()
+        assert unequal.count_nonzero() <= max(1, expected.numel() // 500)
+
+
 def rows(seed: int, tokens: int, hidden: int, dtype: torch.dtype) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     magnitudes = 2.0 ** torch.randint(-3, 3, (tokens, 1), generator=generator)
@@ -251,6 +290,95 @@ def test_products_that_become_subnormal_codes(fused: Gated, unfused: Gated, fmt:
         check_gated(fused, unfused, x, fmt)
 
 
+@formats
+@dtypes
+@pytest.mark.parametrize("hidden", [1152, 2560, 3840, 5376, 10240])
+def test_two_norms_of_models(fmt: torch.dtype, dtype: torch.dtype, hidden: int) -> None:
+    weights = norm_weight(hidden, dtype), norm_weight(hidden, dtype).flip(0)
+    check_two_norms(rows(0, 4, hidden, dtype), weights, fmt, rows(1, 4, hidden, dtype))
+
+
+@formats
+@dtypes
+def test_two_norms_of_odd_sizes(fmt: torch.dtype, dtype: torch.dtype) -> None:
+    for hidden in [*range(1, 20), 31, 32, 33, 63, 64, 65, 127, 129, 1000, 1001]:
+        weights = norm_weight(hidden, dtype), norm_weight(hidden, dtype).flip(0)
+        check_two_norms(rows(hidden, 3, hidden, dtype), weights, fmt, rows(1, 3, hidden, dtype))
+
+
+@formats
+@dtypes
+@pytest.mark.parametrize("shape", [(0, 0), (0, 64), (3, 0)])
+def test_two_norms_of_nothing(fmt: torch.dtype, dtype: torch.dtype, shape: tuple[int, int]) -> None:
+    weight = norm_weight(shape[1], dtype)
+    check_two_norms(torch.ones(shape, dtype=dtype), (weight, weight), fmt, torch.ones(shape, dtype=dtype))
+
+
+@formats
+@dtypes
+def test_two_norms_are_the_operators_that_they_fuse(fmt: torch.dtype, dtype: torch.dtype) -> None:
+    """Bit for bit, where both sum in the same order, as the kernels of a CPU do."""
+    for hidden in (40, 1152, 3840):
+        x, residual = rows(2, 5, hidden, dtype), rows(3, 5, hidden, dtype)
+        post_weight, weight = norm_weight(hidden, dtype).flip(0), norm_weight(hidden, dtype)
+        expected_residual = residual.clone()
+        normed = ops.gemma_rms_norm(x, post_weight, EPS)
+        expected = ops.gemma_rms_norm_quant_fp8(normed, weight, EPS, fmt, expected_residual)
+        actual = ops.gemma_norm_add_norm_quant_fp8(x, post_weight, residual, weight, EPS, fmt)
+        assert torch.equal(residual, expected_residual)
+        for got, want in zip(actual, expected, strict=True):
+            assert torch.equal(got.view(torch.uint8), want.view(torch.uint8))
+
+
+@dtypes
+@pytest.mark.parametrize("special", [float("inf"), float("-inf"), float("nan")])
+def test_two_norms_of_infinities_and_nan(dtype: torch.dtype, special: float) -> None:
+    for hidden in (50, 1000):
+        for at in (0, hidden // 2, hidden - 1):
+            x, residual = rows(3, 2, hidden, dtype), rows(4, 2, hidden, dtype)
+            x[0, at], residual[1, at] = special, special
+            check_two_norms(x, (norm_weight(hidden, dtype),) * 2, FORMATS[0], residual)
+
+
+def test_two_norms_write_the_residual_and_nothing_else() -> None:
+    buffer = torch.full((5, 100), 7.0, dtype=torch.bfloat16)
+    x, weight = rows(7, 5, 61, torch.bfloat16), norm_weight(61, torch.bfloat16)
+    before = x.clone()
+    ops.gemma_norm_add_norm_quant_fp8(x, weight, buffer[:, 9:70], weight, EPS)
+    assert torch.equal(x, before)
+    assert (buffer[:, :9] == 7.0).all()
+    assert (buffer[:, 70:] == 7.0).all()
+    assert (buffer[:, 9:70] != 7.0).any()
+
+
+@dtypes
+@pytest.mark.parametrize("hidden", [1, 5, 31, 64, 256, 1152, 3840])
+def test_plain_norm(dtype: torch.dtype, hidden: int) -> None:
+    """Of tokens, and of heads that lie in the output of a larger projection, as q and k do."""
+    weight = norm_weight(hidden, dtype)
+    wide = rows(5, 6, 4 * hidden + 7, dtype)
+    for x in (wide[:, 3 : 3 + hidden], wide[:, 5 : 5 + 3 * hidden].unflatten(1, (3, hidden))):
+        actual = ops.gemma_rms_norm(x, weight, EPS)
+        assert actual.is_contiguous()
+        assert_rounded_alike(actual, reference.gemma_rms_norm(x, weight, EPS))
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (3, 0), (0, 4, 64), (3, 0, 64), (3, 4, 0)])
+def test_plain_norm_of_nothing(shape: tuple[int, ...]) -> None:
+    assert ops.gemma_rms_norm(torch.ones(shape), torch.ones(shape[-1]), EPS).shape == shape
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_norms_on_any_number_of_threads(count: int) -> None:
+    x, weight = rows(8, 90, 2000, torch.bfloat16), norm_weight(2000, torch.bfloat16)
+    torch.set_num_threads(count)
+    check_two_norms(x, (weight, weight.flip(0)), FORMATS[0], rows(9, 90, 2000, torch.bfloat16))
+    heads = x.view(90, 8, 250)
+    weight = norm_weight(250, torch.bfloat16)
+    assert_rounded_alike(ops.gemma_rms_norm(heads, weight, EPS), reference.gemma_rms_norm(heads, weight, EPS))
+
+
 def vllm_norm(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> Quantized:
     """The normed rows and the new residual as vLLM 0.32 computes and rounds them.
 
@@ -355,3 +483,36 @@ def test_wrong_arguments_of_the_activations(fused: Gated, unfused: Gated) -> Non
         fused(torch.ones(2, 4).double(), FORMATS[0])
     with pytest.raises(RuntimeError, match=r"dtype must be torch.float8_e4m3fn or"):
         fused(torch.ones(2, 4), torch.float16)
+
+
+@pytest.mark.parametrize(
+    ("x", "weight", "message"),
+    [
+        (torch.ones(4), W, r"x must be \[tokens, hidden\] or \[tokens, heads, hidden\], got 1"),
+        (torch.ones(1, 1, 2, 4), W, "got 4 dimensions"),
+        (X.double(), W, "x must be float32, float16 or bfloat16"),
+        (torch.ones(4, 2).t(), torch.ones(2).repeat(2), "must be adjacent in memory"),
+        (X, W.half(), "weight must have the dtype of x"),
+        (torch.ones(2, 3, 4), torch.ones(3), r"weight must be a contiguous \[4\]"),
+    ],
+)
+def test_wrong_arguments_of_the_plain_norm(x: torch.Tensor, weight: torch.Tensor, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        ops.gemma_rms_norm(x, weight, EPS)
+
+
+@pytest.mark.parametrize(
+    ("post_weight", "residual", "weight", "message"),
+    [
+        (torch.ones(3), X.clone(), W, r"post_weight must be a contiguous \[4\]"),
+        (W.half(), X.clone(), W, "post_weight must have the dtype of x"),
+        (W, X.clone(), torch.ones(3), r"^weight must be a contiguous \[4\]"),
+        (W, X.half(), W, "residual must have the dtype of x"),
+        (W, torch.ones(1, 4).expand(2, 4), W, "must not share memory"),
+    ],
+)
+def test_wrong_arguments_of_two_norms(
+    post_weight: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        ops.gemma_norm_add_norm_quant_fp8(X, post_weight, residual, weight, EPS)

@@ -10,10 +10,13 @@ from octet import ops
 
 QUANT = torch.ops.octet.per_token_quant_fp8.default
 QUANT_OUT = torch.ops.octet.per_token_quant_fp8_out.default
+PLAIN_NORM = torch.ops.octet.gemma_rms_norm.default
+TWO_NORMS = torch.ops.octet.gemma_norm_add_norm_quant_fp8.default
 NORM = torch.ops.octet.gemma_rms_norm_quant_fp8.default
 GELU = torch.ops.octet.gelu_tanh_and_mul_quant_fp8.default
 SILU = torch.ops.octet.silu_and_mul_quant_fp8.default
 LINEAR = torch.ops.octet.fp8_linear.default
+OPERATORS = (QUANT, QUANT_OUT, PLAIN_NORM, TWO_NORMS, NORM, GELU, SILU, LINEAR)
 
 
 @pytest.fixture(autouse=True)
@@ -33,10 +36,13 @@ def comparable_codes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_schemas() -> None:
-    assert [str(op._schema) for op in (QUANT, QUANT_OUT, NORM, GELU, SILU, LINEAR)] == [
+    assert [str(op._schema) for op in OPERATORS] == [
         "octet::per_token_quant_fp8(Tensor x, ScalarType dtype, Tensor? scale_ub=None)"
         " -> (Tensor q, Tensor scale)",
         "octet::per_token_quant_fp8_out(Tensor x, Tensor? scale_ub, *, Tensor(a!) q, Tensor(b!) scale) -> ()",
+        "octet::gemma_rms_norm(Tensor x, Tensor weight, float eps) -> Tensor",
+        "octet::gemma_norm_add_norm_quant_fp8(Tensor x, Tensor post_weight, Tensor(a!) residual,"
+        " Tensor weight, float eps, ScalarType dtype) -> (Tensor q, Tensor scale)",
         "octet::gemma_rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
         " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
         "octet::gelu_tanh_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
@@ -69,6 +75,11 @@ def test_opcheck_fused_quant(dtype: torch.dtype, shape: tuple[int, int]) -> None
     x, weight = torch.randn(shape).to(dtype), torch.randn(shape[1]).to(dtype)
     torch.library.opcheck(NORM, (x, weight, 1e-6, torch.float8_e4m3fn))
     torch.library.opcheck(NORM, (x, weight, 1e-6, torch.float8_e5m2, torch.ones(shape, dtype=dtype)))
+    torch.library.opcheck(PLAIN_NORM, (x, weight, 1e-6))
+    torch.library.opcheck(PLAIN_NORM, (x.expand(2, *shape).transpose(0, 1), weight, 1e-6))
+    torch.library.opcheck(
+        TWO_NORMS, (x, weight, torch.ones(shape, dtype=dtype), -weight, 1e-6, torch.float8_e4m3fn)
+    )
     torch.library.opcheck(GELU, (x, torch.float8_e4m3fn))
     torch.library.opcheck(SILU, (x, torch.float8_e5m2))
 

@@ -96,3 +96,71 @@ def test_a_group_that_is_not_there_is_one_line() -> None:
     )
     assert result.returncode == 1
     assert "no group 'nonsense'" in result.stderr
+
+
+def check_constraints(file: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [ROOT / "tools" / "check_constraints.sh", Path(sys.executable).parent, file],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_constraints_that_nothing_satisfies_are_an_error(tmp_path: Path) -> None:
+    """An index without a package: what is wanted cannot be had, and that is not the network's fault."""
+    (tmp_path / "simple").mkdir()
+    result = check_constraints(
+        ROOT / "constraints" / "cuda.txt",
+        UV_DEFAULT_INDEX=(tmp_path / "simple").as_uri(),
+        UV_CACHE_DIR=str(tmp_path / "cache"),
+        UV_FIND_LINKS="",
+    )
+    assert result.returncode == 1, result.stdout
+    assert result.stderr.rstrip().endswith("constraints/cuda.txt cannot be installed; run make lock")
+
+
+def test_an_index_that_cannot_be_reached_is_said_and_no_error(tmp_path: Path) -> None:
+    result = check_constraints(
+        ROOT / "constraints" / "cuda.txt",
+        UV_DEFAULT_INDEX="http://127.0.0.1:9/simple",
+        UV_HTTP_RETRIES="0",
+        UV_CACHE_DIR=str(tmp_path),
+        UV_FIND_LINKS="",
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.endswith("was not resolved: the package index cannot be reached\n")
+
+
+def test_cuda_is_pinned_as_its_torch_wants_it() -> None:
+    """Once for every Python on Linux: torch, Triton, and a compiler of torch's CUDA, whose PTX its drivers
+    take.
+    """
+    on_linux: dict[str, list[str]] = {}
+    for line in (ROOT / "constraints" / "cuda.txt").read_text().splitlines():
+        if line.startswith("#"):
+            continue
+        requirement = Requirement(line)
+        for python in ("3.11", "3.12", "3.13"):
+            machine = {
+                "python_version": python,
+                "python_full_version": f"{python}.9",
+                "sys_platform": "linux",
+                "platform_machine": "x86_64",
+                "platform_python_implementation": "CPython",
+                "implementation_name": "cpython",
+            }
+            if requirement.marker is None or requirement.marker.evaluate(machine):
+                on_linux.setdefault(canonicalize_name(requirement.name), []).append(
+                    str(requirement.specifier)
+                )
+    for name in ("torch", "triton", "vllm", "nvidia-cuda-nvcc", "nvidia-cuda-nvrtc", "nvidia-cuda-runtime"):
+        assert len(on_linux[name]) == 3, name
+        assert len(set(on_linux[name])) == 1, f"{name} differs between Pythons"
+    minors = {
+        on_linux[f"nvidia-{part}"][0].rpartition(".")[0]
+        for part in ("cuda-nvcc", "cuda-crt", "cuda-cccl", "nvvm", "cuda-nvrtc", "cuda-runtime")
+    }
+    assert minors == {"==13.0"}

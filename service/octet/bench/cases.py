@@ -1,15 +1,17 @@
-"""What is measured: each kernel on a shape, and what stands beside it in the same run."""
+"""What is measured: each kernel on a shape, and what stands beside it in the same run.
+
+torch.ops.octet must be there: whoever measures loads it, from the package or from a build of its own.
+"""
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 import torch.nn.functional as F
 
-from octet import ops
 from octet.bench import machine
 from octet.bench.shapes import LinearShape
 
@@ -72,6 +74,38 @@ def eager_silu_and_mul(x: torch.Tensor) -> torch.Tensor:
     return F.silu(gate) * up
 
 
+def eager_norm_quant(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The codes and scales of Gemma's RMSNorm of x + residual, and that sum."""
+    normed, total = eager_gemma_rms_norm(x, weight, residual)
+    return (*eager_quantize(normed), total)
+
+
+def eager_plain_norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Gemma's RMSNorm of x as torch's own operators do it."""
+    values = x.to(torch.float32)
+    values = values * torch.rsqrt(values.pow(2).mean(dim=-1, keepdim=True) + EPS)
+    return (values * (1.0 + weight.to(torch.float32))).to(x.dtype)
+
+
+def eager_two_norms_quant(
+    x: torch.Tensor, post_weight: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The same after another norm of x: what lies between two sublayers."""
+    return eager_norm_quant(eager_plain_norm(x, post_weight), weight, residual)
+
+
+def eager_gelu_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The codes and scales of tanh-GELU of the left half times the right half."""
+    return eager_quantize(eager_gelu_tanh_and_mul(x))
+
+
+def eager_silu_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The codes and scales of SiLU of the left half times the right half."""
+    return eager_quantize(eager_silu_and_mul(x))
+
+
 def per_token_quant(rows: int, width: int, device: str) -> Case:
     """Quantization of [rows, width], bf16."""
     x = _activations(rows, width, device)
@@ -115,10 +149,40 @@ def gemma_rms_norm_quant(rows: int, width: int, device: str) -> Case:
     functions: dict[str, Function] = {
         "octet": partial(torch.ops.octet.gemma_rms_norm_quant_fp8, x, weight, EPS, FP8, residual),
         "copy": _copy(moved, device),
-        "eager": lambda: eager_quantize(eager_gemma_rms_norm(x, weight, residual)[0]),
+        "eager": partial(eager_norm_quant, x, weight, residual),
         "plain": _plain(rows, 2 * width, device),
     }
     return Case("gemma_rms_norm_quant_fp8", str(width), rows, moved, 0, functions)
+
+
+def gemma_norm_add_norm_quant(rows: int, width: int, device: str) -> Case:
+    """What lies between two sublayers of Gemma, of [rows, width], bf16."""
+    x, residual = _activations(rows, width, device), _activations(rows, width, device)
+    post_weight, weight = _activations(2, width, device)
+    x.zero_()  # for the residual's sake, as above
+    moved = rows * width * 7 + rows * 4
+    operator = torch.ops.octet.gemma_norm_add_norm_quant_fp8
+    apart = partial(_norm_then_norm_quant, x, post_weight, residual, weight)
+    functions: dict[str, Function] = {
+        "octet": partial(operator, x, post_weight, residual, weight, EPS, FP8),
+        "copy": _copy(moved, device),
+        "eager": partial(eager_two_norms_quant, x, post_weight, residual, weight),
+        "apart": apart,
+    }
+    return Case("gemma_norm_add_norm_quant_fp8", str(width), rows, moved, 0, functions)
+
+
+def gemma_rms_norm(rows: int, width: int, device: str) -> Case:
+    """Gemma's RMSNorm of [rows, width], bf16."""
+    x = _activations(rows, width, device)
+    weight = _activations(1, width, device)[0]
+    moved = rows * width * 4
+    functions: dict[str, Function] = {
+        "octet": partial(torch.ops.octet.gemma_rms_norm, x, weight, EPS),
+        "copy": _copy(moved, device),
+        "eager": partial(eager_plain_norm, x, weight),
+    }
+    return Case("gemma_rms_norm", str(width), rows, moved, 0, functions)
 
 
 def gelu_tanh_and_mul_quant(rows: int, width: int, device: str) -> Case:
@@ -128,7 +192,7 @@ def gelu_tanh_and_mul_quant(rows: int, width: int, device: str) -> Case:
     functions: dict[str, Function] = {
         "octet": partial(torch.ops.octet.gelu_tanh_and_mul_quant_fp8, x, FP8),
         "copy": _copy(moved, device),
-        "eager": lambda: eager_quantize(eager_gelu_tanh_and_mul(x)),
+        "eager": partial(eager_gelu_quant, x),
         "plain": _plain(rows, 2 * width, device),
     }
     return Case("gelu_tanh_and_mul_quant_fp8", str(width), rows, moved, 0, functions)
@@ -141,7 +205,7 @@ def silu_and_mul_quant(rows: int, width: int, device: str) -> Case:
     functions: dict[str, Function] = {
         "octet": partial(torch.ops.octet.silu_and_mul_quant_fp8, x, FP8),
         "copy": _copy(moved, device),
-        "eager": lambda: eager_quantize(eager_silu_and_mul(x)),
+        "eager": partial(eager_silu_quant, x),
         "plain": _plain(rows, 2 * width, device),
     }
     return Case("silu_and_mul_quant_fp8", str(width), rows, moved, 0, functions)
@@ -150,6 +214,8 @@ def silu_and_mul_quant(rows: int, width: int, device: str) -> Case:
 ROW_KERNELS: dict[str, tuple[Callable[[int, int, str], Case], ...]] = {
     "per_token_quant_fp8": (per_token_quant, per_token_quant_out),
     "gemma_rms_norm_quant_fp8": (gemma_rms_norm_quant,),
+    "gemma_norm_add_norm_quant_fp8": (gemma_norm_add_norm_quant,),
+    "gemma_rms_norm": (gemma_rms_norm,),
     "gelu_tanh_and_mul_quant_fp8": (gelu_tanh_and_mul_quant,),
     "silu_and_mul_quant_fp8": (silu_and_mul_quant,),
 }
@@ -178,13 +244,14 @@ class LinearOperands:
         """The product with `rows` rows, to bf16; beside it, where asked for, what vLLM uses for FP8."""
         shape = self.shape
         x = _activations(rows, shape.in_features, "cpu")
-        xq, x_scale = ops.per_token_quant_fp8(x)
+        quantized: tuple[torch.Tensor, torch.Tensor] = torch.ops.octet.per_token_quant_fp8(x, FP8)
+        xq, x_scale = quantized
         one = torch.ones(1)
         codes, stock_codes = itertools.cycle(self.codes), itertools.cycle(self.codes)
         half = itertools.cycle(self.half)
 
         def stock() -> torch.Tensor:
-            product = torch._scaled_mm(
+            product: torch.Tensor = torch._scaled_mm(
                 xq, next(stock_codes).t(), scale_a=one, scale_b=one, out_dtype=torch.float32
             )
             return (product * x_scale * self.scale.t()).to(torch.bfloat16)
@@ -202,12 +269,14 @@ class LinearOperands:
         return Case("fp8_linear", shape.name, rows, moved, 2 * rows * weights, functions)
 
 
-def row_cases(kernel: str, widths: list[int], rows: list[int], device: str) -> Iterator[Case]:
-    """The cases of one of ROW_KERNELS, made one by one."""
+def row_cases(
+    kernel: str, widths: Sequence[int], rows: Sequence[int], device: str
+) -> Iterator["partial[Case]"]:
+    """What makes the cases of one of ROW_KERNELS; each call makes the case anew, with memory of its own."""
     for make_case in ROW_KERNELS[kernel]:
         for width in widths:
             for count in rows:
-                yield make_case(count, width, device)
+                yield partial(make_case, count, width, device)
 
 
 def _activations(rows: int, width: int, device: str) -> torch.Tensor:
@@ -220,6 +289,15 @@ def _copy(moved: int, device: str) -> Function:
     source = torch.ones(moved // 2, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return partial(target.copy_, source)
+
+
+def _norm_then_norm_quant(
+    x: torch.Tensor, post_weight: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor
+) -> object:
+    """The same by two operators."""
+    normed = torch.ops.octet.gemma_rms_norm(x, post_weight, EPS)
+    quantized: object = torch.ops.octet.gemma_rms_norm_quant_fp8(normed, weight, EPS, FP8, residual)
+    return quantized
 
 
 def _plain(rows: int, width: int, device: str) -> Function:

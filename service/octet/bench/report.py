@@ -17,6 +17,8 @@ _COLUMNS = {
     "copy": "speed of a copy",
     "plain": "time of plain quantization",
     "eager": "eager torch",
+    "compiled": "torch.compile",
+    "apart": "two operators",
     "bf16": "bf16 linear",
     "stock": "stock op",
 }

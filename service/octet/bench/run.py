@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from octet import ops
-from octet.bench import cases, machine, roofs, shapes, timing
-from octet.engine.vllm import compat, kernels
+from octet.bench import cases, gpu, machine, roofs, shapes, timing
+from octet.engine.vllm import compat
 
 # A shape whose next larger number of rows would take longer than this for one call is left there.
 _LONGEST_CALL_S = 4.0
@@ -115,13 +115,30 @@ def run(settings: Settings, progress: Callable[[str], None]) -> Report:
 
 def _row_kernel(kernel: str, settings: Settings, progress: Callable[[str], None]) -> Iterator[Result]:
     widths = [shapes.WIDTHS[name] for name in settings.widths]
-    for case in cases.row_cases(kernel, widths, list(settings.width_rows), settings.device):
-        if settings.device == "cuda" and kernel == kernels.QUANTIZATION:
-            stock = compat.stock_per_token_quant(case.rows, int(case.shape))
-            case = dataclasses.replace(case, functions=case.functions | {"stock": stock})
+    for make_case in cases.row_cases(kernel, widths, settings.width_rows, settings.device):
+        if settings.device == "cuda":
+            progress(f"{kernel} {make_case.args[0]} x {make_case.args[1]}")
+            yield _on_gpu(make_case, settings)
+            continue
+        case = make_case()
         for variant, threads in _configurations(settings):
             progress(f"{kernel} {case.rows} x {case.shape}, {variant}, {threads} threads")
             yield _measure(case, variant, threads, settings)
+
+
+def _on_gpu(make_case: Callable[[], cases.Case], settings: Settings) -> Result:
+    """Measures a case beside torch.compile's version of it and vLLM's own kernel, where there is one."""
+
+    def make() -> cases.Case:
+        case = make_case()
+        functions = case.functions | {"compiled": gpu.as_compiled(case.functions["eager"])}
+        stock = compat.kernels.stock_kernel(case.kernel, case.rows, int(case.shape))
+        if stock is not None:
+            functions["stock"] = stock
+        return dataclasses.replace(case, functions=functions)
+
+    case, timings = gpu.measure(make, settings.seconds)
+    return Result(case.kernel, case.shape, case.rows, "cuda", 1, case.bytes_moved, case.flops, timings)
 
 
 def _linear(kernel: str, settings: Settings, progress: Callable[[str], None]) -> Iterator[Result]:
@@ -141,10 +158,7 @@ def _linear(kernel: str, settings: Settings, progress: Callable[[str], None]) ->
 
 
 def _configurations(settings: Settings) -> Iterable[tuple[str, int]]:
-    """Puts each pair of kernels and threads into force, and names it."""
-    if settings.device == "cuda":
-        yield "cuda", 1
-        return
+    """Puts each pair of CPU kernels and threads into force, and names it."""
     for isa in settings.isas:
         ops.use_isa(isa)
         for threads in settings.threads:
@@ -153,6 +167,5 @@ def _configurations(settings: Settings) -> Iterable[tuple[str, int]]:
 
 
 def _measure(case: cases.Case, variant: str, threads: int, settings: Settings) -> Result:
-    synchronize = torch.cuda.synchronize if settings.device == "cuda" else None
-    timings = timing.take_turns(case.functions, settings.seconds, synchronize=synchronize)
+    timings = timing.take_turns(case.functions, settings.seconds)
     return Result(case.kernel, case.shape, case.rows, variant, threads, case.bytes_moved, case.flops, timings)

@@ -1,4 +1,4 @@
-"""Octet's FP8 operators, on CPU and CUDA tensors.
+"""Octet's operators, on CPU and CUDA tensors: FP8 and the norms around it.
 
 The names below call ``torch.ops.octet.*``, which the compiled extension registers; compiled graphs
 (``torch.compile``, ``torch.export``) see them through the fake kernels of :mod:`octet.ops.fake`. The
@@ -20,6 +20,8 @@ __all__ = [
     "cuda_archs",
     "fp8_linear",
     "gelu_tanh_and_mul_quant_fp8",
+    "gemma_norm_add_norm_quant_fp8",
+    "gemma_rms_norm",
     "gemma_rms_norm_quant_fp8",
     "isa",
     "per_token_quant_fp8",
@@ -86,6 +88,60 @@ def gemma_rms_norm_quant_fp8(
         RuntimeError: a shape, dtype, stride or device is none of the above.
     """
     q, scale = torch.ops.octet.gemma_rms_norm_quant_fp8(x, weight, eps, dtype, residual)
+    return q, scale
+
+
+def gemma_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Gemma's RMS norm of each row: ``x * rsqrt(mean(x^2) + eps) * (1 + weight)``.
+
+    Computed in float32 and rounded once, as vLLM's ``GemmaRMSNorm`` without a residual.
+
+    Args:
+        x: ``[tokens, hidden]`` or ``[tokens, heads, hidden]``, float32, float16 or bfloat16; tokens and
+        heads may
+            lie at any stride, the elements of a row must be adjacent. Any size may be 0.
+        weight: ``[hidden]``, contiguous, of the dtype of ``x``.
+        eps: what is added to the mean of the squares.
+
+    Returns:
+        A contiguous tensor of the shape and dtype of ``x``.
+
+    Raises:
+        RuntimeError: a shape, dtype, stride or device is none of the above.
+    """
+    out: torch.Tensor = torch.ops.octet.gemma_rms_norm(x, weight, eps)
+    return out
+
+
+def gemma_norm_add_norm_quant_fp8(
+    x: torch.Tensor,
+    post_weight: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What lies between two sublayers of Gemma, as one: norm, residual, norm, quantization.
+
+    ``gemma_rms_norm_quant_fp8(gemma_rms_norm(x, post_weight, eps), weight, eps, dtype, residual)``, rounded
+    where these round, in one pass over memory.
+
+    Args:
+        x: ``[tokens, hidden]``, the output of a sublayer; float32, float16 or bfloat16; rows may lie at any
+            stride, the elements of a row must be adjacent. Either size may be 0.
+        post_weight: ``[hidden]``, of the norm after the sublayer; contiguous, of the dtype of ``x``.
+        residual: of the shape and dtype of ``x``, in rows of their own; updated in place.
+        weight: ``[hidden]``, of the norm before the next sublayer; contiguous, of the dtype of ``x``.
+        eps: what is added to the mean of the squares in both norms.
+        dtype: ``torch.float8_e4m3fn`` or ``torch.float8_e5m2``.
+
+    Returns:
+        The codes ``[tokens, hidden]`` of ``dtype`` and the scales, float32 ``[tokens, 1]``.
+
+    Raises:
+        RuntimeError: a shape, dtype, stride or device is none of the above.
+    """
+    q, scale = torch.ops.octet.gemma_norm_add_norm_quant_fp8(x, post_weight, residual, weight, eps, dtype)
     return q, scale
 
 

@@ -19,6 +19,23 @@ def _per_token_quant_fp8_out(
     return None
 
 
+@torch.library.register_fake("octet::gemma_rms_norm")  # type: ignore[untyped-decorator]
+def _gemma_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.register_fake("octet::gemma_norm_add_norm_quant_fp8")  # type: ignore[untyped-decorator]
+def _gemma_norm_add_norm_quant_fp8(
+    x: torch.Tensor,
+    post_weight: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[0], 1), dtype=torch.float32)
+
+
 @torch.library.register_fake("octet::gemma_rms_norm_quant_fp8")  # type: ignore[untyped-decorator]
 def _gemma_rms_norm_quant_fp8(
     x: torch.Tensor,

@@ -1,5 +1,6 @@
 """Loads the compiled extension, which registers ``torch.ops.octet``."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -19,6 +20,11 @@ _CUDA_LIBRARY = Path(extension.__file__).with_name("_C_cuda.so")
 
 # An ISA that OCTET_ISA asks for and that cannot be had is an error of the start, not of the first call.
 extension.isa()
+
+# As with an ISA: what says neither is not taken for the one or the other.
+_PDL = os.environ.get("OCTET_PDL", "on")
+if _PDL not in ("on", "off"):
+    raise ValueError(f"OCTET_PDL={_PDL!r} is neither 'on' nor 'off'")
 
 # The CUDA operators need the libraries of a CUDA build of torch.
 cuda_loaded: bool = torch.version.cuda is not None and _CUDA_LIBRARY.exists()

@@ -53,6 +53,33 @@ def per_channel_quant_fp8(
     return codes.to(dtype), scale
 
 
+def gemma_rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """The norm of :func:`octet.ops.gemma_rms_norm`; takes and returns the same.
+
+    The kernels equal it but for the order of the sum of squares, which now and then rounds an element to its
+    neighbour in the dtype of ``x``.
+    """
+    values = x.to(torch.float32)
+    normalized = values * torch.rsqrt(values.pow(2).mean(dim=-1, keepdim=True) + eps)
+    return (normalized * (1.0 + weight.to(torch.float32))).to(x.dtype)
+
+
+def gemma_norm_add_norm_quant_fp8(
+    x: torch.Tensor,
+    post_weight: torch.Tensor,
+    residual: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The operators of :func:`octet.ops.gemma_norm_add_norm_quant_fp8`, one after the other.
+
+    Takes and returns the same, and updates the residual in place. What is said of the kernels there and in
+    :func:`gemma_rms_norm` holds for both norms here.
+    """
+    return gemma_rms_norm_quant_fp8(gemma_rms_norm(x, post_weight, eps), weight, eps, dtype, residual)
+
+
 def gemma_rms_norm_quant_fp8(
     x: torch.Tensor,
     weight: torch.Tensor,

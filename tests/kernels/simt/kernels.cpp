@@ -8,7 +8,7 @@
 #include <string>
 
 #include "cuda/gated_quant.cuh"
-#include "cuda/gemma_rms_norm_quant.cuh"
+#include "cuda/gemma_rms_norm.cuh"
 #include "cuda/launch_rows.cuh"
 #include "cuda/per_token_quant.cuh"
 
@@ -90,6 +90,14 @@ int simt_silu_and_mul_quant(const octet::GatedQuant* args, int64_t rows, int ord
 
 int simt_gemma_rms_norm_quant(const octet::GemmaRmsNormQuant* args, int64_t rows, int order,
                               int64_t max_dynamic_shared_bytes) {
+  return args->post_weight == nullptr ? octet::cuda::run<octet::cuda::GemmaNormQuantRow>(
+                                            *args, rows, order, max_dynamic_shared_bytes)
+                                      : octet::cuda::run<octet::cuda::GemmaNormAddNormQuantRow>(
+                                            *args, rows, order, max_dynamic_shared_bytes);
+}
+
+int simt_gemma_rms_norm(const octet::GemmaRmsNorm* args, int64_t rows, int order,
+                        int64_t max_dynamic_shared_bytes) {
   return octet::cuda::run<octet::cuda::GemmaRmsNormRow>(*args, rows, order,
                                                         max_dynamic_shared_bytes);
 }

@@ -39,6 +39,22 @@ class PerTokenQuant(ctypes.Structure):
     )
 
 
+class GemmaRmsNorm(ctypes.Structure):
+    """octet::GemmaRmsNorm of kernels.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("x_dtype", ctypes.c_uint8),
+        ("x_stride", ctypes.c_int64),
+        ("head_stride", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("hidden", ctypes.c_int64),
+        ("weight", ctypes.c_void_p),
+        ("eps", ctypes.c_float),
+        ("y", ctypes.c_void_p),
+    )
+
+
 class GemmaRmsNormQuant(ctypes.Structure):
     """octet::GemmaRmsNormQuant of kernels.h."""
 
@@ -47,6 +63,7 @@ class GemmaRmsNormQuant(ctypes.Structure):
         ("x_dtype", ctypes.c_uint8),
         ("x_stride", ctypes.c_int64),
         ("hidden", ctypes.c_int64),
+        ("post_weight", ctypes.c_void_p),
         ("weight", ctypes.c_void_p),
         ("eps", ctypes.c_float),
         ("residual", ctypes.c_void_p),
@@ -100,7 +117,7 @@ class Simulation:
         self._library.simt_error.restype = ctypes.c_char_p
         self._library.simt_kernels_run.restype = ctypes.c_int64
         self.order = Order.FORWARD
-        self.shared_bytes = 98 << 10  # of sm_89 and sm_120a
+        self.shared_bytes = 98 << 10  # of sm_89 and sm_120
         self.output_offset = 0
 
     def kernels_run(self) -> int:
@@ -138,6 +155,45 @@ class Simulation:
             args.residual_stride = residual.stride(0)
         return self._run("simt_gemma_rms_norm_quant", args, x, fmt)
 
+    def gemma_norm_add_norm_quant_fp8(
+        self,
+        x: torch.Tensor,
+        post_weight: torch.Tensor,
+        residual: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :func:`octet.ops.gemma_norm_add_norm_quant_fp8` returns; updates the residual in place."""
+        args = GemmaRmsNormQuant(
+            hidden=x.shape[1],
+            post_weight=post_weight.data_ptr(),
+            weight=weight.data_ptr(),
+            eps=eps,
+            residual=residual.data_ptr(),
+            residual_stride=residual.stride(0),
+        )
+        return self._run("simt_gemma_rms_norm_quant", args, x, fmt)
+
+    def gemma_rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+        """What :func:`octet.ops.gemma_rms_norm` returns."""
+        heads = x.shape[1] if x.dim() == 3 else 1
+        memory = torch.full((x.numel() + GUTTER,), float(UNTOUCHED), dtype=x.dtype)
+        args = GemmaRmsNorm(
+            x=x.data_ptr(),
+            x_dtype=DTYPES.index(x.dtype),
+            x_stride=x.stride(0),
+            head_stride=x.stride(1) if x.dim() == 3 else 0,
+            heads=heads,
+            hidden=x.shape[-1],
+            weight=weight.data_ptr(),
+            eps=eps,
+            y=memory.data_ptr(),
+        )
+        self._call("simt_gemma_rms_norm", args, len(x) * heads)
+        assert bool((memory[x.numel() :] == UNTOUCHED).all()), "something beyond the rows was written"
+        return memory[: x.numel()].view(x.shape)
+
     def gelu_tanh_and_mul_quant_fp8(
         self, x: torch.Tensor, fmt: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -164,10 +220,13 @@ class Simulation:
         args.q = out.q.data_ptr()
         args.q_stride = out.q.stride(0)
         args.scale = out.scale.data_ptr()
+        self._call(name, args, len(x))
+        out.check_untouched()
+        return out.q, out.scale
+
+    def _call(self, name: str, args: ctypes.Structure, rows: int) -> None:
         failed = self._library[name](
-            ctypes.byref(args), ctypes.c_int64(len(x)), int(self.order), ctypes.c_int64(self.shared_bytes)
+            ctypes.byref(args), ctypes.c_int64(rows), int(self.order), ctypes.c_int64(self.shared_bytes)
         )
         if failed:
             raise RuntimeError(self._library.simt_error().decode())
-        out.check_untouched()
-        return out.q, out.scale

@@ -9,8 +9,17 @@ SWITCH = "OCTET_KERNELS"
 
 # What takes vLLM's place where it has a kernel for the device; the first is what Octet cannot do without.
 QUANTIZATION = "per_token_quant_fp8"
-FUSED = ("gemma_rms_norm_quant_fp8", "gelu_tanh_and_mul_quant_fp8", "silu_and_mul_quant_fp8")
+FUSED = (
+    "gemma_rms_norm_quant_fp8",
+    "gemma_norm_add_norm_quant_fp8",
+    "gelu_tanh_and_mul_quant_fp8",
+    "silu_and_mul_quant_fp8",
+    "gemma_rms_norm",
+)
 OPERATORS = (QUANTIZATION, "fp8_linear", *FUSED)
+
+DEVICES = ("cpu", "cuda")
+"""What there are kernels for; everywhere else Octet stays out."""
 
 
 def wanted() -> bool:
@@ -26,14 +35,50 @@ def wanted() -> bool:
 
 
 def unavailable_reason(device: str) -> str | None:
-    """Why the kernels cannot run on `device` ("cpu" or "cuda"); None when they can."""
+    """Why the kernels cannot run on `device`, a name of vLLM's; None when they can."""
+    if device not in DEVICES:
+        return f"there are kernels for {' and '.join(DEVICES)}, and none for {device or 'no device'}"
     try:
         import octet.ops  # noqa: F401  (registers torch.ops.octet)
     except Exception as error:  # whatever goes wrong in a foreign library's loading must not stop vLLM
         return f"the compiled extension cannot be loaded: {str(error).strip().splitlines()[0]}"
-    if QUANTIZATION in operators(device):
+    if QUANTIZATION not in operators(device):
+        how = "; install octet-serve again where nvcc is found (OCTET_CUDA=ON)" if device == "cuda" else ""
+        return f"the extension was built without kernels for {device}{how}"
+    if device == "cuda":
+        return _unsuitable_gpu()
+    return None
+
+
+def runs_on(archs: Sequence[str], capability: tuple[int, int]) -> bool:
+    """Whether code for these architectures runs on a GPU of this compute capability.
+
+    Machine code ("sm_86") does within its major version from its minor one on, PTX ("compute_90") on whatever
+    is not older, and what is made for one architecture alone ("sm_90a") nowhere else.
+    """
+    for arch in archs:
+        kind, _, number = arch.partition("_")
+        built = divmod(int(number.rstrip("a")), 10)
+        if built == capability:
+            return True
+        if (
+            built < capability
+            and not number.endswith("a")
+            and (kind == "compute" or built[0] == capability[0])
+        ):
+            return True
+    return False
+
+
+def _unsuitable_gpu() -> str | None:
+    import octet.ops
+    from octet.engine.vllm import compat
+
+    capability = compat.devices.capability()
+    archs = octet.ops.cuda_archs()
+    if capability is None or runs_on(archs, capability):
         return None
-    return f"the extension was built without kernels for {device}"
+    return f"the kernels were built for {', '.join(archs)}, and this GPU is {capability[0]}.{capability[1]}"
 
 
 def operators(device: str) -> tuple[str, ...]:
@@ -42,6 +87,8 @@ def operators(device: str) -> tuple[str, ...]:
     An extension that was built from an older tree lacks some, and what has a schema need not have a kernel
     for the device.
     """
+    if device not in DEVICES:
+        return ()
     import torch
 
     key = device.upper()

@@ -5,6 +5,7 @@ vLLM calls `register` in every process that it starts, before a model is built, 
 """
 
 import os
+from typing import Any
 
 import octet
 from octet.engine.vllm import compat, kernels
@@ -14,21 +15,48 @@ from octet.engine.vllm.launch import forkserver, sockets
 _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
 
 
+failure: str | None = None
+"""What kept `register` from its work in this process, one line; None where nothing did."""
+
+
 def register() -> None:
     """Puts into vLLM Octet's kernels, quantization method, tool parser, constraints and count of requests.
 
-    May be repeated.
+    May be repeated. Where something goes wrong, vLLM goes on with what was put in before that, and a line of
+    the log says what; `octet serve` refuses to start then.
 
     Raises:
         StartupError: when OCTET_KERNELS holds neither "on" nor "off".
     """
+    global failure
     wanted = kernels.wanted()
     from vllm.logger import init_logger
 
     logger = init_logger("vllm.plugins.octet")
+    failure = None
+    try:
+        if reason := _stays_out():
+            logger.warning_once("octet does nothing here: %s", reason)
+        else:
+            _register(logger, wanted=wanted)
+    except Exception as error:  # vLLM would end with whatever is raised here
+        failure = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        logger.warning_once("octet could not be put into vLLM: %s", failure)
+
+
+def _stays_out() -> str | None:
+    """Why nothing of Octet's is put into this vLLM; None where it is."""
     if reason := compat.unsupported_reason():
-        logger.warning_once("octet does nothing here: %s", reason)
-        return
+        return reason
+    if (platform := compat.devices.platform()) in kernels.DEVICES:
+        return None
+    if platform:
+        return f"vLLM computes on {platform}, which Octet knows nothing of"
+    reason = compat.devices.no_gpu_reason() if compat.engine_device() == "cuda" else None
+    return f"vLLM sees no device; {reason or 'it says why with VLLM_LOGGING_LEVEL=DEBUG'}"
+
+
+def _register(logger: Any, *, wanted: bool) -> None:
     if (folder := sockets.own_folder()) is not None:
         compat.share_under_name_of(folder)
     if forkserver.is_forked():
@@ -39,9 +67,7 @@ def register() -> None:
     compat.constraints.follow()
     _register_tool_parser()
     _register_quantization()
-    from vllm.platforms import current_platform
-
-    device = current_platform.device_type
+    device = compat.devices.platform()
     if device == "cpu":
         from octet.engine.vllm.inside import picture_attention
 
@@ -86,19 +112,14 @@ def _register_quantization() -> None:
 
 
 def _register_kernels(device: str) -> None:
-    registry = compat.out_of_tree_ops()
-    if "QuantFP8" in registry:
+    if "QuantFP8" in compat.out_of_tree_ops():
         return
-    from vllm.model_executor.layers.quantization.input_quant_fp8 import QuantFP8
-
-    from octet.engine.vllm.inside import fused, linear, output_layer
-    from octet.engine.vllm.inside.quant import OctetQuantFP8
+    from octet.engine.vllm.inside import fused, linear, output_layer, quant
     from octet.engine.vllm.inside.vision import install
 
-    name = QuantFP8.name
-    QuantFP8.register_oot(OctetQuantFP8, name="QuantFP8")
-    # register_oot renames the class; what users switch with --compilation-config custom_ops keeps its name.
-    OctetQuantFP8.name = name
+    quant.register()
+    if device == "cuda":
+        compat.kernels.fuse_norms_with_quantization(_quantizes_per_token)
     available = kernels.operators(device)
     if device == "cpu":
         output_layer.register()
@@ -107,3 +128,10 @@ def _register_kernels(device: str) -> None:
         linear.register()
     if set(kernels.FUSED) <= set(available):
         fused.register(device)
+
+
+def _quantizes_per_token(config: Any) -> bool:
+    from octet.engine.vllm.serving import model_info
+
+    scheme = model_info.quantization(config)
+    return scheme is not None and scheme.scheme == model_info.FP8_DYNAMIC

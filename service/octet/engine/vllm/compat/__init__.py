@@ -22,6 +22,8 @@ from packaging.version import Version
 from octet import heap
 from octet.engine.vllm.compat import constraints as constraints
 from octet.engine.vllm.compat import cpu_runner as cpu_runner
+from octet.engine.vllm.compat import devices as devices
+from octet.engine.vllm.compat import kernels as kernels
 from octet.engine.vllm.compat import pictures as pictures
 from octet.engine.vllm.compat import processes as processes
 from octet.engine.vllm.compat import rendering as rendering
@@ -69,18 +71,19 @@ def unsupported_reason(distributions: dict[str, str] | None = None) -> str | Non
 
 
 def require_supported() -> None:
-    """Raises StartupError when the installed vLLM cannot be used."""
-    if reason := unsupported_reason():
+    """Raises StartupError when the installed vLLM cannot be used, or can use no device."""
+    reason = unsupported_reason()
+    if reason is None and engine_device() == "cuda":
+        reason = devices.no_gpu_reason()
+    if reason is not None:
         raise StartupError(reason)
 
 
 def engine_device() -> str:
-    """Where the installed engine computes: "cpu" or "cuda". Imports torch where it is the CUDA build."""
-    if "vllm" not in installed_distributions():
-        return "cpu"
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """What the installed engine was built for: "cpu" or "cuda". Imports torch where it may be the CUDA
+    build.
+    """
+    return "cuda" if "vllm" in installed_distributions() and devices.has_cuda_build() else "cpu"
 
 
 def fp8_linear_kernels(device: str) -> MutableSequence[type[Any]]:
@@ -102,11 +105,24 @@ def fused_activations() -> tuple[dict[Any, Callable[..., Any]], dict[Any, Callab
     return fused_act_quant._FUSED_ACT_QUANT, fused_act_quant._FUSED_ACT_QUANT_SUPPORT
 
 
-def replace_gemma3_decoder_layer(layer: type[Any]) -> None:
-    """Makes vLLM build Gemma 3 out of `layer`, a subclass of its own decoder layer."""
+def replace_gemma3_decoder_layer(layer: type[Any], join: Callable[[list[Any]], None]) -> None:
+    """Makes vLLM build Gemma 3 out of `layer`, a subclass of its own decoder layer.
+
+    `join` gets those of a new model that this process computes, in their order.
+    """
     from vllm.model_executor.models import gemma3
 
     gemma3.Gemma3DecoderLayer = layer
+    stock = getattr(gemma3.Gemma3Model.__init__, "octet_stock", gemma3.Gemma3Model.__init__)
+
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        join(list(self.layers[self.start_layer : self.end_layer]))
+
+    init.octet_stock = stock  # type: ignore[attr-defined]
+    # vLLM looks at it to know how a model wants to be built.
+    init.__signature__ = inspect.signature(stock)  # type: ignore[attr-defined]
+    gemma3.Gemma3Model.__init__ = init
 
 
 def prepare_output_layers(prepare: Callable[[Any], bool]) -> None:
@@ -124,15 +140,6 @@ def prepare_output_layers(prepare: Callable[[Any], bool]) -> None:
             stock(self, layer)
 
     UnquantizedEmbeddingMethod.process_weights_after_loading = process
-
-
-def stock_per_token_quant(rows: int, width: int) -> Callable[[], Any]:
-    """What calls vLLM's own CUDA kernel for the quantization of [rows, width] in bf16, to compare with."""
-    import torch
-    from vllm import _custom_ops
-
-    x = torch.randn(rows, width, dtype=torch.bfloat16, device="cuda")
-    return lambda: _custom_ops.scaled_fp8_quant(x, use_per_token_if_dynamic=True)
 
 
 def out_of_tree_ops() -> dict[str, type[Any]]:

@@ -1,4 +1,4 @@
-"""FP8 linear kernels for vLLM: Octet's own on CPUs, one for CUDA. Importing this module imports vLLM."""
+"""FP8 linear kernels for vLLM: Octet's own on CPUs, vLLM's on CUDA. Importing this module imports vLLM."""
 
 import torch
 from vllm.model_executor.kernels.linear.scaled_mm.cutlass import CutlassFP8ScaledMMLinearKernel
@@ -86,29 +86,25 @@ class OctetFP8LinearKernel(FP8ScaledMMLinearKernel):  # type: ignore[misc]
         return out.view(*output_shape)
 
 
-class PrequantizedCutlassKernel(CutlassFP8ScaledMMLinearKernel):  # type: ignore[misc]
-    """vLLM's CUTLASS kernel, which also takes what a fused producer has quantized per token.
-
-    vLLM says of its own that it takes static activations only; its product with per-token scales is the same
-    whoever quantizes.
-    """
-
-    def input_quant_key(self) -> QuantKey | None:
-        """What a fused producer may hand over already quantized."""
-        if self.config.activation_quant_key == kFp8DynamicTokenSym:
-            return kFp8DynamicTokenSym
-        return super().input_quant_key()
-
-
 def register() -> None:
     """Makes vLLM try Octet's kernel first on CPUs."""
     compat.fp8_linear_kernels("cpu").insert(0, OctetFP8LinearKernel)
 
 
 def register_prequantized_input() -> None:
-    """Makes vLLM prefer the CUTLASS kernel that takes codes to the one that does not, on CUDA.
+    """Lets vLLM's CUTLASS kernel, on CUDA, take what a fused producer has quantized per token.
 
-    The other stays in the list: whoever names it by --linear-backend gets it.
+    It says of itself that it takes static activations only; its product with per-token scales is the same
+    whoever quantizes. The class stays vLLM's, and is found under its name by whatever names it:
+    VLLM_DISABLED_KERNELS, --linear-backend.
     """
-    kernels = compat.fp8_linear_kernels("cuda")
-    kernels.insert(kernels.index(CutlassFP8ScaledMMLinearKernel), PrequantizedCutlassKernel)
+    stock = getattr(CutlassFP8ScaledMMLinearKernel.input_quant_key, "octet_stock", None)
+    stock = stock or CutlassFP8ScaledMMLinearKernel.input_quant_key
+
+    def input_quant_key(self: CutlassFP8ScaledMMLinearKernel) -> QuantKey | None:
+        if self.config.activation_quant_key == kFp8DynamicTokenSym:
+            return kFp8DynamicTokenSym
+        return stock(self)
+
+    input_quant_key.octet_stock = stock  # type: ignore[attr-defined]
+    CutlassFP8ScaledMMLinearKernel.input_quant_key = input_quant_key

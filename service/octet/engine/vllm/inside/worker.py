@@ -5,7 +5,7 @@ from collections import Counter
 from typing import Any
 
 from octet import heap
-from octet.engine.vllm import kernels
+from octet.engine.vllm import compat, kernels
 
 _CLASS_NAMES = ("OctetQuantFP8", "OctetFP8LinearKernel")
 
@@ -19,11 +19,10 @@ class WorkerExtension:
         """Counts, over the loaded model's quantized layers, the implementations that run in them.
 
         Returns:
-            Keys such as "fp8_linear=octet/avx512_bf16", or with the name of vLLM's class after the "=".
+            Keys such as "fp8_linear=octet/avx512_bf16", or with the name of vLLM's class after the "=";
+            "activations=unquantized" where the product's kernel takes them as they are.
         """
-        from vllm.platforms import current_platform
-
-        device = current_platform.device_type
+        device = compat.devices.platform()
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         fused = _fused_producers(model)
         counts: Counter[str] = Counter()
@@ -32,6 +31,8 @@ class WorkerExtension:
             quant = getattr(kernel, "quant_fp8", None)
             if layer in fused:
                 counts[f"{fused[layer]}={kernels.variant(device)}"] += 1
+            elif not compat.kernels.quantizes_activations(kernel):
+                counts["activations=unquantized"] += 1
             elif quant is not None and not quant.static:
                 counts[f"per_token_quant_fp8={_implementation(quant, device)}"] += 1
         return dict(counts)

@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from octet.engine.vllm import compat, kernels
+from octet.engine.vllm import compat, kernels, plugin
 from octet.engine.vllm.launch import forkserver, logs, parallel, sockets, threads
 from octet.engine.vllm.launch.args import EngineSettings, one_line
 from octet.engine.vllm.launch.hosts.addresses import choose
@@ -234,11 +234,11 @@ def _require_plugin() -> None:
 
 
 def _require_kernels() -> None:
+    if plugin.failure is not None:
+        raise StartupError(f"Octet's plugin could not be put into vLLM: {plugin.failure}")
     if not kernels.wanted():
         return
-    from vllm.platforms import current_platform
-
-    if reason := kernels.unavailable_reason(current_platform.device_type):
+    if reason := kernels.unavailable_reason(compat.devices.platform()):
         raise StartupError(f"{reason}; {kernels.SWITCH}=off serves with vLLM's own kernels")
 
 
