@@ -66,7 +66,9 @@ constexpr int registers_of_thread() {
 
 template <class Source, class Group, int kChunks>
 constexpr int blocks_per_sm() {
-  constexpr bool kIsTuned = Source::kNorms == 0 && kChunks == 2 && Group::kMaxThreads > 128;
+  // The plain kernel: it keeps nothing but what it loads, 32 bytes a chunk.
+  constexpr bool kIsTuned =
+      sizeof(typename Source::Loaded) == 2 * kChunk && kChunks == 2 && Group::kMaxThreads > 128;
   if (kIsTuned) return OCTET_TUNE_BLOCKS_PER_SM;
   constexpr int kBlocks = 65536 / (Group::kMaxThreads * registers_of_thread<Source, kChunks>());
   return kBlocks > 1 ? kBlocks : 1;
