@@ -59,9 +59,10 @@ __device__ inline RowScale row_scale(const Group& group, const RowOutput& out,
 template <class Source, int kChunks>
 constexpr int registers_of_thread() {
   constexpr bool kIsWide = sizeof(typename Source::Values) > 2 * kChunk;
+  if (Source::kNorms > 1) return 255;
   if (kIsWide) return 128;
-  if (Source::kNorms == 0) return kChunks == 1 ? 40 : 64;
-  return kChunks == 1 ? 64 : Source::kNorms == 1 ? 80 : 128;
+  if (Source::kNorms == 1) return kChunks == 1 ? 64 : 128;
+  return kChunks == 1 ? 40 : 64;
 }
 
 template <class Source, class Group, int kChunks>
