@@ -44,8 +44,8 @@ FROM tools AS engine-cuda
 RUN --mount=type=cache,target=/root/.cache/pip make engine VENV=/opt/octet ENGINE=cuda
 
 FROM engine-cuda AS build-cuda
-# nvcc is among the CUDA engine's own packages.
-ENV OCTET_CUDA=ON CUDACXX=/opt/octet/lib/python3.11/site-packages/nvidia/cu13/bin/nvcc
+# nvcc is among the CUDA engine's own packages, of torch's CUDA, and CMake finds it there.
+ENV OCTET_CUDA=ON
 COPY CMakeLists.txt README.md setup.py ./
 COPY csrc csrc
 COPY protos protos

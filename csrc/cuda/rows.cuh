@@ -59,14 +59,17 @@ __device__ inline RowScale row_scale(const Group& group, const RowOutput& out,
 template <class Source, int kChunks>
 constexpr int registers_of_thread() {
   constexpr bool kIsWide = sizeof(typename Source::Values) > 2 * kChunk;
+  if (Source::kNorms > 1) return 255;
   if (kIsWide) return 128;
-  if (Source::kNorms == 0) return kChunks == 1 ? 40 : 64;
-  return kChunks == 1 ? 64 : Source::kNorms == 1 ? 80 : 128;
+  if (Source::kNorms == 1) return kChunks == 1 ? 64 : 128;
+  return kChunks == 1 ? 40 : 64;
 }
 
 template <class Source, class Group, int kChunks>
 constexpr int blocks_per_sm() {
-  constexpr bool kIsTuned = Source::kNorms == 0 && kChunks == 2 && Group::kMaxThreads > 128;
+  // The plain kernel: it keeps nothing but what it loads, 32 bytes a chunk.
+  constexpr bool kIsTuned =
+      sizeof(typename Source::Loaded) == 2 * kChunk && kChunks == 2 && Group::kMaxThreads > 128;
   if (kIsTuned) return OCTET_TUNE_BLOCKS_PER_SM;
   constexpr int kBlocks = 65536 / (Group::kMaxThreads * registers_of_thread<Source, kChunks>());
   return kBlocks > 1 ? kBlocks : 1;

@@ -262,7 +262,7 @@ def _kernels(pair: FormatPair | None, device: str, *, here: bool) -> str:
     if device == "cpu":
         return f"{quantize} fp8_linear={kernels.variant(device) if here else 'octet'}"
     if pair == formats.STOCK_PAIR:
-        return f"{quantize} fp8_linear=vLLM's choice"
+        return f"{quantize} fp8_linear=vLLM's choice; below compute capability 8.9 nothing is quantized"
     return f"{quantize} fp8_linear=torch._scaled_mm"
 
 

@@ -179,6 +179,7 @@ def longest_run_of_loads(kernel: str) -> int:
         ("GemmaRmsNormQuantRowINS0_8BFloat16ELb0", "BlockGroupELi1", 6),
         ("GemmaRmsNormQuantRowINS0_8BFloat16ELb0", "BlockGroupELi2", 12),
         ("GemmaRmsNormQuantRowINS0_8BFloat16ELb1", "BlockGroupELi1", 8),
+        ("GemmaRmsNormQuantRowINS0_8BFloat16ELb1", "BlockGroupELi2", 16),
     ],
 )
 def test_all_loads_are_under_way_before_the_first_is_used(source: str, kernel: str, loads: int) -> None:

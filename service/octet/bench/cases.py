@@ -280,8 +280,9 @@ def row_cases(
 
 
 def _activations(rows: int, width: int, device: str) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(rows * width)
-    return torch.randn(rows, width, generator=generator).to(torch.bfloat16).to(device)
+    # On the device: a GPU's cases are made by the thousand.
+    generator = torch.Generator(device).manual_seed(rows * width)
+    return torch.randn(rows, width, generator=generator, device=device).to(torch.bfloat16)
 
 
 def _copy(moved: int, device: str) -> Function:
