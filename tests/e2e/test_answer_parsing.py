@@ -113,7 +113,7 @@ def test_demanded_calls_are_read_by_the_scanner_for_every_model(tokenizer: Any) 
     assert call_of(deltas) == ("get_time", '{"city": "Oslo"}')
 
 
-OTHERS = ', '.join(f'{name}(n={n})' for n, name in enumerate(("other", "get_time", "another", "get_time")))
+OTHERS = ", ".join(f"{name}(n={n})" for n, name in enumerate(("other", "get_time", "another", "get_time")))
 
 
 def test_what_a_parser_takes_for_calls_of_other_functions_is_text(tokenizer: Any) -> None:
@@ -123,7 +123,10 @@ def test_what_a_parser_takes_for_calls_of_other_functions_is_text(tokenizer: Any
     names = [(call.call_index, call.name) for call in calls if call.name]
     assert names == [(0, "get_time"), (1, "get_time")]
     assert [call.arguments_json for call in calls if call.arguments_json][-1].endswith("}")
-    assert text_of(deltas) == '{"name": "other", "arguments": {"n": 0}}{"name": "another", "arguments": {"n": 2}}'
+    assert (
+        text_of(deltas)
+        == '{"name": "other", "arguments": {"n": 0}}{"name": "another", "arguments": {"n": 2}}'
+    )
 
 
 def test_another_parsers_calls_are_not_held(tokenizer: Any) -> None:
@@ -136,7 +139,9 @@ def test_another_parsers_calls_are_not_held(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("parser", ["pythonic", "gemma3", None])
-def test_calls_beside_a_form_are_read_by_the_scanner_for_every_model(tokenizer: Any, parser: str | None) -> None:
+def test_calls_beside_a_form_are_read_by_the_scanner_for_every_model(
+    tokenizer: Any, parser: str | None
+) -> None:
     form = OutputFormat(OutputKind.JSON_OBJECT)
     made = reader(tokenizer, parser, "", ToolChoiceMode.AUTO, form=form)
     deltas = read(made, tokenizer, '[{"name": "get_time", "parameters": {"city": "Oslo"}}]')

@@ -200,7 +200,9 @@ async def test_octets_template_steps_in_where_the_models_own_has_no_tools(versat
 
 
 @pytest.fixture(scope="module")
-def thinking_with_tools(versatile: VllmEngine, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def thinking_with_tools(
+    versatile: VllmEngine, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """The same engine, with a template that has tools beside reasoning; prompts are rendered here."""
     from vllm.renderers import renderer_from_config
 

@@ -30,14 +30,22 @@ LONG = Sampling(temperature=0.0, max_tokens=200)
 def city(*names: str) -> dict[str, Any]:
     """A schema of arguments with a city out of these."""
     values = {"enum": list(names)} if names else {"type": "string", "maxLength": 12}
-    return {"type": "object", "properties": {"city": values}, "required": ["city"], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": {"city": values},
+        "required": ["city"],
+        "additionalProperties": False,
+    }
 
 
 WEATHER = Tool("get_weather", "The weather of a city.", city())
 CLOCK = Tool("get_time", "The time.", {"type": "object", "properties": {}, "additionalProperties": False})
 NAMED = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 8}, "parameters": {"type": "object", "maxProperties": 0}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 8},
+        "parameters": {"type": "object", "maxProperties": 0},
+    },
     "required": ["name", "parameters"],
     "additionalProperties": False,
 }
@@ -45,7 +53,9 @@ FORMS = {
     "json_object": OutputFormat(OutputKind.JSON_OBJECT),
     "json_schema": OutputFormat(OutputKind.JSON_SCHEMA, NAMED),
     "free white space": OutputFormat(OutputKind.JSON_SCHEMA, NAMED, white_space=True),
-    "a list": OutputFormat(OutputKind.JSON_SCHEMA, {"type": "array", "items": NAMED, "maxItems": 2}, as_text=True),
+    "a list": OutputFormat(
+        OutputKind.JSON_SCHEMA, {"type": "array", "items": NAMED, "maxItems": 2}, as_text=True
+    ),
     "regex": OutputFormat(OutputKind.REGEX, "[A-Z][a-z]{2,8}"),
     "grammar": OutputFormat(OutputKind.GRAMMAR, 'root ::= "<" [a-z]{2,8} ">"'),
     "choice": OutputFormat(OutputKind.CHOICE, ("red", "green")),
@@ -86,7 +96,7 @@ async def test_calls_are_made_beside_a_form(engine: VllmEngine, name: str) -> No
 async def test_answers_have_the_form_where_no_call_is_made(engine: VllmEngine, name: str) -> None:
     """A call's first token is kept from being sampled: the model might make one where nobody expects it."""
     form = FORMS[name]
-    forbidden = {token: -100.0 for token in await tokens_with(engine, "[")} if name != "a list" else {}
+    forbidden = dict.fromkeys(await tokens_with(engine, "["), -100.0) if name != "a list" else {}
     sampling = replace(LONG, logit_bias=forbidden)
     answer = await asked(engine, PLAIN_QUESTION, CLOCK, output_format=form, sampling=sampling)
     if name == "a list" and answer.calls:
@@ -131,7 +141,9 @@ async def test_several_candidates_may_be_of_both_kinds(engine: VllmEngine) -> No
         (OutputFormat(OutputKind.CHOICE, ('[{"name": "',)), "output_format.choice.values[0]"),
     ],
 )
-async def test_forms_that_cannot_be_told_from_calls(engine: VllmEngine, form: OutputFormat, field: str) -> None:
+async def test_forms_that_cannot_be_told_from_calls(
+    engine: VllmEngine, form: OutputFormat, field: str
+) -> None:
     with pytest.raises(InvalidRequestError, match="as calls of tools do") as raised:
         await asked(engine, PLAIN_QUESTION, CLOCK, output_format=form)
     assert raised.value.field == field

@@ -120,7 +120,7 @@ BAD: list[tuple[str, dict[str, Any], str, str]] = [
         "picture before its result",
         called(CALL, then=(turn("ROLE_TOOL", {"image": {}}, RESULT),)),
         "messages[2].parts[0].image",
-        "goes behind the one that it is part of",
+        "goes behind the one that it is of",
     ),
     (
         "broken picture of a result",

@@ -20,7 +20,8 @@ tells more). Standard output gets the answer alone; everything else goes to stan
 With --tools, each call that the model makes is part of the answer: one line
   {"id": "call_1", "name": "get_weather", "arguments": {"city": "Oslo"}}
 FILE for --tools holds a JSON list of objects with name, description, parameters
-(a JSON Schema) and, to hold arguments to it, "strict": true, or OpenAI's {"type": "function", "function": {...}} around them.
+(a JSON Schema) and, to hold arguments to it, "strict": true, or OpenAI's
+{"type": "function", "function": {...}} around them.
 \b
 Exit status: 0 answered, 1 the call failed, 2 wrong usage, 130 interrupted."""
 

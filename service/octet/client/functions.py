@@ -22,8 +22,8 @@ MAX_ROUNDS = 8
 
 Function: TypeAlias = Callable[..., Any]
 """A function whose parameters have type hints. Its docstring's first paragraph tells the model what it does;
-`typing.Annotated[str, pydantic.Field(description="...")]` tells it what a parameter means. What it returns goes to
-the model as text or JSON; a PIL picture, alone or in a list or tuple with the rest, is shown to it."""
+`typing.Annotated[str, pydantic.Field(description="...")]` tells it what a parameter means. What it returns
+goes to the model as text or JSON; a PIL picture, alone or in a list or tuple with the rest, is shown."""
 
 
 @dataclass(frozen=True, slots=True)

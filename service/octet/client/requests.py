@@ -11,7 +11,7 @@ from octet.translate.values import check_representable, dict_to_struct
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
 ToolSource: TypeAlias = tool_pb2.Tool | Mapping[str, Any]
-"""A tool, or a mapping with name, description, parameters (a JSON Schema) and strict, also inside of "function"."""
+"""A tool, or a mapping with name, description, parameters (a JSON Schema) and strict, also in "function"."""
 
 Turn: TypeAlias = content_pb2.Message | Answer
 Conversation: TypeAlias = str | Turn | Sequence[Turn]

@@ -148,10 +148,10 @@ class Client:
         Args:
             conversation: what is asked.
             functions: what the model may call; `Function` says how they are described to it. What one returns
-                goes to the model as JSON, and pictures as pictures. Arguments that do not fit are reported to the
-                model, which may try again; what a function raises ends the run.
+                goes to the model as JSON, and pictures as pictures. Arguments that do not fit are reported to
+                the model, which may try again; what a function raises ends the run.
             max_rounds: how often the model may ask for calls.
-            strict: whether the server holds the model's arguments to the functions' types while it writes them.
+            strict: whether the server holds arguments to the functions' types while the model writes them.
             options: `ChatOptions` says what they are. A tool choice holds for the first answer only.
 
         Raises:

@@ -294,7 +294,7 @@ def _check_results(parts: Sequence[content_pb2.Part], path: str) -> None:
         if part.HasField("image") and j == 0:
             raise InvalidRequestError(
                 f"{path}.parts[0].image",
-                "belongs to no tool result; in a message of ROLE_TOOL it goes behind the one that it is part of",
+                "belongs to no tool result; in a message of ROLE_TOOL it goes behind the one that it is of",
             )
         followed = parts[j + 1].HasField("image") if j + 1 < len(parts) else False
         if part.HasField("tool_result") and not (part.tool_result.WhichOneof("result") or followed):

@@ -15,10 +15,10 @@ from octet.translate.tool_syntax import NAME_KEYS, spellings
 _MOST_SPACE = 4
 
 NAME_HEAD = rf'"(?:{"|".join(NAME_KEYS)})"[ \t\r\n]{{0,{_MOST_SPACE}}}:[ \t\r\n]{{0,{_MOST_SPACE}}}"'
-"""What comes before a name in an object, in the syntax of Python's regular expressions and of Rust's regex crate."""
+"""What comes before a name, as a regular expression in Python's syntax and in that of Rust's regex crate."""
 
 ARGUMENT_HEADS = tuple(f'", "{key}": ' for key in ("parameters", "arguments"))
-"""What may come between a name and the arguments in an object, from the name's closing quote on."""
+"""What may come between a name and the arguments, from the name's closing quote on."""
 
 _NAME_HEAD = re.compile(NAME_HEAD)
 _LONGEST_HEAD = max(map(len, NAME_KEYS)) + len('"":"') + 2 * _MOST_SPACE

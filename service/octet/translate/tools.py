@@ -86,8 +86,8 @@ class ToolCallScanner:
         Args:
             names: the tools on offer.
             parameters: what their arguments are called, in order, for calls that give them by place.
-            strict: those of them whose arguments decoding holds to a schema where it can; calls in other forms
-                are none.
+            strict: those of them whose arguments decoding holds to a schema; calls in forms that it does not
+                hold are none.
             one_call: the answer ends behind the first call.
             whole_calls: no call is reported before its arguments are complete, for an answer that may end
                 within them.

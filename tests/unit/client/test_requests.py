@@ -117,7 +117,9 @@ def test_tools_may_be_strict() -> None:
 
 
 def test_allowed_tools() -> None:
-    request = chat_request("hi", {"tools": [{"name": "f"}], "allowed_tools": ["f"], "tool_choice": "required"})
+    request = chat_request(
+        "hi", {"tools": [{"name": "f"}], "allowed_tools": ["f"], "tool_choice": "required"}
+    )
     assert request.tool_choice.mode == tool_pb2.ToolChoice.MODE_REQUIRED
     assert list(request.tool_choice.allowed_names) == ["f"]
     given = tool_pb2.ToolChoice(allowed_names=["g"])

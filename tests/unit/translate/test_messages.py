@@ -113,7 +113,9 @@ def test_pictures_belong_to_the_result_before_them(convert: Convert, png: bytes)
     assert [type(part) for part in converted].count(ImagePart) == 3
 
 
-def test_pictures_in_results_count_as_all_others_do(model: ModelInfo, limits: ImageLimits, png: bytes) -> None:
+def test_pictures_in_results_count_as_all_others_do(
+    model: ModelInfo, limits: ImageLimits, png: bytes
+) -> None:
     messages = [user(image(png)), CALLED, tool(result(), image(png), by_uri("https://a.test/x"))]
     fields = ["messages[0].parts[0].image", "messages[2].parts[1].image", "messages[2].parts[2].image"]
     assert image_fields(messages) == fields

@@ -89,7 +89,7 @@ F, G = ("f", '{"a": 1}'), ("g", '{"a": 1}')
         ('{"function": {"name": "f"}}', []),
         # What is held is no call where its object is none; what is in it is none either.
         ('{"age": 3, "name": "f", "parameters": {"name": "f", "parameters": {"a": 1}}}', []),
-        ("{\"age\": 3, \"name\": \"f\", \"parameters\": {\"a\": \"[f(a=1)] {'name': 'f', 'args': {}}\"}}", []),
+        ('{"age": 3, "name": "f", "parameters": {"a": "[f(a=1)] {\'name\': \'f\', \'args\': {}}"}}', []),
     ],
 )
 def test_what_is_a_call(text: str, calls: list[tuple[str, str]]) -> None:
@@ -106,8 +106,9 @@ def test_everything_is_a_call_where_nothing_is_strict() -> None:
 
 PIECES = st.lists(
     st.sampled_from(
-        ['{"name": "f", "parameters": ', '{"a": 1}', "}", "{", '"', '"name": "', "f", "f(a=1)", "\n", "[", "]",
-         ", ", "```", '{"name": "g", "arguments": {}}', "\\", '"f"', "'", "{'name': 'f', 'parameters': {}}"]
+        ['{"name": "f", "parameters": ', '{"a": 1}', "}", "{", '"', '"name": "', "f", "f(a=1)", "\n", "[",
+         "]", ", ", "```", '{"name": "g", "arguments": {}}', "\\", '"f"', "'",
+         "{'name': 'f', 'parameters': {}}"]
     )
     | TEXTS,
     max_size=12,

@@ -170,12 +170,18 @@ ITEMS: dict[str, Any] = {"type": "array", "items": {"type": "object"}}
     [
         (OutputFormat(OutputKind.JSON_OBJECT), ['{"name":"f0","parameters":{"city":"Paris"}}', "{}"]),
         (OutputFormat(OutputKind.JSON_OBJECT, white_space=True), [CALL, '{"a": [ 1 ]}']),
-        (OutputFormat(OutputKind.JSON_SCHEMA, ITEMS), ['[{"name":"f0","parameters":{"city":"Paris"}}]', "[]"]),
+        (
+            OutputFormat(OutputKind.JSON_SCHEMA, ITEMS),
+            ['[{"name":"f0","parameters":{"city":"Paris"}}]', "[]"],
+        ),
         (OutputFormat(OutputKind.JSON_SCHEMA, {}), ['[{"name":"f0"}]', "1", '"a"', "[[1]]"]),
         (OutputFormat(OutputKind.JSON_SCHEMA, {"type": "string"}, white_space=True), ['"a"']),
         (OutputFormat(OutputKind.REGEX, r"(.|\n)*"), ["", "a", CALL, '[{"name": ', '[{"name"}]']),
         (OutputFormat(OutputKind.REGEX, r"[0-9]{3}/x"), ["123/x"]),
-        (OutputFormat(OutputKind.GRAMMAR, 'root ::= "[" item* "]"\nitem ::= "{" [a-z]* "}"'), ["[{}]", "[{name}]"]),
+        (
+            OutputFormat(OutputKind.GRAMMAR, 'root ::= "[" item* "]"\nitem ::= "{" [a-z]* "}"'),
+            ["[{}]", "[{name}]"],
+        ),
         (OutputFormat(OutputKind.CHOICE, ("yes", "[", '[{"name"')), ["yes", "[", '[{"name"']),
     ],
 )
@@ -191,7 +197,12 @@ async def test_calls_or_an_answer_of_the_form(
         assert not text.startswith(CALLS_BEGIN)
     assert takes(held, f"[{CALL}]")
     assert takes(held, f'[{CALL}, {{"name": "f1", "parameters": {{}}}}]') is parallel
-    for wrong in (f"[{CALL.replace('Oslo', 'Paris')}]", f"[{CALL}] ", f"[{CALL.replace('f0', 'f2')}]", "nonsense"):
+    for wrong in (
+        f"[{CALL.replace('Oslo', 'Paris')}]",
+        f"[{CALL}] ",
+        f"[{CALL.replace('f0', 'f2')}]",
+        "nonsense",
+    ):
         assert not takes(held, wrong) or (wrong == "nonsense" and form.spec == r"(.|\n)*")
 
 
@@ -207,7 +218,9 @@ async def test_without_tools_that_may_be_called_an_answer_has_the_form(checker: 
 @pytest.mark.parametrize("mode", [ToolChoiceMode.AUTO, ToolChoiceMode.REQUIRED])
 async def test_only_allowed_tools_are_called(checker: Checker, mode: ToolChoiceMode) -> None:
     form = OBJECT if mode is ToolChoiceMode.AUTO else None
-    request = choosing(CITY, {"type": "object", "not": {}}, NONE, form=form, mode=mode, allowed_names=("f2", "f0"))
+    request = choosing(
+        CITY, {"type": "object", "not": {}}, NONE, form=form, mode=mode, allowed_names=("f2", "f0")
+    )
     held = await constraint(request, checker)
     assert takes(held, f"[{CALL}]")
     assert takes(held, '[{"name": "f2", "parameters": {}}]')

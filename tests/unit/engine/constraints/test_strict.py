@@ -1,4 +1,4 @@
-"""Any text may be written where tools are strict; their arguments satisfy their schemas wherever they are held."""
+"""Beside strict tools any text may be written; wherever they are held, arguments satisfy their schemas."""
 
 import json
 from collections.abc import Iterator
@@ -62,7 +62,7 @@ TEXTS = [
     ('It is written {"name": "f', []),
     ('{"name": ""} {"name": "ff", "args": {"a": "z"}} {"name": "fff"}', ["ff"]),
     ('{"name": "f", "parameters": {"a": "x"}}', ["f"]),
-    ('[{"name": "f", "arguments": {"a": "y", "b": "\\"}{"}}, {"name": "db.query", "parameters": {"n": 12}}] So.',
+    ('[{"name": "f", "arguments": {"a": "y", "b": "\\"}{"}}, {"name": "db.query", "parameters": {"n": 1}}]',
      ["f", "db.query"]),
     ('```json\n{"tool_name" : "default_api.f", "parameters": {"a": "x"}}\n```\nf?', ["f"]),
     ('{"type": "function", "function": {"name": "functions.db.query", "arguments": {"n": 0}}}', ["db.query"]),
@@ -99,9 +99,11 @@ def test_what_may_not(grammar: str, text: str) -> None:
 
 PIECES = st.sampled_from(
     ['{"name": "f", "parameters": ', '"name": "f", "arguments": ', '{"name": "db.query", "parameters": ',
-     '{"a": "x"}', '{"a": "y", "b": "f(a"}', '{"a": "z"}', '{"n": 3}', "{", "}", "[", "]", ", ", '"', "'", "`",
-     "```", "\n", '"name"', ": ", '"f"', "f(a=1)", "f", '{"name": "', '{"name": "free", "parameters": {"q": ',
-     "{'name': 'f', 'parameters': {}}", '{"age": 3, ', "print(", ")", "<tool_call>", "</tool_call>", "é", "\\"]
+     '{"a": "x"}', '{"a": "y", "b": "f(a"}', '{"a": "z"}', '{"n": 3}', "{", "}", "[", "]", ", ", '"', "'",
+     "`", "```", "\n", '"name"', ": ", '"f"', "f(a=1)", "f", '{"name": "',
+     '{"name": "free", "parameters": {"q": ',
+     "{'name': 'f', 'parameters': {}}", '{"age": 3, ', "print(", ")",
+     "<tool_call>", "</tool_call>", "é", "\\"]
 )  # fmt: skip
 
 

@@ -68,9 +68,7 @@ BOTH = '[{"name": "f", "parameters": {}}, {"name": "g", "parameters": {}}]'
 
 def made(text: str, *tools: Tool, form: OutputFormat | None = None, **choice: Any) -> tuple[list[str], str]:
     """The names of the calls that are found, and the text."""
-    request = GenerationRequest(
-        "r", (), tools=tools, tool_choice=ToolChoice(**choice), output_format=form
-    )
+    request = GenerationRequest("r", (), tools=tools, tool_choice=ToolChoice(**choice), output_format=form)
     reader = AnswerReader(0, scanner_of(request, whole_calls=False), None, None)
     deltas = read(reader, *text)
     calls = [delta.name for delta in deltas if isinstance(delta, ToolCallDelta) and delta.name]

@@ -16,7 +16,7 @@ FAILURE = "constraint: "
 
 
 def checked(*alternatives: str) -> Any:
-    """vLLM's parameters for a constraint in llguidance's form that needs no further check; or for any of several."""
+    """vLLM's parameters for constraints in llguidance's form that need no check; any of them holds."""
     from vllm.sampling_params import StructuredOutputsParams
 
     params = StructuredOutputsParams(grammar=MARK + ALTERNATIVE.join(alternatives))

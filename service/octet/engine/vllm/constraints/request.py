@@ -1,4 +1,4 @@
-"""What a request holds its answer to: an output format, tool calls, either of the two, or strict tools' schemas."""
+"""What a request holds its answer to: an output format, calls, either, or strict tools' schemas."""
 
 import dataclasses
 import json
@@ -163,8 +163,8 @@ def _format_apart(output_format: OutputFormat) -> Constraint:
             if value.startswith(CALLS_BEGIN):
                 raise InvalidRequestError(
                     f"output_format.choice.values[{i}]",
-                    f"begins with {CALLS_BEGIN} as calls of tools do, and could not be told from them; leave it "
-                    "out, or the tools",
+                    f"begins with {CALLS_BEGIN} as calls of tools do, and could not be told from them; leave "
+                    "it out, or the tools",
                 )
     constraint = _format(output_format)
     if kind is OutputKind.REGEX:
@@ -214,7 +214,7 @@ def _parameters_field(request: GenerationRequest, i: int) -> str:
 
 
 def _enforceable(tool: Tool, field: str, at: str = "") -> Enforceable:
-    """The schema of a tool's arguments as decoding can be held to it; `at` as `to_enforceable` takes its place."""
+    """The schema of a tool's arguments as decoding can be held to it; `at` is its place in another one."""
     try:
         return to_enforceable(_closed(tool.parameters), at)
     except NotEnforceableError as error:

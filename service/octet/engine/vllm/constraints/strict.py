@@ -13,8 +13,8 @@ def of_strict_calls(
 ) -> str:
     """Any text in which the arguments of strict tools satisfy their schemas wherever they are held.
 
-    `octet.translate.strict_calls.HeldArguments` tells where in such a text that is. A name is read to its closing
-    quote, so that no text can pass for a strict tool's name and go on.
+    `octet.translate.strict_calls.HeldArguments` tells where in such a text that is. A name is read to its
+    closing quote, so that no text can pass for a strict tool's name and go on.
 
     Args:
         spellings: how strict tools are called, and the names that this means.

@@ -51,8 +51,8 @@ def _problem(grammar: str, other: str) -> str:
     walk = Walk(grammar)
     if other and walk.begins(other):
         return (
-            f"{GRAMMAR}has texts that begin with {other} as calls of tools do, and could not be told from them; "
-            "leave free_white_space out, write another form, or leave the tools out"
+            f"{GRAMMAR}has texts that begin with {other} as calls of tools do, and could not be told from "
+            "them; leave free_white_space out, write another form, or leave the tools out"
         )
     for seed in range(_WAYS):
         written, ended = walk.sample(seed, _BYTES)

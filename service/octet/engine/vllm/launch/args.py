@@ -189,9 +189,9 @@ def _parser() -> Any:
     parser.add_argument(
         "--enable-auto-tool-choice",
         action="store_true",
-        help="Refuses to start where nothing would find the calls that the model makes on its own, as vLLM does: "
-        "without --tool-call-parser, for another model than Gemma 3. They are found wherever something can, with "
-        "this flag or without.",
+        help="Refuses to start where nothing would find the calls that the model makes on its own, as vLLM "
+        "does: without --tool-call-parser, for another model than Gemma 3. They are found wherever something "
+        "can, with this flag or without.",
     )
     parser.add_argument("--tool-parser-plugin", metavar="FILE")
     parser.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH")

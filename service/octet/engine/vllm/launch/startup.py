@@ -217,8 +217,8 @@ def _require_calls_found(settings: EngineSettings, model_type: str) -> None:
     finder = finder_of_calls(settings.tool_call_parser, model_type)
     if finder is None:
         raise StartupError(
-            f"--enable-auto-tool-choice: needs --tool-call-parser; models of type {model_type} have none of their "
-            "own"
+            f"--enable-auto-tool-choice: needs --tool-call-parser; models of type {model_type} have none of "
+            "their own"
         )
     logger.info("--enable-auto-tool-choice: calls are always looked for; %s finds them here", finder)
 

@@ -77,7 +77,9 @@ class AnswerReader:
             if message is not None and message.reasoning:
                 deltas.append(ReasoningDelta(self._index, message.reasoning))
             found = (message.tool_calls or ()) if message is not None else ()
-            others, offered = self._offered.sort([self._parsed_call(call) for call in found], finished=finished)
+            others, offered = self._offered.sort(
+                [self._parsed_call(call) for call in found], finished=finished
+            )
             text += others
             calls = self._parsed.take(offered, finished=finished)
             self.done, cut_off = self._parsed.done, self._parsed.cut_off
@@ -130,7 +132,7 @@ class _OfferedCalls:
         self._within_other = False
 
     def sort(self, calls: list[ToolCallDelta], *, finished: bool) -> tuple[str, list[ToolCallDelta]]:
-        """Takes the next pieces of calls; returns those of others as text, and of those on offer, counted anew."""
+        """Takes the next pieces of calls; returns others' as text, and those on offer, counted anew."""
         text, offered = "", []
         for call in calls:
             if call.name:
@@ -269,7 +271,7 @@ class AnswerParsing:
         )
 
     def _check_free_calls(self, request: GenerationRequest) -> None:
-        """Raises InvalidRequestError where calls that the model makes on its own are not found, or not held."""
+        """Raises InvalidRequestError where calls that the model makes are not found, or not held."""
         if self._tool_parser is None:
             raise InvalidRequestError(
                 "tool_choice",
@@ -280,8 +282,8 @@ class AnswerParsing:
         if strict and self._tool_parser != SCANNER:
             raise InvalidRequestError(
                 f"tools[{strict[0]}].strict",
-                f"is not served with --tool-call-parser {self._tool_parser}, whose form of calls is not held to "
-                "schemas; require the call, or leave it out",
+                f"is not served with --tool-call-parser {self._tool_parser}, whose form of calls is not held "
+                "to schemas; require the call, or leave it out",
             )
 
     def _parser_class(self, tool_parser: str | None, reasoning_parser: str) -> Any:

@@ -196,8 +196,8 @@ def _word(number: int) -> str:
 def _said(*roles: str) -> list[Message]:
     """A conversation of these speakers, the first letters of whose roles are given, with a word in each part.
 
-    "c" is an assistant's call, "r" the result of the earliest call that has none, and "p" a picture, without a
-    word.
+    "c" is an assistant's call, "r" the result of the earliest call that has none, and "p" a picture, which
+    has no word.
     """
     kinds = {"s": Role.SYSTEM, "u": Role.USER, "a": Role.ASSISTANT, "c": Role.ASSISTANT, "r": Role.TOOL}
     calls = iter(range(len(roles) * 2)), iter(range(len(roles) * 2))

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
-from octet.engine.types import ImagePart, Message, Part, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
+from octet.engine.types import (
+    ImagePart,
+    Message,
+    Part,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 
 BETWEEN = "\n\n"
 """Between the texts of messages that become one turn."""
@@ -175,7 +184,8 @@ def _spelled(turn: Message) -> Message:
             calls = []
             parts.append(TextPart("\n"))
         elif isinstance(part, TextPart) and turn.role is Role.TOOL and parts:
-            parts.append(TextPart("\n"))
+            # A single line break behind a picture is more than vLLM's processor for Gemma 3 can take.
+            parts.append(TextPart(BETWEEN if isinstance(parts[-1], ImagePart) else "\n"))
         parts.append(part)
     if calls:
         parts += _lines(parts, _call_list(calls))
