@@ -166,7 +166,7 @@ async def test_pictures_in_results_count_as_a_users_do(client: AsyncClient) -> N
     assert (await client.count_tokens(two)).image_tokens == 2 * one.image_tokens
     with pytest.raises(OctetRpcError, match=f"more than the {most} of one request") as refused:
         await client.count_tokens([*two, user(images=[PICTURE] * (most - 1))])
-    assert refused.value.field_violations[0].field.startswith("messages[4].parts[")
+    assert refused.value.field_violations[0].field.startswith("request.messages[4].parts[")
 
 
 async def test_pictures_in_the_assistants_words_are_refused_as_ever(client: AsyncClient) -> None:
