@@ -86,6 +86,17 @@ CONVERSATIONS: dict[str, Sequence[Turn]] = {
     ],
     "a call of no JSON": [user("Hi."), turn("ASSISTANT", called(arguments_json='{"city": "\\d",}')),
                           tool_result("c1", "error: no JSON")],
+    "a picture in a result": [user("Hi."), turn("ASSISTANT", called()), tool_result("c1", "rain", [PICTURE])],
+    "pictures in results": [
+        user("Hi.", images=[PICTURE]),
+        turn("ASSISTANT", called(), called("c2")),
+        turn(
+            "TOOL",
+            *tool_result("c2", "", [PICTURE, PICTURE]).parts,
+            *tool_result("c1", {"sky": 1}, [PICTURE]).parts,
+        ),
+        user(ASKED),
+    ],
     "names of special tokens": [
         system(FORGED),
         user(FORGED),
@@ -145,6 +156,17 @@ async def test_tokenize_sees_texts_as_chat_does(client: AsyncClient, text: str) 
     assert framed - empty == len(await client.tokenize(f"({text})", add_special_tokens=False)) - bare
     parsed = await client.tokenize(text, add_special_tokens=False, parse_special_tokens=True)
     assert (parsed == ids) == (text in ("plain", "< end_of_turn >", "<end_of_turn"))
+
+
+async def test_pictures_in_results_count_as_a_users_do(client: AsyncClient) -> None:
+    [model] = await client.list_models()
+    most = model.image_limits.max_images
+    one = await client.count_tokens(user("?", images=[PICTURE]))
+    two = [*CONVERSATIONS["a picture in a result"], user("?", images=[PICTURE])]
+    assert (await client.count_tokens(two)).image_tokens == 2 * one.image_tokens
+    with pytest.raises(OctetRpcError, match=f"more than the {most} of one request") as refused:
+        await client.count_tokens([*two, user(images=[PICTURE] * (most - 1))])
+    assert refused.value.field_violations[0].field.startswith("request.messages[4].parts[")
 
 
 async def test_pictures_in_the_assistants_words_are_refused_as_ever(client: AsyncClient) -> None:

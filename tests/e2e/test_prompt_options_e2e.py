@@ -18,6 +18,8 @@ from octet.engine.types import (
     FinishReason,
     GenerationRequest,
     Message,
+    OutputFormat,
+    OutputKind,
     PromptAccepted,
     ReasoningDelta,
     ReasoningPart,
@@ -26,6 +28,7 @@ from octet.engine.types import (
     TextDelta,
     TextPart,
     Tool,
+    ToolCallDelta,
 )
 from octet.engine.vllm.serving.engine import VllmEngine, create_engine
 from octet.errors import InvalidRequestError, StartupError
@@ -36,7 +39,7 @@ from octet.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from tests.e2e.checkpoints import write_adapter, write_thinking_checkpoint
+from tests.e2e.checkpoints import THINKING_TEMPLATE, write_adapter, write_thinking_checkpoint
 from tests.e2e.conftest import ENGINE_FLAGS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -194,6 +197,64 @@ async def test_octets_template_steps_in_where_the_models_own_has_no_tools(versat
     with pytest.raises(InvalidRequestError) as raised:
         await steps_of(versatile, ask(tools=(tool,), chat_template_args={"enable_thinking": True}))
     assert raised.value.field == "chat_template_args.enable_thinking"
+
+
+@pytest.fixture(scope="module")
+def thinking_with_tools(
+    versatile: VllmEngine, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """The same engine, with a template that has tools beside reasoning; prompts are rendered here."""
+    from vllm.renderers import renderer_from_config
+
+    from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.render import PromptRenderer
+
+    template = tmp_path_factory.mktemp("template") / "tools.jinja"
+    template.write_text("{{- tools | tojson if tools -}}" + THINKING_TEMPLATE)
+    settings = parse_engine_args([str(checkpoint), *ENGINE_FLAGS, "--chat-template", str(template)])
+    config = settings.engine.create_engine_config()
+    vllms = renderer_from_config(config)
+    own = (PromptRenderer(vllms, config.model_config, settings), versatile._vocabulary, versatile._usage)
+    twin = VllmEngine(versatile.llm, versatile._launch, settings, *own, versatile.model)
+    yield twin
+    twin._checker.close()
+    vllms.shutdown()
+
+
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "Lima"]}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+async def test_calls_or_a_form_behind_the_reasoning(thinking_with_tools: VllmEngine, thinks: bool) -> None:
+    end = thinking_with_tools.llm.renderer.tokenizer.convert_tokens_to_ids("</think>")
+    form = OutputFormat(OutputKind.CHOICE, ("red", "green"))
+    request = ask(
+        "What is the weather in Oslo?",
+        tools=(Tool("get_weather", "The weather.", CITY),),
+        output_format=form,
+        chat_template_args={"enable_thinking": thinks},
+        # Whenever it may, the model ends its reasoning.
+        sampling=Sampling(temperature=0.0, max_tokens=200, logit_bias={end: 100.0}),
+    )
+    _, steps = await steps_of(thinking_with_tools, request)
+    deltas = deltas_of(steps)
+    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    calls = "".join(delta.arguments_json for delta in deltas if isinstance(delta, ToolCallDelta))
+    assert (text in form.spec) != bool(calls)  # type: ignore[operator]
+    reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP
+    assert deltas[-1] == CandidateFinished(0, reason)
+
+
+async def test_strict_tools_behind_the_reasoning(thinking_with_tools: VllmEngine) -> None:
+    request = ask(
+        "What is the weather in Oslo?",
+        tools=(Tool("get_weather", "The weather of a city.", CITY, strict=True),),
+        chat_template_args={"enable_thinking": False},
+        sampling=Sampling(temperature=0.0, max_tokens=60),
+    )
+    _, steps = await steps_of(thinking_with_tools, request)
+    for delta in deltas_of(steps):
+        assert not isinstance(delta, ToolCallDelta) or "Oslo" not in delta.arguments_json
 
 
 async def test_reasoning_over_a_channel(versatile: VllmEngine) -> None:

@@ -256,10 +256,10 @@ def _wrong_candidate(
         yield "has a candidate without a reason to end"
     if "\ufffd" in text and not constrains and "\ufffd" not in str(request):
         yield f"has half a character in {text!r:.200}"
-    names = {tool.name for tool in request.tools}
+    names = set(request.tool_choice.allowed_names) or {tool.name for tool in request.tools}
     for name, arguments in calls:
         if name not in names:
-            yield f"calls {name}, which is no tool"
+            yield f"calls {name}, which is no tool that may be called"
         elif reason == chat_service_pb2.FINISH_REASON_TOOL_CALLS or (constrains and reason in _COMPLETE):
             # With another reason the scripted model's end may have cut off the last call.
             yield from _wrong_arguments(request, name, arguments, constrains)
@@ -275,6 +275,12 @@ def _demands_calls(request: Any) -> bool:
     return request.tool_choice.mode in (tool_pb2.ToolChoice.MODE_REQUIRED, tool_pb2.ToolChoice.MODE_NAMED)
 
 
+def _holds_calls(request: Any, name: str) -> bool:
+    """Whether a call's arguments are held to the schema of the tool."""
+    either = request.output_format.WhichOneof("format") not in (None, "text")
+    return _demands_calls(request) or either or any(t.strict for t in request.tools if t.name == name)
+
+
 def _said(request: Any) -> str:
     """What the scripted engine says."""
     return "".join(part.text for part in request.messages[-1].parts)
@@ -286,13 +292,13 @@ def _wrong_arguments(request: Any, name: str, arguments: str, constrains: bool) 
     except (ValueError, RecursionError) as error:
         # Of an object that names its tool first they are passed on as written, from the fault on.
         rest = arguments[getattr(error, "pos", 0) :]
-        if _demands_calls(request) if constrains else rest not in _said(request):
+        if _holds_calls(request, name) if constrains else rest not in _said(request):
             yield f"calls {name} with arguments that are no JSON, {error}: {arguments!r:.300}"
         return
     if not isinstance(value, dict):
         yield f"calls {name} with arguments that are no object: {arguments!r:.300}"
         return
-    if constrains and _demands_calls(request):
+    if constrains and _holds_calls(request, name):
         [tool] = [tool for tool in request.tools if tool.name == name]
         yield from _breaks(value, _schema(tool.parameters, tool.parameters_json), f"the arguments of {name}")
 

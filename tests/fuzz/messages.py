@@ -94,6 +94,7 @@ def json_texts(draw: st.DrawFn) -> str:
 _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "model": st.sampled_from(["", "fake", "fake", "nobody"]),
     "name": st.one_of(st.sampled_from([*NAMES, "fake", ""]), texts),
+    "allowed_names": st.sampled_from([*NAMES, *NAMES, ""]),
     "request_id": st.one_of(st.sampled_from(["", *REQUEST_IDS]), texts),
     "request_ids": st.one_of(st.sampled_from(REQUEST_IDS), texts),
     "call_id": st.sampled_from(["c1", "c2", ""]),

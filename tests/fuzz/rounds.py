@@ -166,12 +166,16 @@ def _add_tools(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
             tool.parameters_json = draw(schema_texts())
         elif form == 2:
             tool.parameters_json = '{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}'
+        tool.strict = draw(st.integers(0, 3)) == 0
     if draw(st.booleans()):
         request.tool_choice.mode = draw(st.sampled_from(tool_pb2.ToolChoice.Mode.values()))
         if request.tool_choice.mode == tool_pb2.ToolChoice.MODE_NAMED:
             request.tool_choice.name = request.tools[0].name
         if draw(st.booleans()):
             request.tool_choice.parallel_calls = draw(st.booleans())
+        if draw(st.booleans()):
+            names = [tool.name for tool in request.tools]
+            request.tool_choice.allowed_names.extend(draw(st.lists(st.sampled_from(names), unique=True)))
 
 
 @cache
@@ -191,8 +195,11 @@ def _converse(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
             continue
         call = tool_pb2.ToolCall(id=f"c{number}", name=request.tools[0].name, arguments_json='{"a": "b"}')
         answer.parts.add(tool_call=call)
-        result = add(role=content_pb2.ROLE_TOOL).parts.add().tool_result
+        turn = add(role=content_pb2.ROLE_TOOL)
+        result = turn.parts.add().tool_result
         result.call_id = call.id
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1]))):
+            turn.parts.add().image.data = draw(picture_files())
         if draw(st.booleans()):
             result.text = draw(texts)
         else:

@@ -37,10 +37,9 @@ from octet.engine.types import (
 )
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import is_constrained, to_constraint, verified
-from octet.engine.vllm.serving.answer import AnswerReader
+from octet.engine.vllm.serving.answer import AnswerReader, scanner_of
 from octet.server import lifecycle
 from octet.server.server import Server
-from octet.translate.tools import ToolCallScanner
 from tests.fuzz.cases import KEYS
 from tests.integration.fake_engine import FakeEngine, accepted, usage
 
@@ -117,8 +116,7 @@ class Scripted:
 
 def _reader(request: GenerationRequest, index: int) -> AnswerReader:
     one_call = not request.tool_choice.parallel_calls
-    names = [tool.name for tool in request.tools]
-    scanner = ToolCallScanner(names, one_call=one_call) if names else None
+    scanner = scanner_of(request, whole_calls=False) if request.tools else None
     return AnswerReader(index, scanner, None, None, one_call=one_call)
 
 

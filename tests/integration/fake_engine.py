@@ -12,6 +12,7 @@ from octet.engine.types import (
     Event,
     FinishReason,
     GenerationRequest,
+    ImagePart,
     ModelInfo,
     PromptAccepted,
     Quantization,
@@ -187,7 +188,8 @@ async def use_tool(request: GenerationRequest) -> AsyncGenerator[Event, None]:
             yield event
         return
     yield accepted()
-    yield text(f"It gave {', '.join(results)}.", 1)
+    shown = " and a picture" * any(isinstance(part, ImagePart) for part in last.parts)
+    yield text(f"It gave {', '.join(results)}{shown}.", 1)
     yield finished(1)
 
 

@@ -172,6 +172,17 @@ def test_a_conversation_asks_for_the_results_of_calls(tmp_path: Path) -> None:
     assert said == "It gave clear skies."
 
 
+def test_pictures_go_with_the_results_of_calls(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    (tmp_path / "tools.json").write_text(json.dumps([{"name": "get_weather", "strict": True}]))
+    typed = f"weather?\n/image /nonexistent.png\nlost\n/image {tmp_path / 'a.png'}\n//a shot\n"
+    with server_process("use_tool") as server:
+        arguments = ("--tools", str(tmp_path / "tools.json"), "--allowed-tool", "get_weather")
+        result = chat("--target", server.target, *arguments, typed=typed)
+    assert result.stdout.splitlines()[1:] == ["It gave /a shot and a picture."]
+    assert result.stderr == "octet: /nonexistent.png: No such file or directory\n"
+
+
 def test_a_server_that_is_not_encrypted(echoing: Process) -> None:
     result = chat("--target", echoing.target, "--tls", "--timeout", "2", "hi")
     assert (result.returncode, result.stdout) == (1, "")

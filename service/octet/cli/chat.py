@@ -19,8 +19,9 @@ Without TEXT it holds a conversation: every line of standard input is a turn (/h
 tells more). Standard output gets the answer alone; everything else goes to standard error.
 With --tools, each call that the model makes is part of the answer: one line
   {"id": "call_1", "name": "get_weather", "arguments": {"city": "Oslo"}}
-FILE for --tools holds a JSON list of objects with name, description and parameters
-(a JSON Schema), or OpenAI's {"type": "function", "function": {...}} around them.
+FILE for --tools holds a JSON list of objects with name, description, parameters
+(a JSON Schema) and, to hold arguments to it, "strict": true, or OpenAI's
+{"type": "function", "function": {...}} around them.
 \b
 Exit status: 0 answered, 1 the call failed, 2 wrong usage, 130 interrupted."""
 
@@ -69,6 +70,13 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Functions that the model may ask for.",
 )
 @click.option("--tool-choice", metavar="auto|none|required|NAME", help="Whether, or which, tool to call.")
+@click.option(
+    "--allowed-tool",
+    "allowed_tools",
+    multiple=True,
+    metavar="NAME",
+    help="Let it call only this one of the --tools; may be given several times.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print each whole answer as one line of JSON.")
 @click.option("--tls", is_flag=True, help="Encrypt, trusting the usual authorities.")
 @click.option("--ca", type=_FILE, metavar="FILE", help="Encrypt, trusting this authority (PEM).")

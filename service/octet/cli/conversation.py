@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from octet.client import Answer, ChatOptions
+    from octet.client import Answer, ChatOptions, ToolCall
     from octet.client.requests import Turn
+    from octet.v1 import content_pb2
 
 HELP = """\
-  /image FILE  show a picture along with the next line
+  /image FILE  show a picture along with the next line, or with the result that is asked for
   /reset       forget all that was said
   /quit        end; so does the end of the input
 A line beginning with // is sent with one slash. What the model's tool calls give is asked for."""
@@ -53,7 +54,7 @@ class Talk:
             click.echo(HELP, err=True)
 
     def _say(self, text: str) -> None:
-        from octet.client import tool_result, user
+        from octet.client import user
 
         try:
             turn = user(text, self._images)
@@ -66,9 +67,26 @@ class Talk:
         answer = self._answer()
         while answer.tool_calls:
             for call in answer.tool_calls:
-                result = next(_lines(f"result of {call.name}> "), "")
-                self._turns.append(tool_result(call.id, result))
+                self._turns.append(self._result(call))
             answer = self._answer()
+
+    def _result(self, call: "ToolCall") -> "content_pb2.Message":
+        """What a call gave, as it is typed in: pictures, then a line."""
+        from octet.client import tool_result
+
+        images: list[str] = []
+        for line in _lines(f"result of {call.name}> "):
+            name, _, argument = line.partition(" ")
+            if name == "/image" and argument:
+                images.append(argument.strip())
+                continue
+            result = line.removeprefix("/") if line.startswith("//") else line
+            try:
+                return tool_result(call.id, result, images)
+            except OSError as error:
+                click.echo(f"octet: {error.filename}: {error.strerror}", err=True)
+                images = []
+        return tool_result(call.id, "", images)
 
     def _answer(self) -> "Answer":
         answer = self._ask(self._turns, self._options)

@@ -133,10 +133,11 @@ class AsyncClient:
         functions: Iterable[Function],
         *,
         max_rounds: int = MAX_ROUNDS,
+        strict: bool = False,
         **options: Unpack[ChatOptions],
     ) -> ToolRun:
         """`octet.client.Client.chat_with_tools`; functions may be asynchronous, and are called one by one."""
-        run = ToolConversation(conversation, functions, max_rounds, options)
+        run = ToolConversation(conversation, functions, max_rounds, options, strict=strict)
         while True:
             answer = await self.chat(run.turns, **run.options)
             if not run.take(answer):

@@ -140,6 +140,7 @@ class Client:
         functions: Iterable[Function],
         *,
         max_rounds: int = MAX_ROUNDS,
+        strict: bool = False,
         **options: Unpack[ChatOptions],
     ) -> ToolRun:
         """Lets the model call Python functions until it has its answer.
@@ -147,16 +148,17 @@ class Client:
         Args:
             conversation: what is asked.
             functions: what the model may call; `Function` says how they are described to it. What one returns
-                goes to the model as JSON. Arguments that do not fit are reported to the model, which may try
-                again; what a function raises ends the run.
+                goes to the model as JSON, and pictures as pictures. Arguments that do not fit are reported to
+                the model, which may try again; what a function raises ends the run.
             max_rounds: how often the model may ask for calls.
+            strict: whether the server holds arguments to the functions' types while the model writes them.
             options: `ChatOptions` says what they are. A tool choice holds for the first answer only.
 
         Raises:
             OctetRpcError: when a call to the server fails.
             ToolRoundsExceededError: when the model never comes to an answer.
         """
-        run = ToolConversation(conversation, functions, max_rounds, options)
+        run = ToolConversation(conversation, functions, max_rounds, options, strict=strict)
         while True:
             answer = self.chat(run.turns, **run.options)
             if not run.take(answer):

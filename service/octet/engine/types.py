@@ -44,7 +44,10 @@ class ToolCallPart:
 
 @dataclass(frozen=True, slots=True)
 class ToolResultPart:
-    """What the call `call_id` of the tool `name` gave; structured results are JSON text."""
+    """What the call `call_id` of the tool `name` gave; structured results are JSON text.
+
+    Pictures that belong to it are the message's next parts.
+    """
 
     call_id: str
     name: str
@@ -76,12 +79,14 @@ class Tool:
     Attributes:
         parameters: a JSON Schema of type object; its order is the one that the model sees.
         as_text: whether the request gave it as JSON text.
+        strict: whether the arguments of calls that the model makes on its own are held to the schema, too.
     """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     as_text: bool = False
+    strict: bool = False
 
 
 class ToolChoiceMode(Enum):
@@ -95,11 +100,18 @@ class ToolChoiceMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`name` is set with NAMED only; without `parallel_calls` an answer holds at most one call."""
+    """Whether, and which, tools may be called.
+
+    Attributes:
+        name: of the tool; set with NAMED only.
+        parallel_calls: whether an answer may hold more than one call.
+        allowed_names: the only tools that may be called, with AUTO and REQUIRED; empty for all.
+    """
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     name: str = ""
     parallel_calls: bool = True
+    allowed_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

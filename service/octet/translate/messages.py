@@ -45,7 +45,7 @@ _ALLOWED = {
     Role.SYSTEM: ("text",),
     Role.USER: ("text", "image"),
     Role.ASSISTANT: ("reasoning", "text", "tool_call"),
-    Role.TOOL: ("tool_result",),
+    Role.TOOL: ("tool_result", "image"),
 }
 
 
@@ -163,6 +163,8 @@ class _Conversation:
     def to_parts(self, parts: Sequence[content_pb2.Part], role: Role, path: str) -> tuple[Part, ...]:
         if not parts and role is not Role.ASSISTANT:
             raise InvalidRequestError(f"{path}.parts", "is empty; a message needs at least one part")
+        if role is Role.TOOL:
+            _check_results(parts, path)
         return tuple(self._to_part(part, role, f"{path}.parts[{j}]") for j, part in enumerate(parts))
 
     def _to_part(self, part: content_pb2.Part, role: Role, path: str) -> Part:
@@ -244,7 +246,8 @@ class _Conversation:
             case "data":
                 return ToolResultPart(result.call_id, name, self._to_json(result.data, f"{path}.data"))
             case _:
-                raise InvalidRequestError(path, "has no result; set text or data")
+                # Pictures are, which follow.
+                return ToolResultPart(result.call_id, name, "")
 
     def _to_arguments_json(self, call: tool_pb2.ToolCall, path: str) -> str:
         if not call.arguments_json:
@@ -282,6 +285,21 @@ class _Conversation:
                 path,
                 f"takes the JSON values of tool calls and results to more than the {self.max_values} that "
                 "the model's context takes",
+            )
+
+
+def _check_results(parts: Sequence[content_pb2.Part], path: str) -> None:
+    """Checks that pictures belong to results, and that each result has anything."""
+    for j, part in enumerate(parts):
+        if part.HasField("image") and j == 0:
+            raise InvalidRequestError(
+                f"{path}.parts[0].image",
+                "belongs to no tool result; in a message of ROLE_TOOL it goes behind the one that it is of",
+            )
+        followed = parts[j + 1].HasField("image") if j + 1 < len(parts) else False
+        if part.HasField("tool_result") and not (part.tool_result.WhichOneof("result") or followed):
+            raise InvalidRequestError(
+                f"{path}.parts[{j}].tool_result", "has no result; set text or data, or let pictures follow"
             )
 
 

@@ -20,6 +20,7 @@ from octet.translate.prompt_options import (
 from octet.translate.sampling import check_unconstrained, to_sampling
 from octet.translate.schemas import SchemaReader
 from octet.translate.tool_declarations import to_tool_choice, to_tools
+from octet.translate.tool_schema import offered
 from octet.v1 import chat_service_pb2
 
 MAX_CANCELLED_IDS = 1000
@@ -71,6 +72,10 @@ def to_generation_request(
         check_unconstrained(sampling, "output_format")
     if tool_choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED):
         check_unconstrained(sampling, "tool_choice")
+    if tool_choice.mode is ToolChoiceMode.AUTO:
+        for i in offered(tools, tool_choice):
+            if tools[i].strict:
+                check_unconstrained(sampling, f"tools[{i}].strict")
     priority = to_priority(request.priority, model)
     cache_salt = to_cache_salt(request.cache_salt)
     chat_template_args = to_chat_template_args(request.chat_template_args)

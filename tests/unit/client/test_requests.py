@@ -103,6 +103,31 @@ def test_tool_results() -> None:
     assert tool_result("c", {"a": 1}).parts[0].tool_result.data["a"] == 1
 
 
+def test_pictures_of_tool_results() -> None:
+    message = tool_result("c1", "shot", [b"1", b"2"])
+    assert [part.WhichOneof("kind") for part in message.parts] == ["tool_result", "image", "image"]
+    assert (message.parts[0].tool_result.text, message.parts[2].image.data) == ("shot", b"2")
+
+
+def test_tools_may_be_strict() -> None:
+    plain = {"name": "f", "parameters": {"type": "object"}}
+    assert not tool(plain).strict
+    assert tool({**plain, "strict": True}).strict
+    assert tool({"type": "function", "function": {**plain, "strict": True}}).strict
+
+
+def test_allowed_tools() -> None:
+    request = chat_request(
+        "hi", {"tools": [{"name": "f"}], "allowed_tools": ["f"], "tool_choice": "required"}
+    )
+    assert request.tool_choice.mode == tool_pb2.ToolChoice.MODE_REQUIRED
+    assert list(request.tool_choice.allowed_names) == ["f"]
+    given = tool_pb2.ToolChoice(allowed_names=["g"])
+    assert list(chat_request("hi", {"tool_choice": given}).tool_choice.allowed_names) == ["g"]
+    both = chat_request("hi", {"tool_choice": given, "allowed_tools": ["f"]})
+    assert (list(both.tool_choice.allowed_names), list(given.allowed_names)) == (["f"], ["g"])
+
+
 def test_unknown_options() -> None:
     options: ChatOptions = {"temprature": 1.0}  # type: ignore[typeddict-unknown-key]
     with pytest.raises(TypeError, match="unknown options: temprature"):

@@ -1,6 +1,7 @@
 """What the pictures of a request take, before they are looked at any closer."""
 
 import base64
+from dataclasses import replace
 
 import pytest
 
@@ -10,7 +11,7 @@ from octet.pictures.header import read_header
 from octet.pictures.plan import make_plan, memory_for
 from octet.translate.image_memory import image_memory
 from octet.translate.media import ImageLimits
-from octet.v1 import chat_service_pb2, content_pb2
+from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 from tests.pictures import flat, flat_png
 
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=64_000_000, max_memory=200_000_000)
@@ -41,6 +42,20 @@ def test_pictures_count_wherever_they_are(model: ModelInfo) -> None:
     for image in (inline(FILE), uri(FILE), content_pb2.Image(uri="https://a.test/x")):
         assert image_memory(ask(image), model, LIMITS, fetched) == memory(FILE)
     assert image_memory(ask(inline(FILE), uri(FILE)), model, LIMITS) == memory(FILE, FILE)
+
+
+def test_pictures_of_tool_results_count_as_all_others_do(model: ModelInfo) -> None:
+    request = ask(inline(FILE))
+    turn = request.messages.add(role=content_pb2.ROLE_TOOL)
+    turn.parts.add(tool_result=tool_pb2.ToolResult(call_id="c1", text="a shot"))
+    turn.parts.add(image=uri(FILE))
+    assert image_memory(request, model, LIMITS) == memory(FILE, FILE)
+    turn.parts.add(image=inline(flat("PNG", 3100)))
+    turn.parts.add(image=inline(flat("PNG", 3100)))
+    many = replace(model, max_images=9)
+    with pytest.raises(InvalidRequestError) as raised:
+        image_memory(request, many, ImageLimits(1_000_000, 64_000_000, max_memory=150_000_000))
+    assert raised.value.field == "messages[1].parts[3].image.data"
 
 
 def test_what_is_not_there_yet_counts_nothing(model: ModelInfo) -> None:

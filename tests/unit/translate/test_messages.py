@@ -1,6 +1,7 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -103,6 +104,28 @@ def test_pictures_keep_their_place_among_text(convert: Convert, png: bytes) -> N
     assert (first.image.mode, first.image.size) == ("RGB", (2, 1))
 
 
+def test_pictures_belong_to_the_result_before_them(convert: Convert, png: bytes) -> None:
+    shown = image(png)
+    parts = (result("c2", ""), shown, shown, NO_RESULT, shown)
+    converted = convert([ASKED, assistant(call(), call("c2")), tool(*parts)])[2].parts
+    first, second = converted[0], converted[3]
+    assert (first, second) == (ToolResultPart("c2", "f", ""), ToolResultPart("c1", "f", ""))
+    assert [type(part) for part in converted].count(ImagePart) == 3
+
+
+def test_pictures_in_results_count_as_all_others_do(
+    model: ModelInfo, limits: ImageLimits, png: bytes
+) -> None:
+    messages = [user(image(png)), CALLED, tool(result(), image(png), by_uri("https://a.test/x"))]
+    fields = ["messages[0].parts[0].image", "messages[2].parts[1].image", "messages[2].parts[2].image"]
+    assert image_fields(messages) == fields
+    assert uris_to_fetch(messages, model) == {"https://a.test/x": f"{fields[2]}.uri"}
+    for few in (replace(model, max_images=2), replace(model, takes_images=False)):
+        with pytest.raises(InvalidRequestError) as caught:
+            to_messages(messages, model=few, limits=limits)
+        assert caught.value.field == fields[2 if few.takes_images else 0]
+
+
 def test_reasoning_is_kept(convert: Convert) -> None:
     messages = [ASKED, assistant(pb.Part(reasoning="hm"), text("Yes.")), ASKED]
     assert convert(messages)[1].parts == (ReasoningPart("hm"), TextPart("Yes."))
@@ -175,6 +198,8 @@ def test_roles_follow_each_other_in_any_order(convert: Convert) -> None:
 
 ASKED = user(text("a"))
 CALLED = assistant(call())
+NO_RESULT = pb.Part(tool_result=ToolResult(call_id="c1"))
+PICTURE = image(b"x")
 NOBODY = pb.Message.FromString(b"\x08\x09")  # role 9, as a newer client could send it
 NAN = Struct(fields={"x": Value(number_value=float("nan"))})
 
@@ -288,9 +313,39 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ),
     (
         "no result",
-        [ASKED, CALLED, tool(pb.Part(tool_result=ToolResult(call_id="c1")))],
+        [ASKED, CALLED, tool(NO_RESULT)],
         "[2].parts[0].tool_result",
-        "has no result; set text or data",
+        "has no result; set text or data, or let pictures follow",
+    ),
+    (
+        "no result before another",
+        [ASKED, assistant(call(), call("c2")), tool(NO_RESULT, result("c2"), PICTURE)],
+        "[2].parts[0].tool_result",
+        "has no result; set text or data, or let pictures follow",
+    ),
+    (
+        "a picture of no result",
+        [ASKED, CALLED, tool(PICTURE, result())],
+        "[2].parts[0].image",
+        "belongs to no tool result; in a message",
+    ),
+    (
+        "a picture without a source",
+        [ASKED, CALLED, tool(result(), pb.Part(image=pb.Image()))],
+        "[2].parts[1].image",
+        "has no source",
+    ),
+    (
+        "no picture",
+        [ASKED, CALLED, tool(result(), image(b"x"))],
+        "[2].parts[1].image.data",
+        "is not a PNG",
+    ),
+    (
+        "a text among results",
+        [ASKED, CALLED, tool(result(), text("x"))],
+        "[2].parts[1].text",
+        "which takes tool_result and image",
     ),
     (
         "a result that is no JSON",

@@ -15,7 +15,7 @@ from octet import demo
 from octet.engine.vllm import compat
 from octet.engine.vllm.constraints import grammars
 from octet.engine.vllm.constraints.backend import Backend, Following
-from octet.engine.vllm.constraints.grammars import MARK
+from octet.engine.vllm.constraints.grammars import ALTERNATIVE, MARK
 from octet.engine.vllm.constraints.lexemes import to_lark
 from octet.engine.vllm.constraints.reasons import TOO_SLOW
 
@@ -75,6 +75,41 @@ def test_drafts_are_looked_at_without_taking_them(backend: Backend) -> None:
     assert following.accept_tokens("r", good)
     following.rollback(len(good))
     assert following.validate_tokens(good) == good
+
+
+EITHER = (grammars.of_choice(["yes", "yellow"]), grammars.of_regex("ye[a-z]*!"))
+
+
+def test_an_answer_satisfies_any_of_several_constraints(backend: Backend) -> None:
+    one, other = (follow(backend, grammar) for grammar in EITHER)
+    both = follow(backend, ALTERNATIVE.join(EITHER))
+    assert allowed(backend, both) == allowed(backend, one) | allowed(backend, other)
+    for text, ends in (("yes", True), ("yes!", True), ("yeah", False), ("ye", False)):
+        both = follow(backend, ALTERNATIVE.join(EITHER))
+        assert both.accept_tokens("r", tokens(backend, text)), text
+        assert ({1, 106} <= allowed(backend, both)) is ends
+        assert both.accept_tokens("r", [1]) is ends
+    both = follow(backend, ALTERNATIVE.join(EITHER))
+    assert not both.accept_tokens("r", tokens(backend, "no"))
+    assert both.failure
+
+
+def test_what_was_taken_back_may_be_on_another_way(backend: Backend) -> None:
+    both = follow(backend, ALTERNATIVE.join(EITHER))
+    begins = allowed(backend, both)
+    for text in ("yellow", "yearn!", "yes"):
+        ids = tokens(backend, text)
+        assert both.validate_tokens([*ids, *tokens(backend, "7")]) == ids
+        assert both.accept_tokens("r", ids)
+        assert both.accept_tokens("r", [1])
+        both.rollback(len(ids) + 1)
+        assert allowed(backend, both) == begins
+    ids = [token for text in ("y", "e", "s") for token in tokens(backend, text)]
+    assert both.accept_tokens("r", [*ids, *tokens(backend, "!")])
+    both.rollback(1)
+    assert {1, 106} <= allowed(backend, both)
+    both.rollback(3)
+    assert allowed(backend, both) == begins
 
 
 def test_what_leaves_the_constraint_fails(backend: Backend) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from octet.engine.types import ModelInfo
 from octet.rpc.admission.cost import Cost, estimate
-from octet.v1 import chat_service_pb2, content_pb2
+from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
 MODEL = ModelInfo(
     *(("m",), "m", True, 8192, 2048, None, (), 4, 260, 1000),
@@ -27,6 +27,16 @@ def test_text_counts_by_its_bytes_and_pictures_by_the_models_tokens() -> None:
     assert estimate(request("word" * 1000), MODEL).tokens == pytest.approx(1000, rel=0.01)
     assert estimate(request("漢字" * 500), MODEL).tokens == pytest.approx(750, rel=0.01)
     assert estimate(request(images=3), MODEL) == Cost(sequences=1, tokens=780, images=3)
+
+
+def test_pictures_of_tool_results_count_as_all_others_do() -> None:
+    shown = request(images=2)
+    result = tool_pb2.ToolResult(call_id="c1", text="word" * 1000)
+    shown.messages[0].parts.add(tool_result=result)
+    cost = estimate(shown, MODEL)
+    assert cost.images == 2
+    assert cost.text_tokens == pytest.approx(1000, rel=0.01)
+    assert cost.tokens == cost.text_tokens + 520
 
 
 @pytest.mark.parametrize(

@@ -40,14 +40,20 @@ def main() -> None:
 def _look(grammar: str) -> tuple[str, str]:
     """What is wrong with a constraint, and its form for llguidance."""
     try:
-        grammar = ready(grammar)
+        grammar, other = ready(grammar)
     except GrammarError as error:
         return f"{GRAMMAR}{error}", ""
-    return _problem(grammar), grammar
+    return _problem(grammar, other), grammar
 
 
-def _problem(grammar: str) -> str:
+def _problem(grammar: str, other: str) -> str:
+    """What is wrong with a constraint, of which no text may begin with `other`, if that is given."""
     walk = Walk(grammar)
+    if other and walk.begins(other):
+        return (
+            f"{GRAMMAR}has texts that begin with {other} as calls of tools do, and could not be told from "
+            "them; leave free_white_space out, write another form, or leave the tools out"
+        )
     for seed in range(_WAYS):
         written, ended = walk.sample(seed, _BYTES)
         if walk.error:

@@ -1,15 +1,19 @@
 """What the model writes, as deltas: text, and tool calls wherever the request has tools."""
 
+import json
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import Delta, GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
-from octet.engine.vllm.constraints.request import forces_calls
-from octet.engine.vllm.launch.args import one_line
+from octet.engine.vllm.constraints.request import forces_calls, is_calls_or_text
+from octet.engine.vllm.launch.args import SCANNER, finder_of_calls, one_line
 from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
+from octet.translate.calls_or_text import CallsOrText
+from octet.translate.strict_calls import strict_tools
+from octet.translate.tool_schema import offered
 from octet.translate.tool_values import is_cut_off
 from octet.translate.tools import (
     ArgumentsFound,
@@ -23,9 +27,6 @@ from octet.translate.tools import (
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
     from vllm.sampling_params import SamplingParams
-
-# The parser that is Octet's own: its scanner reads the text without vLLM in between.
-GEMMA3_PARSER = "gemma3"
 
 
 class AnswerReader:
@@ -42,18 +43,23 @@ class AnswerReader:
     def __init__(
         self,
         index: int,
-        scanner: ToolCallScanner | None,
+        scanner: ToolCallScanner | CallsOrText | None,
         parser: Any,
         chat_request: Any,
         *,
+        names: Collection[str] | None = None,
         one_call: bool = False,
         whole_calls: bool = False,
     ) -> None:
-        """With `whole_calls` nothing is given of a call that the answer's end cuts off."""
+        """With `whole_calls` nothing is given of a call that the answer's end cuts off.
+
+        What vLLM's parser takes for calls of tools that are not among `names`, if these are given, is text.
+        """
         self._index = index
         self._scanner = scanner
         self._parser = parser
         self._chat_request = chat_request
+        self._offered = _OfferedCalls(names)
         self._parsed = _ParsedCalls(one_call=one_call, whole_calls=whole_calls)
         self.made_calls = False
         self.done = False
@@ -71,7 +77,11 @@ class AnswerReader:
             if message is not None and message.reasoning:
                 deltas.append(ReasoningDelta(self._index, message.reasoning))
             found = (message.tool_calls or ()) if message is not None else ()
-            calls = self._parsed.take([self._parsed_call(call) for call in found], finished=finished)
+            others, offered = self._offered.sort(
+                [self._parsed_call(call) for call in found], finished=finished
+            )
+            text += others
+            calls = self._parsed.take(offered, finished=finished)
             self.done, cut_off = self._parsed.done, self._parsed.cut_off
         if self._scanner is not None:
             deltas += self._scanned(self._scanner.feed(text) + (self._scanner.finish() if finished else []))
@@ -110,6 +120,35 @@ class AnswerReader:
                     else:
                         deltas.append(ToolCallDelta(self._index, call, "", "", text))
         return deltas
+
+
+class _OfferedCalls:
+    """Tells calls that vLLM's parser finds of tools on offer from those of other functions."""
+
+    def __init__(self, names: Collection[str] | None) -> None:
+        """`names` are those on offer; with None, all are."""
+        self._names = names
+        self._others = 0  # calls of other functions so far
+        self._within_other = False
+
+    def sort(self, calls: list[ToolCallDelta], *, finished: bool) -> tuple[str, list[ToolCallDelta]]:
+        """Takes the next pieces of calls; returns others' as text, and those on offer, counted anew."""
+        text, offered = "", []
+        for call in calls:
+            if call.name:
+                text += "}" * self._within_other
+                self._within_other = self._names is not None and call.name not in self._names
+                self._others += self._within_other
+                if self._within_other:
+                    text += f'{{"name": {json.dumps(call.name)}, "arguments": '
+            if self._within_other:
+                text += call.arguments_json
+            else:
+                offered.append(replace(call, call_index=call.call_index - self._others))
+        if finished:
+            text += "}" * self._within_other
+            self._within_other = False
+        return text, offered
 
 
 class _ParsedCalls:
@@ -177,13 +216,12 @@ class AnswerParsing:
         Raises:
             StartupError: a name is unknown, or the parser cannot work with the model's tokenizer.
         """
-        if tool_parser is None and model.hf_config.model_type.startswith("gemma3"):
-            tool_parser = GEMMA3_PARSER
+        tool_parser = finder_of_calls(tool_parser, model.hf_config.model_type)
         self._tokenizer = tokenizer
         self._model = model
         self._tool_parser = tool_parser
         self._template_arguments = template_arguments
-        foreign = None if tool_parser == GEMMA3_PARSER else tool_parser
+        foreign = None if tool_parser == SCANNER else tool_parser
         self._reasoning_cls = self._parser_class(None, reasoning_parser)
         self._tools_cls = self._parser_class(foreign, reasoning_parser) if foreign else None
 
@@ -196,13 +234,11 @@ class AnswerParsing:
         Raises:
             InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that.
         """
-        forced, tools = forces_calls(request.tool_choice), to_vllm_tools(request)
-        if tools and not forced and self._tool_parser is None:
-            raise InvalidRequestError(
-                "tool_choice",
-                "this server has no --tool-call-parser; it serves required and named choices only",
-            )
-        scans = bool(tools) and (forced or self._tool_parser == GEMMA3_PARSER)
+        tools = to_vllm_tools(request)
+        forced = forces_calls(request.tool_choice) or is_calls_or_text(request)
+        if tools and not forced:
+            self._check_free_calls(request)
+        scans = bool(tools) and (forced or self._tool_parser == SCANNER)
         parser_cls = self._tools_cls if tools and not scans else self._reasoning_cls
         one_call = not request.tool_choice.parallel_calls
         # Where these end the answer, they may do so within a call.
@@ -213,9 +249,10 @@ class AnswerParsing:
         readers = [
             AnswerReader(
                 index,
-                _scanner(request, one_call=one_call, whole_calls=whole_calls) if scans else None,
+                scanner_of(request, whole_calls=whole_calls) if scans else None,
                 parser,
                 chat_request,
+                names=[request.tools[i].name for i in offered(request.tools, request.tool_choice)],
                 one_call=one_call,
                 whole_calls=whole_calls,
             )
@@ -232,6 +269,22 @@ class AnswerParsing:
                 "reasoning_parser_kwargs": {"chat_template_kwargs": arguments},
             },
         )
+
+    def _check_free_calls(self, request: GenerationRequest) -> None:
+        """Raises InvalidRequestError where calls that the model makes are not found, or not held."""
+        if self._tool_parser is None:
+            raise InvalidRequestError(
+                "tool_choice",
+                "this server has no --tool-call-parser; it serves required and named choices only, and tools "
+                "beside an output format",
+            )
+        strict = strict_tools(request)
+        if strict and self._tool_parser != SCANNER:
+            raise InvalidRequestError(
+                f"tools[{strict[0]}].strict",
+                f"is not served with --tool-call-parser {self._tool_parser}, whose form of calls is not held "
+                "to schemas; require the call, or leave it out",
+            )
 
     def _parser_class(self, tool_parser: str | None, reasoning_parser: str) -> Any:
         from vllm.parser import ParserManager
@@ -255,13 +308,22 @@ class AnswerParsing:
         )
 
 
-def _scanner(request: GenerationRequest, *, one_call: bool, whole_calls: bool) -> ToolCallScanner:
-    return ToolCallScanner(
-        [tool.name for tool in request.tools],
-        parameters={tool.name: argument_names(tool.parameters) for tool in request.tools},
-        one_call=one_call,
+def scanner_of(request: GenerationRequest, *, whole_calls: bool) -> ToolCallScanner | CallsOrText:
+    """What finds the calls in an answer of which nothing but text and calls is left.
+
+    Args:
+        request: the request that it answers, with tools.
+        whole_calls: whether no call is given before it is complete.
+    """
+    tools = [request.tools[i] for i in offered(request.tools, request.tool_choice)]
+    scanner = ToolCallScanner(
+        [tool.name for tool in tools],
+        parameters={tool.name: argument_names(tool.parameters) for tool in tools},
+        strict=[request.tools[i].name for i in strict_tools(request)],
+        one_call=not request.tool_choice.parallel_calls,
         whole_calls=whole_calls,
     )
+    return CallsOrText(scanner) if is_calls_or_text(request) else scanner
 
 
 def _chat_request(tools: list[dict[str, Any]] | None) -> Any:

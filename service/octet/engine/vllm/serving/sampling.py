@@ -79,7 +79,7 @@ def to_sampling_params(
             flat_logprobs=True,
             include_stop_str_in_output=sampling.include_stop_string,
             skip_special_tokens=sampling.skip_special_tokens,
-            structured_outputs=compat.constraints.checked(constraint.grammar) if constraint else None,
+            structured_outputs=compat.constraints.checked(*constraint.grammars) if constraint else None,
             output_kind=RequestOutputKind.DELTA,
         )
     except (VLLMClientError, ValueError, TypeError) as error:

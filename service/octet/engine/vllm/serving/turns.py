@@ -10,7 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
-from octet.engine.types import Message, Part, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
+from octet.engine.types import (
+    ImagePart,
+    Message,
+    Part,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 
 BETWEEN = "\n\n"
 """Between the texts of messages that become one turn."""
@@ -27,6 +36,7 @@ class Abilities:
         assistant_first: a conversation that the assistant begins.
         calls: tool calls at the end of the assistant's message, and their results right behind it.
         loose_calls: calls whose results come late or never.
+        shown_results: results with pictures.
     """
 
     system: bool = True
@@ -35,6 +45,7 @@ class Abilities:
     assistant_first: bool = True
     calls: bool = True
     loose_calls: bool = True
+    shown_results: bool = True
 
     def __and__(self, other: "Abilities") -> "Abilities":
         names = [item.name for item in fields(self)]
@@ -113,7 +124,7 @@ def _says_calls(turns: Sequence[Message], able: Abilities) -> bool:
     """Whether a template can say all of a conversation's calls and results, if there are any."""
     if not any(isinstance(part, ToolCallPart | ToolResultPart) for turn in turns for part in turn.parts):
         return True
-    if not able.calls:
+    if not able.calls or (not able.shown_results and any(map(_has_shown_results, turns))):
         return False
     if any(_speaks_behind_calls(turn) for turn in turns) and not able.repeated:
         return False
@@ -134,6 +145,10 @@ def _answers_follow_calls(turns: Sequence[Message]) -> bool:
                     return False
                 waiting.remove(part.call_id)
     return not waiting
+
+
+def _has_shown_results(turn: Message) -> bool:
+    return turn.role is Role.TOOL and any(isinstance(part, ImagePart) for part in turn.parts)
 
 
 def _speaks_behind_calls(turn: Message) -> bool:
@@ -168,8 +183,9 @@ def _spelled(turn: Message) -> Message:
             parts += _lines(parts, _call_list(calls))
             calls = []
             parts.append(TextPart("\n"))
-        elif turn.role is Role.TOOL and parts:
-            parts.append(TextPart("\n"))
+        elif isinstance(part, TextPart) and turn.role is Role.TOOL and parts:
+            # A single line break behind a picture is more than vLLM's processor for Gemma 3 can take.
+            parts.append(TextPart(BETWEEN if isinstance(parts[-1], ImagePart) else "\n"))
         parts.append(part)
     if calls:
         parts += _lines(parts, _call_list(calls))
