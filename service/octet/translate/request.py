@@ -1,7 +1,7 @@
 """Requests from the protocol to the engine's types; everything that can be wrong with them is found here."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from octet.engine.types import GenerationRequest, ModelInfo, ToolChoiceMode
@@ -48,7 +48,7 @@ def to_generation_request(
         model: what is served.
         limits: of pictures.
         request_id: the request's own id, or the one that the server made.
-        fetched: the files that `octet.translate.messages.uris_to_fetch` named, by their URIs.
+        fetched: the files that `octet.translate.pictures.uris_of` named, by their URIs.
         decode: decodes pictures.
 
     Raises:
@@ -131,13 +131,12 @@ def check_request_id(request_id: str, field: str = "request_id") -> None:
         raise InvalidRequestError(field, "is not 1 to 128 printable ASCII characters")
 
 
-def to_cancelled_ids(request: chat_service_pb2.CancelChatRequest) -> tuple[str, ...]:
-    """Checks CancelChatRequest and gives its ids, each once, in order.
+def to_cancelled_ids(ids: Sequence[str]) -> tuple[str, ...]:
+    """Checks the `request_ids` of a request that cancels others, and gives them, each once, in order.
 
     Raises:
         InvalidRequestError: at the wrong field.
     """
-    ids = request.request_ids
     if not 1 <= len(ids) <= MAX_CANCELLED_IDS:
         raise InvalidRequestError("request_ids", f"has {len(ids)} ids, not 1 to {MAX_CANCELLED_IDS}")
     for i, request_id in enumerate(ids):

@@ -10,6 +10,7 @@ from octet.pictures.header import read_header
 from octet.pictures.plan import make_plan, memory_for
 from octet.translate.image_memory import image_memory
 from octet.translate.media import ImageLimits
+from octet.translate.pictures import Pictures
 from octet.v1 import chat_service_pb2, content_pb2
 from tests.pictures import flat, flat_png
 
@@ -17,11 +18,11 @@ LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=64_000_000, max_memory=200_
 FILE = flat("PNG", 1000)
 
 
-def ask(*images: content_pb2.Image) -> chat_service_pb2.ChatRequest:
-    turn = content_pb2.Message(role=content_pb2.ROLE_USER)
-    for image in images:
-        turn.parts.add(image=image)
-    return chat_service_pb2.ChatRequest(messages=[turn])
+OPTIONS = chat_service_pb2.ImageOptions()
+
+
+def ask(*images: content_pb2.Image) -> Pictures:
+    return [(f"messages[0].parts[{i}].image", image) for i, image in enumerate(images)]
 
 
 def inline(file: bytes) -> content_pb2.Image:
@@ -39,18 +40,18 @@ def memory(*files: bytes) -> int:
 def test_pictures_count_wherever_they_are(model: ModelInfo) -> None:
     fetched = {"https://a.test/x": FILE}
     for image in (inline(FILE), uri(FILE), content_pb2.Image(uri="https://a.test/x")):
-        assert image_memory(ask(image), model, LIMITS, fetched) == memory(FILE)
-    assert image_memory(ask(inline(FILE), uri(FILE)), model, LIMITS) == memory(FILE, FILE)
+        assert image_memory(ask(image), OPTIONS, model, LIMITS, fetched) == memory(FILE)
+    assert image_memory(ask(inline(FILE), uri(FILE)), OPTIONS, model, LIMITS) == memory(FILE, FILE)
 
 
 def test_what_is_not_there_yet_counts_nothing(model: ModelInfo) -> None:
-    assert image_memory(ask(content_pb2.Image(uri="https://a.test/x")), model, LIMITS) == 0
-    assert image_memory(ask(), model, LIMITS) == 0
+    assert image_memory(ask(content_pb2.Image(uri="https://a.test/x")), OPTIONS, model, LIMITS) == 0
+    assert image_memory(ask(), OPTIONS, model, LIMITS) == 0
 
 
 def test_what_cannot_be_looked_at_may_take_all(model: ModelInfo) -> None:
     escaped = content_pb2.Image(uri=uri(FILE).uri.replace("A", "%41"))
-    assert image_memory(ask(escaped), model, LIMITS) == LIMITS.max_memory
+    assert image_memory(ask(escaped), OPTIONS, model, LIMITS) == LIMITS.max_memory
 
 
 @pytest.mark.parametrize(
@@ -68,14 +69,14 @@ def test_what_cannot_be_looked_at_may_take_all(model: ModelInfo) -> None:
     ],
 )
 def test_what_will_be_refused_counts_nothing(model: ModelInfo, image: content_pb2.Image) -> None:
-    assert image_memory(ask(image), model, LIMITS) == 0
+    assert image_memory(ask(image), OPTIONS, model, LIMITS) == 0
 
 
 def test_the_first_picture_too_many_is_named(model: ModelInfo) -> None:
     large = inline(flat("PNG", 3100))
-    assert image_memory(ask(large), model, LIMITS) > LIMITS.max_memory / 2  # type: ignore[operator]
+    assert image_memory(ask(large), OPTIONS, model, LIMITS) > LIMITS.max_memory / 2  # type: ignore[operator]
     with pytest.raises(InvalidRequestError) as raised:
-        image_memory(ask(large, large, large), model, LIMITS)
+        image_memory(ask(large, large, large), OPTIONS, model, LIMITS)
     assert raised.value.field == "messages[0].parts[2].image.data"
     assert "has 3100 x 3100 pixels, with which decoding the request's pictures takes" in raised.value.message
     assert "more than the limit of 200000000" in raised.value.message

@@ -196,6 +196,8 @@ class AnswerParsing:
         Raises:
             InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that.
         """
+        if request.prompt is not None:
+            return self._plan_raw(params)
         forced, tools = forces_calls(request.tool_choice), to_vllm_tools(request)
         if tools and not forced and self._tool_parser is None:
             raise InvalidRequestError(
@@ -232,6 +234,12 @@ class AnswerParsing:
                 "reasoning_parser_kwargs": {"chat_template_kwargs": arguments},
             },
         )
+
+    def _plan_raw(self, params: "SamplingParams") -> AnswerPlan:
+        """What follows on a raw prompt is its text, whatever it says."""
+        readers = [AnswerReader(index, None, None, None) for index in range(params.n)]
+        # A constraint holds from the first token on, not from the end of reasoning.
+        return AnswerPlan(readers, {"reasoning_ended": True} if self._reasoning_cls else {})
 
     def _parser_class(self, tool_parser: str | None, reasoning_parser: str) -> Any:
         from vllm.parser import ParserManager
