@@ -1,4 +1,4 @@
-"""Completions and embeddings wrong in one field each, over a real channel: nothing of it reaches the engine."""
+"""Completions and embeddings wrong in one field each, over a real channel; nothing reaches the engine."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -56,10 +56,15 @@ COMPLETIONS: list[tuple[Completion, str, str]] = [
         "is an option of Gemma 3's",
     ),
     (Completion(prompts=[GOOD, picture()]), "prompts[1].parts[0].image", "has no source"),
-    (Completion(prompts=[picture(data=b"x")]), "prompts[0].parts[0].image.data", "is not a PNG, JPEG"),
+    (Completion(prompts=[GOOD, picture(data=b"x")]), "prompts[1].parts[0].image.data", "is not a PNG, JPEG"),
     (
-        Completion(prompts=[picture(uri="https://a.test/x")]),
-        "prompts[0].parts[0].image.uri",
+        Completion(prompts=[GOOD, picture(uri="data:image/png;base64,AAAA")]),
+        "prompts[1].parts[0].image.uri",
+        "is not a PNG, JPEG",
+    ),
+    (
+        Completion(prompts=[GOOD, picture(uri="https://a.test/x")]),
+        "prompts[1].parts[0].image.uri",
         "fetches no pictures (--image-host)",
     ),
     (
@@ -69,10 +74,7 @@ COMPLETIONS: list[tuple[Completion, str, str]] = [
         "prompts[0].parts[4].image",
         "is one of 5 pictures, more than the 4 of one request",
     ),
-    *(
-        (complete("a", sampling=fields), f"sampling.{name}", sentence)
-        for fields, name, sentence in SAMPLING
-    ),
+    *((complete("a", sampling=fields), f"sampling.{name}", sentence) for fields, name, sentence in SAMPLING),
     *(
         (complete("a", output_format=chat.output_format), field, sentence)
         for chat, field, sentence in FORMATS
@@ -85,6 +87,11 @@ COMPLETIONS: list[tuple[Completion, str, str]] = [
 ]
 
 EMBEDDINGS: list[tuple[Embedding, str, str]] = [
+    (
+        Embedding(inputs=[GOOD, picture(data=flat("PNG", 4))]),
+        "inputs[1].parts[0].image",
+        "vectors are made of texts only",
+    ),
     (Embedding(inputs=[GOOD], dimensions=0), "dimensions", "0 is not one of 2, 3, nor 4, the length of"),
     (Embedding(inputs=[GOOD], dimensions=5), "dimensions", "5 is not one of 2, 3, nor 4, the length of"),
     (Embedding(inputs=[GOOD], request_id="ä"), "request_id", "is not 1 to 128 printable ASCII"),

@@ -9,7 +9,7 @@ with Client("127.0.0.1:50051") as client:
 
 from octet.client.aio import AsyncClient
 from octet.client.answer import Answer, ToolCall
-from octet.client.completions import CompletionOptions, Completions, EmbedOptions, Embeddings, prompt
+from octet.client.completions import CompletionOptions, Completions, Embeddings, EmbedOptions, prompt
 from octet.client.connection import Tls
 from octet.client.errors import FieldViolation, OctetRpcError
 from octet.client.functions import Function, ToolRoundsExceededError, ToolRun

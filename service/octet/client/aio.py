@@ -11,8 +11,8 @@ from octet.client.answer import Answer
 from octet.client.completions import (
     CompletionOptions,
     Completions,
-    EmbedOptions,
     Embeddings,
+    EmbedOptions,
     Prompts,
     completion_request,
     embed_request,
@@ -102,7 +102,8 @@ class AsyncClient:
         """Gives what follows on one or more raw prompts; `CompletionOptions` says what the options are.
 
         Args:
-            prompts: a text, token ids, what `octet.client.prompt` makes of texts, ids and pictures, or a list of these.
+            prompts: a text, token ids, what `octet.client.prompt` makes of texts, ids and pictures, or a list
+                of these.
             options: how to go on from them.
 
         Raises:
@@ -122,7 +123,7 @@ class AsyncClient:
         return AsyncCompletionStream(call, request)
 
     async def embed(self, texts: Prompts, **options: Unpack[EmbedOptions]) -> Embeddings:
-        """Gives the vectors of one or more texts, of a model that is for that; `EmbedOptions` says what the options are.
+        """Gives the vectors of one or more texts; `EmbedOptions` says what the options are.
 
         Args:
             texts: a text, token ids, or a list of these.

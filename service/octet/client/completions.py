@@ -13,7 +13,7 @@ from octet.client.requests import SamplingOptions, sampling_params
 from octet.v1 import chat_service_pb2, completion_service_pb2, embedding_service_pb2, prompt_pb2
 
 PromptPart: TypeAlias = str | Sequence[int] | os.PathLike[str] | bytes | Image.Image
-"""A text, token ids, or a picture: a file's path as `pathlib.Path`, an encoded file's bytes, or a decoded one."""
+"""A text, token ids, or a picture: the path of a file as `pathlib.Path`, its bytes, or a decoded picture."""
 
 PromptSource: TypeAlias = str | Sequence[int] | prompt_pb2.Prompt
 """A text, token ids, or what `prompt` makes."""
@@ -33,8 +33,8 @@ class CompletionOptions(SamplingOptions, total=False):
         adapter: the LoRA adapter to answer with.
         cache_salt: only requests with the same salt share cached prompt prefixes.
         pan_and_scan: whether Gemma 3 also looks at crops of each picture.
-        add_special_tokens: whether tokens such as the one that begins a sequence are put around prompts that do not
-            have them; default: they are.
+        add_special_tokens: whether tokens such as the one that begins a sequence are put around prompts that
+            do not have them; default: they are.
         parse_special_tokens: whether names of special tokens in texts become these tokens; default: they do.
         timeout: seconds until the call ends with DEADLINE_EXCEEDED; default: the client's.
     """
@@ -63,9 +63,10 @@ class EmbedOptions(TypedDict, total=False):
         priority: smaller goes first, on a server that schedules by priority.
         adapter: the LoRA adapter to answer with.
         cache_salt: only requests with the same salt share cached prompt prefixes.
-        add_special_tokens: whether tokens such as those that begin and end a sequence are put around texts; default:
-            they are.
-        parse_special_tokens: whether names of special tokens in texts become these tokens; default: they do not.
+        add_special_tokens: whether tokens such as those that begin and end a sequence are put around texts;
+            default: they are.
+        parse_special_tokens: whether names of special tokens in texts become these tokens; default: they do
+            not.
         timeout: seconds until the call ends with DEADLINE_EXCEEDED; default: the client's.
     """
 
@@ -100,9 +101,7 @@ class Completions:
     @property
     def texts(self) -> list[str]:
         """The text of each prompt's first completion, in the prompts' order."""
-        return [
-            result.completions[0].text if result.completions else "" for result in self.response.results
-        ]
+        return [result.completions[0].text if result.completions else "" for result in self.response.results]
 
     @property
     def text(self) -> str:

@@ -10,8 +10,8 @@ from octet.client.answer import Answer
 from octet.client.completions import (
     CompletionOptions,
     Completions,
-    EmbedOptions,
     Embeddings,
+    EmbedOptions,
     Prompts,
     completion_request,
     embed_request,
@@ -127,7 +127,8 @@ class Client:
         """Gives what follows on one or more raw prompts; `CompletionOptions` says what the options are.
 
         Args:
-            prompts: a text, token ids, what `octet.client.prompt` makes of texts, ids and pictures, or a list of these.
+            prompts: a text, token ids, what `octet.client.prompt` makes of texts, ids and pictures, or a list
+                of these.
             options: how to go on from them.
 
         Raises:
@@ -137,9 +138,7 @@ class Client:
         timeout = options.get("timeout", self._timeout)
         return Completions(self._call(self._completions.Complete, request, timeout))
 
-    def stream_complete(
-        self, prompts: Prompts, **options: Unpack[CompletionOptions]
-    ) -> CompletionStream:
+    def stream_complete(self, prompts: Prompts, **options: Unpack[CompletionOptions]) -> CompletionStream:
         """Starts completions and gives them as they are produced; takes what `complete` takes."""
         request = completion_request(prompts, options)
         timeout = options.get("timeout", self._timeout)
@@ -147,7 +146,7 @@ class Client:
         return CompletionStream(call, request)
 
     def embed(self, texts: Prompts, **options: Unpack[EmbedOptions]) -> Embeddings:
-        """Gives the vectors of one or more texts, of a model that is for that; `EmbedOptions` says what the options are.
+        """Gives the vectors of one or more texts; `EmbedOptions` says what the options are.
 
         Args:
             texts: a text, token ids, or a list of these.

@@ -45,8 +45,8 @@ class Engine(Protocol):
         """Gives the vector of a prompt. Cancelling the task that awaits it stops the work within a step.
 
         Raises:
-            InvalidRequestError: the prompt is longer than the context (`ContextLengthError`), or the model does
-                not take it.
+            InvalidRequestError: the prompt is longer than the context (`ContextLengthError`), or the model
+                does not take it.
             EngineDeadError: when the engine has died.
         """
         ...

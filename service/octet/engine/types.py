@@ -99,8 +99,8 @@ class Prompt:
     Attributes:
         field: its path in the request, for errors.
         parts: what it consists of, in order; at least one.
-        add_special_tokens: whether tokens such as the one that begins a sequence are put around it, where it has
-            no token ids and does not have them already.
+        add_special_tokens: whether tokens such as the one that begins a sequence are put around it, where it
+            has no token ids and does not have them already.
         parse_special_tokens: whether names of special tokens in its texts become these tokens.
         siblings: prompts of the same request, itself included, which share what one request may ask for.
     """

@@ -35,8 +35,8 @@ class Asked(Generic[R]):
 
     Attributes:
         costs: what each of them takes; at least one.
-        translate: checks and converts the prompt at a place, when its turn has come. With the one at place 0, which
-            comes before all others, it says what is wrong with the request as a whole.
+        translate: checks and converts the prompt at a place, when its turn has come. With the one at place 0,
+            which comes before all others, it says what is wrong with the request as a whole.
     """
 
     costs: Sequence[Cost]
@@ -144,7 +144,7 @@ class Answering:
     def _registered(
         self, time_left: float | None, summaries: Sequence[AnswerSummary]
     ) -> Iterator[RunningRequest]:
-        """Counts the current call's request as running; the log and the trace learn what its answers come to."""
+        """Counts the current call's request as running; log and trace learn what its answers come to."""
         request_id = call.request_id.get()
         with self._running.register(call.caller.get(), request_id, time_left) as running:
             try:

@@ -23,9 +23,7 @@ from octet.v1 import completion_service_pb2, completion_service_pb2_grpc
 
 Request = completion_service_pb2.CompletionRequest
 # Quoted: the class takes type arguments in its stub only.
-CompleteContext: TypeAlias = (
-    "grpc.aio.ServicerContext[Request, completion_service_pb2.CompletionResponse]"
-)
+CompleteContext: TypeAlias = "grpc.aio.ServicerContext[Request, completion_service_pb2.CompletionResponse]"
 StreamContext: TypeAlias = "grpc.aio.ServicerContext[Request, completion_service_pb2.CompletionChunk]"
 CancelContext: TypeAlias = (
     "grpc.aio.ServicerContext[completion_service_pb2.CancelCompletionRequest, "
@@ -124,9 +122,7 @@ class CompletionService(completion_service_pb2_grpc.CompletionServiceServicer):
 
         async def translate(index: int, ticket: Ticket) -> GenerationRequest:
             if index == 0:
-                shared.append(
-                    await self._translator.check_completion(request, engine.model, request_id)
-                )
+                shared.append(await self._translator.check_completion(request, engine.model, request_id))
             return await self._translator.to_completion(request, index, shared[0], engine.model, ticket)
 
         return Asked(costs, translate)

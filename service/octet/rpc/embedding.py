@@ -48,9 +48,7 @@ class EmbeddingService(embedding_service_pb2_grpc.EmbeddingServiceServicer):
         self._answering = answering
         self._translator = translator
 
-    async def Embed(
-        self, request: Request, context: EmbedContext
-    ) -> embedding_service_pb2.EmbedResponse:
+    async def Embed(self, request: Request, context: EmbedContext) -> embedding_service_pb2.EmbedResponse:
         """Gives one vector for each input."""
         create_time = datetime.now(UTC)
         engine = self._gate.engine_for(Service.EMBEDDING)

@@ -51,8 +51,10 @@ def _wrong_service(model: ModelInfo, service: Service) -> str:
     if Service.EMBEDDING in model.services:
         return f"{name} makes vectors of texts and writes none; call {offered}"
     if service is Service.EMBEDDING:
-        return f"{name} writes texts and makes no vectors of them; call {offered}, or serve a model that embeds"
+        return (
+            f"{name} writes texts and makes no vectors of them; call {offered}, or serve a model that embeds"
+        )
     return (
-        f"{name} has no chat template, as base models have none; call {offered} with a prompt of your own, or "
-        "start the server with --chat-template"
+        f"{name} has no chat template, as base models have none; call {offered} with a prompt of your own, "
+        "or start the server with --chat-template"
     )

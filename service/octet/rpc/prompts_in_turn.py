@@ -22,8 +22,8 @@ class PromptsInTurn(Generic[T]):
         admission: lets requests in.
         tracing: makes spans of what is done.
         costs: what each prompt takes; at least one.
-        begin: translates the prompt at a place, whose turn has come, and gives what answers it. For the first one
-            it comes back before it is called for another.
+        begin: translates the prompt at a place, whose turn has come, and gives what answers it. For the first
+            one it comes back before it is called for another.
     """
 
     def __init__(
@@ -73,9 +73,9 @@ class PromptsInTurn(Generic[T]):
     ) -> AsyncGenerator[tuple[int, T], None]:
         """What comes of several prompts, as it comes.
 
-        Each has a task, which goes on when what it gave has been taken: for a client that does not read nothing
-        is read. They wait for their turns one after the other, and no more of them are answered at a time than
-        the caller may have requests.
+        Each has a task, which goes on when what it gave has been taken: for a client that does not read
+        nothing is read. They wait for their turns one after the other, and no more of them are answered at a
+        time than the caller may have requests.
         """
         given: asyncio.Queue[tuple[int, T] | Exception | None] = asyncio.Queue(maxsize=1)
         lanes, door = asyncio.Semaphore(ticket.lanes), asyncio.Lock()

@@ -103,8 +103,15 @@ class Translator:
     async def check_completion(
         self, request: completion_service_pb2.CompletionRequest, model: ModelInfo, request_id: str
     ) -> GenerationRequest:
-        """Checks a request but for what its pictures hold; see `octet.translate.completion.check_completion`."""
-        check = partial(check_completion, request, model=model, request_id=request_id)
+        """Checks what can be told at once; see `octet.translate.completion.check_completion`."""
+        check = partial(
+            check_completion,
+            request,
+            model=model,
+            limits=self.limits,
+            fetches=self._fetcher is not None,
+            request_id=request_id,
+        )
         costly = is_costly(request, call.request_bytes.get())
         return await self.in_thread(check) if costly else check()
 
@@ -171,7 +178,7 @@ class Translator:
     async def _fetch(
         self, pictures: Pictures, options: chat_service_pb2.ImageOptions, model: ModelInfo, ticket: Ticket
     ) -> Mapping[str, bytes]:
-        """The files of a prompt's pictures that are elsewhere; takes the memory that all of its pictures need."""
+        """The files of a prompt's pictures that are elsewhere; takes the memory that all of them need."""
         if self._fetcher is None or not (uris := uris_of(pictures, model)):
             return MappingProxyType({})
         fetched = await self._fetcher.fetch_all(uris)

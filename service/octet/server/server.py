@@ -131,9 +131,7 @@ class Server:
         )
         AdmissionMetrics(self.metrics, self.admission)
         self.metrics.image_memory_limit.set(config.image_memory.server)
-        answering = Answering(
-            self._running, self.admission, self.metrics, self._tracing, config.log_prompts
-        )
+        answering = Answering(self._running, self.admission, self.metrics, self._tracing, config.log_prompts)
         answers = (self._gate, self._running, answering, translator)
         write_timeout = config.write_timeout_seconds
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(

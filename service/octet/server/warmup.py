@@ -29,9 +29,10 @@ async def warm_up(engine: Engine) -> None:
         StartupError: when the model cannot answer it, for want of a chat template that works, for example.
     """
     parts: list[TextPart | ImagePart] = [TextPart("Hello")]
-    if engine.model.takes_images:
+    services = engine.model.services
+    if engine.model.takes_images and Service.EMBEDDING not in services:
         parts.append(ImagePart(Image.new("RGB", (64, 64))))
-    services, prompt = engine.model.services, Prompt("prompt", tuple(parts))
+    said, prompt = tuple(parts), Prompt("prompt", tuple(parts))
     request = GenerationRequest(
         request_id=REQUEST_ID,
         # With log probabilities, as vLLM compiles what they need when they are first asked for.
@@ -41,7 +42,7 @@ async def warm_up(engine: Engine) -> None:
         if Service.EMBEDDING in services:
             await engine.embed(EmbeddingRequest(REQUEST_ID, prompt))
         elif Service.CHAT in services:
-            await _answer(engine, replace(request, messages=(Message(Role.USER, prompt.parts),)))
+            await _answer(engine, replace(request, messages=(Message(Role.USER, said),)))
         else:
             await _answer(engine, replace(request, prompt=prompt))
     except InvalidRequestError as error:

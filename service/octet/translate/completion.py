@@ -23,9 +23,9 @@ from octet.pictures.decode import decode_here
 from octet.translate.logprobs import to_positions
 from octet.translate.media import Decode, ImageLimits
 from octet.translate.output_format import to_output_format
-from octet.translate.pictures import PictureReader
+from octet.translate.pictures import PictureReader, check_pictures
 from octet.translate.prompt_options import to_adapter, to_cache_salt, to_pan_and_scan, to_priority
-from octet.translate.prompts import check_prompt, to_prompt
+from octet.translate.prompts import check_prompt, pictures_of_prompt, to_prompt
 from octet.translate.request import check_request_id, resolve_model
 from octet.translate.request_limits import RequestLimits, check_prompt_counts
 from octet.translate.response import FINISH_REASONS, to_usage
@@ -44,13 +44,20 @@ def check_completion_counts(request: completion_service_pb2.CompletionRequest, l
 
 
 def check_completion(
-    request: completion_service_pb2.CompletionRequest, *, model: ModelInfo, request_id: str
+    request: completion_service_pb2.CompletionRequest,
+    *,
+    model: ModelInfo,
+    limits: ImageLimits,
+    fetches: bool,
+    request_id: str,
 ) -> GenerationRequest:
-    """Checks all of a request but what pictures hold, and converts what its prompts share.
+    """Checks all of a request but what only decoding pictures can tell, and converts what its prompts share.
 
     Args:
         request: what the client sent, whose prompts were counted.
         model: what is served.
+        limits: of pictures.
+        fetches: whether pictures that are elsewhere will be fetched.
         request_id: the request's own id, or the one that the server made.
 
     Returns:
@@ -89,6 +96,7 @@ def check_completion(
     for i, prompt in enumerate(request.prompts):
         # A token of the answer needs a place as well.
         check_prompt(prompt, f"prompts[{i}]", model, most_tokens=model.context_window - 1)
+        check_pictures(pictures_of_prompt(prompt, f"prompts[{i}]"), limits, fetches=fetches)
     return shared
 
 
@@ -121,7 +129,9 @@ def to_completion(
         f"prompts[{index}]",
         PictureReader(model, limits, fetched, shared.pan_and_scan, decode),
         add_special_tokens=request.add_special_tokens if request.HasField("add_special_tokens") else True,
-        parse_special_tokens=request.parse_special_tokens if request.HasField("parse_special_tokens") else True,
+        parse_special_tokens=request.parse_special_tokens
+        if request.HasField("parse_special_tokens")
+        else True,
         siblings=len(request.prompts),
     )
     several = len(request.prompts) > 1

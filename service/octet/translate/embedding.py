@@ -9,7 +9,7 @@ from octet.errors import InvalidRequestError
 from octet.translate.media import ImageLimits
 from octet.translate.pictures import PictureReader
 from octet.translate.prompt_options import to_adapter, to_cache_salt, to_priority
-from octet.translate.prompts import check_prompt, to_prompt
+from octet.translate.prompts import check_prompt, pictures_of_prompt, to_prompt
 from octet.translate.request import check_request_id, resolve_model
 from octet.translate.request_limits import RequestLimits, check_prompt_counts
 from octet.translate.response import to_usage
@@ -60,6 +60,8 @@ def check_embedding(
     )
     most = None if request.truncate else model.context_window
     for i, prompt in enumerate(request.inputs):
+        for path, _ in pictures_of_prompt(prompt, f"inputs[{i}]"):
+            raise InvalidRequestError(path, "is a picture, and vectors are made of texts only")
         check_prompt(prompt, f"inputs[{i}]", model, most_tokens=most)
     return shared
 

@@ -5,11 +5,10 @@ from types import MappingProxyType
 
 from octet.engine.types import ModelInfo
 from octet.errors import InvalidRequestError
-from octet.pictures.header import Base64Source, Source
 from octet.pictures.plan import Plan, make_plan, memory_for
-from octet.translate.data_uri import SCHEME, is_data_uri
+from octet.translate.data_uri import is_data_uri
 from octet.translate.media import ImageLimits, check_image
-from octet.translate.pictures import Pictures
+from octet.translate.pictures import Pictures, file_of
 from octet.v1 import chat_service_pb2
 
 
@@ -66,13 +65,3 @@ def check_memory(plans: list[Plan], limits: ImageLimits, where: str) -> None:
             f"{needed} bytes of memory, more than the limit of {limits.max_memory}; "
             "make them smaller or send fewer",
         )
-
-
-def file_of(uri: str, fetched: Mapping[str, bytes]) -> Source | None:
-    """The file that a URI holds or names, of which little is decoded; None when it cannot be looked at."""
-    if uri in fetched:
-        return fetched[uri]
-    if not is_data_uri(uri):
-        return None
-    body = uri[len(SCHEME) :].partition(",")[2]
-    return None if "%" in body else Base64Source(body)

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from octet.engine.types import ImagePart, ModelInfo
 from octet.errors import InvalidRequestError
 from octet.pictures.decode import decode_here
-from octet.translate.data_uri import is_data_uri, parse_data_uri
-from octet.translate.media import Decode, ImageLimits, decode_image
+from octet.pictures.header import Base64Source, Source
+from octet.translate.data_uri import SCHEME, is_data_uri, parse_data_uri
+from octet.translate.media import Decode, ImageLimits, check_image, decode_image
 from octet.v1 import content_pb2
 
 Pictures = Sequence[tuple[str, content_pb2.Image]]
@@ -37,6 +38,41 @@ def uris_of(pictures: Pictures, model: ModelInfo) -> dict[str, str]:
         if image.HasField("uri") and not is_data_uri(image.uri):
             uris.setdefault(image.uri, f"{path}.uri")
     return uris
+
+
+def file_of(uri: str, fetched: Mapping[str, bytes]) -> Source | None:
+    """The file that a URI holds or names, of which little is decoded; None when it cannot be looked at."""
+    if uri in fetched:
+        return fetched[uri]
+    if not is_data_uri(uri):
+        return None
+    body = uri[len(SCHEME) :].partition(",")[2]
+    return None if "%" in body else Base64Source(body)
+
+
+def check_pictures(pictures: Pictures, limits: ImageLimits, *, fetches: bool) -> None:
+    """Checks what can be told of pictures without decoding or fetching them.
+
+    Args:
+        pictures: those of a request.
+        limits: how large they may be.
+        fetches: whether those that are elsewhere will be fetched.
+
+    Raises:
+        InvalidRequestError: at the first wrong field.
+    """
+    for path, image in pictures:
+        source = image.WhichOneof("source")
+        if source is None:
+            raise _sourceless(path)
+        if source == "data":
+            check_image(image.data, limits=limits, where=f"{path}.data")
+        elif is_data_uri(image.uri):
+            # One with escapes is looked at when it is decoded.
+            if (file := file_of(image.uri, {})) is not None:
+                check_image(file, limits=limits, where=f"{path}.uri")
+        elif not fetches:
+            raise _elsewhere(f"{path}.uri")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +106,7 @@ class PictureReader:
             case "uri":
                 data, source_type = self._open(image.uri, f"{path}.uri")
             case _:
-                raise InvalidRequestError(
-                    path, "has no source; set data to the bytes of the picture file, or uri"
-                )
+                raise _sourceless(path)
         decoded = decode_image(
             data,
             mime_type=image.mime_type,
@@ -92,7 +126,13 @@ class PictureReader:
             parsed = parse_data_uri(uri, max_bytes=self.limits.max_bytes, field=path)
             return parsed.data, parsed.media_type
         if uri not in self.fetched:
-            raise InvalidRequestError(
-                path, "is not a data: URI, and this server fetches no pictures (--image-host)"
-            )
+            raise _elsewhere(path)
         return self.fetched[uri], ""
+
+
+def _sourceless(path: str) -> InvalidRequestError:
+    return InvalidRequestError(path, "has no source; set data to the bytes of the picture file, or uri")
+
+
+def _elsewhere(path: str) -> InvalidRequestError:
+    return InvalidRequestError(path, "is not a data: URI, and this server fetches no pictures (--image-host)")

@@ -46,9 +46,7 @@ def check_prompt(prompt: prompt_pb2.Prompt, path: str, model: ModelInfo, most_to
             case "image":
                 pass
             case _:
-                raise InvalidRequestError(
-                    f"{path}.parts[{i}]", "is empty; set one of text, tokens and image"
-                )
+                raise InvalidRequestError(f"{path}.parts[{i}]", "is empty; set one of text, tokens and image")
     if most_tokens is not None and count > most_tokens:
         raise ContextLengthError(
             path,

@@ -20,7 +20,7 @@ from octet.translate.prompt_options import (
 from octet.translate.sampling import check_unconstrained, to_sampling
 from octet.translate.schemas import SchemaReader
 from octet.translate.tool_declarations import to_tool_choice, to_tools
-from octet.v1 import chat_service_pb2
+from octet.v1 import chat_service_pb2, completion_service_pb2
 
 MAX_CANCELLED_IDS = 1000
 
@@ -99,8 +99,10 @@ def to_generation_request(
     )
 
 
-def is_costly(request: chat_service_pb2.ChatRequest, size: int) -> bool:
-    """Whether `to_generation_request` takes long even without pictures, so that a thread should do it.
+def is_costly(
+    request: chat_service_pb2.ChatRequest | completion_service_pb2.CompletionRequest, size: int
+) -> bool:
+    """Whether checking and converting it takes long even without pictures, so that a thread should do it.
 
     Args:
         request: what the client sent.
@@ -108,7 +110,9 @@ def is_costly(request: chat_service_pb2.ChatRequest, size: int) -> bool:
     """
     if size > _COSTLY_BYTES:
         return True
-    schemas = sum(tool.ByteSize() for tool in request.tools) + request.output_format.ByteSize()
+    schemas = request.output_format.ByteSize()
+    if isinstance(request, chat_service_pb2.ChatRequest):
+        schemas += sum(tool.ByteSize() for tool in request.tools)
     return schemas > _COSTLY_SCHEMA_BYTES
 
 

@@ -76,7 +76,9 @@ def check_counts(request: chat_service_pb2.ChatRequest, limits: RequestLimits) -
             )
 
 
-def check_prompt_counts(prompts: Sequence[prompt_pb2.Prompt], name: str, most: int, limits: RequestLimits) -> None:
+def check_prompt_counts(
+    prompts: Sequence[prompt_pb2.Prompt], name: str, most: int, limits: RequestLimits
+) -> None:
     """Counts prompts and their parts, in a time that the limits bound.
 
     Args:

@@ -101,8 +101,8 @@ class Admission:
             cost: what it takes, or its first prompt does.
             time_left: seconds until its deadline; None for no deadline.
             caller_limit: requests that the caller may have here at the same time; None for any number.
-            prompts: how many it has. All but the first one `enter_next`; so many of them as `Ticket.lanes` says
-                may be here at the same time, as many as the caller may have requests.
+            prompts: how many it has. All but the first one `enter_next`; as many of them as `Ticket.lanes`
+                says may be here at the same time, as many as the caller may have requests.
 
         Raises:
             OverloadedError: when there is no room for it, or its deadline cannot be met.
@@ -123,7 +123,9 @@ class Admission:
                     "it had to make room for one with precedence, or of a caller with fewer; try again",
                 ),
             )
-        ticket.lanes = prompts if caller_limit is None else min(prompts, caller_limit - self._in_flight[caller])
+        ticket.lanes = (
+            prompts if caller_limit is None else min(prompts, caller_limit - self._in_flight[caller])
+        )
         self._in_flight[caller] += ticket.lanes
         self._wait(ticket)
         try:
@@ -136,10 +138,10 @@ class Admission:
     def enter_next(self, first: Ticket, cost: Cost) -> Iterator[Ticket]:
         """Gives a further prompt of a request that was let in its place; await its `turn`.
 
-        It stands where it would if all prompts had come as requests of their own: right behind those before it,
-        which have had their turns, and so before all else of its caller's. It is not refused for want of room,
-        nor does it take any of what others have for waiting, for its request waits in its place. One of a
-        request's prompts may wait at a time.
+        It stands where it would if all prompts had come as requests of their own: right behind those before
+        it, which have had their turns, and so before all else of its caller's. It is not refused for want of
+        room, nor does it take any of what others have for waiting. One of a request's prompts may wait at a
+        time.
 
         Args:
             first: the place of the request's first prompt, whose turn has come.

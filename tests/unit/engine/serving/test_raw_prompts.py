@@ -1,4 +1,4 @@
-"""Prompts without a template, as tokens: whatever the tokenizer, and wherever pictures and token ids stand."""
+"""Prompts without a template, as tokens, whatever the tokenizer and wherever pictures and ids stand."""
 
 from typing import Any
 
@@ -72,7 +72,9 @@ def test_pictures_and_tokens_stand_where_they_are_put(name: str) -> None:
     tokenizer = TOKENIZERS[name]
     made = raw(tokenizer)
     [place] = tokenizer.convert_tokens_to_ids([PLACE])
-    mixed = prompt(TextPart("ab"), PICTURE, TextPart("c"), TokensPart((7, 8)), PICTURE, add_special_tokens=False)
+    mixed = prompt(
+        TextPart("ab"), PICTURE, TextPart("c"), TokensPart((7, 8)), PICTURE, add_special_tokens=False
+    )
     ids = made.encode(mixed)
     assert ids[ids.index(place) + 1 :][-3:] == [7, 8, place]
     assert ids.count(place) == 2

@@ -74,7 +74,7 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         size = llm.vllm_config.model_config.get_vocab_size()
         vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
         renderer = PromptRenderer(llm.renderer, llm.vllm_config.model_config, settings)
-        services = _services(await llm.get_supported_tasks(), renderer)
+        services = services_of(await llm.get_supported_tasks(), renderer)
         images, _ = await asyncio.gather(_image_costs(llm, renderer, services), compat.prepare(llm))
         model = describe_model(
             llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest, services
@@ -312,7 +312,7 @@ class VllmEngine:
             raise sampling.sampling_error(error) from error
 
 
-def _services(tasks: Sequence[str], renderer: PromptRenderer) -> tuple[Service, ...]:
+def services_of(tasks: Sequence[str], renderer: PromptRenderer) -> tuple[Service, ...]:
     """What a model that vLLM can ask for these tasks is for.
 
     Raises:
@@ -322,8 +322,8 @@ def _services(tasks: Sequence[str], renderer: PromptRenderer) -> tuple[Service, 
         return (Service.EMBEDDING,)
     if "generate" not in tasks:
         raise StartupError(
-            f"the model is for {', '.join(tasks) or 'nothing'}; Octet serves models that write texts, and such "
-            "as make vectors of them"
+            f"the model is for {', '.join(tasks) or 'nothing'}; Octet serves models that write texts, and "
+            "such as make vectors of them"
         )
     return (Service.CHAT, Service.COMPLETION) if renderer.has_template else (Service.COMPLETION,)
 

@@ -78,7 +78,7 @@ async def measure(renderer: "PromptRenderer", processor: Any) -> ImageCosts:
         return ImageCosts()
     lengths = await rendering.lengths(largest, min(allowed, _SAMPLES))
     without = (await rendering.prompt([TextPart(_WORD)])).tokens + 1
-    shown = [TextPart(_WORD), ImagePart(largest), TextPart(_WORD)]
+    shown = (TextPart(_WORD), ImagePart(largest), TextPart(_WORD))
     with compat.tokenizers.unsaid_about_crops():
         one, cropped, by_default = [
             await rendering.prompt(shown, pan_and_scan=wanted) for wanted in (False, True, None)

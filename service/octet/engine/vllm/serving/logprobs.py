@@ -20,13 +20,13 @@ def check_prompt_logprobs(sampling: Sampling, prompt_tokens: int, siblings: int 
     """
     if sampling.prompt_logprobs is None:
         return
-    asked = prompt_tokens * (sampling.prompt_logprobs + 1) * sampling.n
-    if asked > MAX_PROMPT_LOGPROBS // siblings:
+    asked, most = prompt_tokens * (sampling.prompt_logprobs + 1) * sampling.n, MAX_PROMPT_LOGPROBS // siblings
+    if asked > most:
         share = f", its share among {siblings} prompts" if siblings > 1 else ""
         raise InvalidRequestError(
             "sampling.prompt_logprobs",
             f"asks for {asked} log probabilities ({prompt_tokens} tokens, {sampling.prompt_logprobs + 1} at "
-            f"each, {sampling.n} candidates), more than the limit of {MAX_PROMPT_LOGPROBS // siblings}{share}",
+            f"each, {sampling.n} candidates), more than the limit of {most}{share}",
         )
 
 

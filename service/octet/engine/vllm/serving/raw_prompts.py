@@ -68,11 +68,11 @@ class RawPrompts:
     def _encode_text(self, text: str, *, parsed: bool, begins: bool) -> list[int]:
         text = text.lower() if self._lower_case else text
         pieces = [text] if parsed else pieces_of(text, self._special.cuts(text))
-        # Something stands before a text that does not begin the prompt: some tokenizers begin each with a blank.
+        # Some tokenizers begin each text with a blank; one that does not begin the prompt has none.
         return self._special.encode(pieces if begins else ["", *pieces])
 
     def _framed(self, ids: list[int]) -> list[int]:
-        """The tokens with those around them that a sequence has, unless they are there: templates write them."""
+        """With those tokens around them that a sequence has, unless they are there: templates write them."""
         head = [] if ids[: len(self._head)] == self._head else self._head
         tail = [] if self._tail and ids[-len(self._tail) :] == self._tail else self._tail
         return head + ids + tail
@@ -81,5 +81,5 @@ class RawPrompts:
         if self._places and not self._places.isdisjoint(ids):
             raise InvalidRequestError(
                 where,
-                "holds the token that stands for a picture; put the picture itself there, as a part of the prompt",
+                "holds the token that stands for a picture; put the picture there, as a part of its own",
             )
