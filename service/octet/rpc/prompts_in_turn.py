@@ -61,9 +61,8 @@ class PromptsInTurn(Generic[T]):
                 await running.wait_for(ticket.turn)
             await call.accept()
             first = await running.wait_for(self._begin, 0, ticket)
-            answers = _only(first, running)
-            if len(self._costs) > 1:
-                answers = self._side_by_side(first, ticket, running)
+            alone = len(self._costs) == 1
+            answers = _only(first, running) if alone else self._side_by_side(first, ticket, running)
             async with aclosing(answers):
                 async for answer in answers:
                     yield answer
