@@ -15,7 +15,6 @@ import torch
 from octet import demo
 from octet.client import AsyncClient, OctetRpcError
 from octet.config import ServerConfig
-from octet.doctor import examine
 from octet.engine.types import Service
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
@@ -168,11 +167,6 @@ async def test_who_gives_up_frees_the_engine(client: AsyncClient, embedder: Vllm
     async with asyncio.timeout(5):
         while await embedder.num_unfinished():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
-
-
-async def test_doctor_says_what_the_model_is_for(folder: Path) -> None:
-    found = {finding.subject: finding for finding in examine(str(folder)).findings}
-    assert "octet.v1.EmbeddingService" in found["model's services"].detail
 
 
 async def test_the_program_in_the_docs(client: AsyncClient, server: Server) -> None:
