@@ -34,7 +34,14 @@ def check_prompt(prompt: prompt_pb2.Prompt, path: str, model: ModelInfo, most_to
     if not prompt.parts:
         raise InvalidRequestError(f"{path}.parts", "is empty; a prompt needs at least one part")
     check_image_count(pictures_of_prompt(prompt, path), model)
-    count = 0
+    # Before anything is done with each of them: there may be millions.
+    count = sum(len(part.tokens.ids) for part in prompt.parts)
+    if most_tokens is not None and count > most_tokens:
+        raise ContextLengthError(
+            path,
+            f"has {count} token ids, more than the {most_tokens} that the model's context window of "
+            f"{model.context_window} tokens takes",
+        )
     for i, part in enumerate(prompt.parts):
         match part.WhichOneof("kind"):
             case "text":
@@ -42,17 +49,10 @@ def check_prompt(prompt: prompt_pb2.Prompt, path: str, model: ModelInfo, most_to
                     raise InvalidRequestError(f"{path}.parts[{i}].text", "is empty; leave the part out")
             case "tokens":
                 _check_ids(part.tokens.ids, f"{path}.parts[{i}].tokens.ids", model.vocabulary_size)
-                count += len(part.tokens.ids)
             case "image":
                 pass
             case _:
                 raise InvalidRequestError(f"{path}.parts[{i}]", "is empty; set one of text, tokens and image")
-    if most_tokens is not None and count > most_tokens:
-        raise ContextLengthError(
-            path,
-            f"has {count} token ids, more than the {most_tokens} that the model's context window of "
-            f"{model.context_window} tokens takes",
-        )
 
 
 def to_prompt(
@@ -90,7 +90,6 @@ def to_prompt(
 def _check_ids(ids: Sequence[int], path: str, vocabulary_size: int) -> None:
     if not ids:
         raise InvalidRequestError(path, "is empty; leave the part out")
-    # There may be very many.
     if min(ids) < 0 or max(ids) >= vocabulary_size:
         for i, token_id in enumerate(ids):
             check_token_id(token_id, f"{path}[{i}]", vocabulary_size)

@@ -70,7 +70,7 @@ def estimate_input(
 
 def _tokens(prompt: prompt_pb2.Prompt) -> int:
     """About how many tokens its texts are, and those that it holds."""
-    text = sum(len(part.text) for part in prompt.parts)
+    text = sum(part.ByteSize() for part in prompt.parts if part.HasField("text"))
     return text // BYTES_PER_TOKEN + sum(len(part.tokens.ids) for part in prompt.parts)
 
 
