@@ -1,7 +1,7 @@
 """What goes into an engine and what comes out, free of protobuf, gRPC and vLLM."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from itertools import chain
 from typing import Any
@@ -343,11 +343,8 @@ class Usage:
 
 def total(usages: Iterable[Usage]) -> Usage:
     """What all of these have used together."""
-    counts = [
-        (usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens, usage.image_tokens)
-        for usage in usages
-    ]
-    return Usage(*map(sum, zip(*counts, strict=True))) if counts else Usage(0, 0, 0, 0)
+    counts = list(usages)
+    return Usage(*(sum(getattr(usage, count.name) for usage in counts) for count in fields(Usage)))
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallDelta | LogprobsDelta | CandidateFinished
