@@ -75,6 +75,12 @@ class MethodNotFoundError(OctetError):
     reason = "METHOD_NOT_FOUND"
 
 
+class ServiceNotOfferedError(OctetError):
+    """The method is the server's, but its model is not for that."""
+
+    reason = "SERVICE_NOT_OFFERED"
+
+
 class DuplicateRequestError(OctetError):
     """The request's id belongs to a request that is still running."""
 

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -44,23 +46,38 @@ async def engine() -> AsyncIterator[VllmEngine]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def strict(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
-    """The same engine behind a chat template as strict as the one published with Gemma 3.
+    """The same engine behind a chat template as strict as the one published with Gemma 3."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
+    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
+    async with _behind_another_renderer(engine, folder) as twin:
+        yield twin
 
-    Prompts are rendered here, so that no second engine has to be started for them.
-    """
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def base(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    """The same engine without a chat template, as base models are."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "base"
+    write_templated_checkpoint(Path(MODEL), folder, None)
+    async with _behind_another_renderer(engine, folder) as twin:
+        yield twin
+
+
+@asynccontextmanager
+async def _behind_another_renderer(engine: VllmEngine, folder: Path) -> AsyncIterator[VllmEngine]:
+    """Prompts are rendered here, so that no second engine has to be started for them."""
     from vllm.renderers import renderer_from_config
 
     from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.engine import services_of
     from octet.engine.vllm.serving.render import PromptRenderer
 
-    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
-    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
     settings = parse_engine_args([str(folder), *ENGINE_FLAGS])
     config = settings.engine.create_engine_config()
     vllms = renderer_from_config(config)
     renderer = PromptRenderer(vllms, config.model_config, settings)
+    model = replace(engine.model, services=services_of(["generate"], renderer))
     twin = VllmEngine(
-        engine.llm, engine._launch, settings, renderer, engine._vocabulary, engine._usage, engine.model
+        engine.llm, engine._launch, settings, renderer, engine._vocabulary, engine._usage, model
     )
     yield twin
     # What is its own; the rest ends with the engine.

@@ -12,9 +12,11 @@ from octet.engine.types import (
     GenerationRequest,
     OutputFormat,
     OutputKind,
+    Prompt,
     ReasoningDelta,
     Sampling,
     TextDelta,
+    TextPart,
     Tool,
     ToolCallDelta,
     ToolChoice,
@@ -172,3 +174,20 @@ def test_nobody_guesses_how_a_model_writes_calls(tokenizer: Any) -> None:
     with pytest.raises(InvalidRequestError) as raised:
         reader(tokenizer, None, "", ToolChoiceMode.AUTO)
     assert raised.value.field == "tool_choice"
+
+
+@pytest.mark.parametrize("reasoning_parser", ["", "deepseek_r1"])
+def test_what_follows_on_a_raw_prompt_is_text(tokenizer: Any, reasoning_parser: str) -> None:
+    """Whatever it looks like; and constraints hold from its first token on, not from the end of reasoning."""
+    from vllm.sampling_params import SamplingParams
+
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_tokens(["<think>", "</think>"])
+    model: Any = SimpleNamespace(hf_config=SimpleNamespace(model_type="gemma3"), model="a-gemma")
+    parsing = AnswerParsing(tokenizer, model, None, reasoning_parser, {})
+    request = GenerationRequest("id", prompt=Prompt("prompts[0]", (TextPart("a"),)))
+    plan = parsing.plan(request, [1, 2], SamplingParams(n=2))
+    assert plan.engine_arguments == ({"reasoning_ended": True} if reasoning_parser else {})
+    assert len(plan.readers) == 2
+    said = 'hm</think>[get_time(city="Oslo")]'
+    assert text_of(read(plan.readers[1], tokenizer, said)) == said

@@ -13,9 +13,10 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import error_details_pb2, status_pb2
 from referencing.exceptions import Unresolvable
 
+from octet.translate.completion import CompletionAccumulator
 from octet.v1 import chat_service_pb2, tool_pb2
 from tests.fuzz.cases import KEYS
-from tests.fuzz.methods import CHAT, GATEWAY, OWN, STREAM_CHAT, methods
+from tests.fuzz.methods import CHAT, COMPLETE, EMBED, OWN, STREAM_CHAT, STREAM_COMPLETE, methods
 from tests.fuzz.play import Outcome
 
 Code = grpc.StatusCode
@@ -80,7 +81,8 @@ def _problems(outcome: Outcome, constrains: bool, keys: bool) -> Iterator[str]:
             yield f"ended {code.name}, which no call does: {outcome.details}"
         elif code is Code.UNAUTHENTICATED and not (keys and _has_other_key(outcome)):
             yield f"ended UNAUTHENTICATED although it carries a key: {outcome.details}"
-        elif code is Code.UNIMPLEMENTED:
+        elif code is Code.UNIMPLEMENTED and call.method != EMBED:
+            # The engines of these servers write.
             yield "is unimplemented"
         elif not (code is Code.RESOURCE_EXHAUSTED and _is_too_long(outcome)):
             yield from _wrong_details(outcome)
@@ -189,8 +191,34 @@ def _wrong_answer(outcome: Outcome, constrains: bool) -> Iterator[str]:
         yield from _wrong_stream(call.request, answers, constrains)
     elif call.method == CHAT:
         yield from _wrong_response(call.request, answers[0], constrains)
-    elif call.method.startswith(GATEWAY) or call.request is None:
-        return
+    elif call.method == COMPLETE:
+        yield from _wrong_completions(call.request, answers[0], constrains)
+    elif call.method == STREAM_COMPLETE:
+        received = CompletionAccumulator(len(call.request.prompts))
+        for chunk in answers:
+            received.add(chunk)
+        yield from _wrong_completions(call.request, received.response(), constrains)
+
+
+def _wrong_completions(request: Any, answer: Any, constrains: bool) -> Iterator[str]:
+    wanted = request.sampling.n or 1
+    if not answer.id or not answer.model or not answer.HasField("usage"):
+        yield "has no id, model or usage"
+    if len(answer.results) != len(request.prompts):
+        yield f"has {len(answer.results)} results for {len(request.prompts)} prompts"
+    for result in answer.results:
+        yield from _wrong_usage(result.usage)
+        if [completion.index for completion in result.completions] != list(range(wanted)):
+            yield f"has completions {[completion.index for completion in result.completions]} of {wanted}"
+        for completion in result.completions:
+            if not completion.finish_reason:
+                yield "has a completion without a reason to end"
+            stops = request.sampling.stop or request.sampling.stop_token_ids
+            if constrains and not stops and completion.finish_reason == chat_service_pb2.FINISH_REASON_STOP:
+                yield from _wrong_form(request.output_format, completion.text)
+    total = sum(result.usage.total_tokens for result in answer.results)
+    if total != answer.usage.total_tokens:
+        yield f"has a usage that is not its prompts': {answer.usage}"
 
 
 def _wrong_response(request: Any, answer: Any, constrains: bool) -> Iterator[str]:

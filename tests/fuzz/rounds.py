@@ -6,12 +6,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
+from octet.v1 import chat_service_pb2, completion_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS, Call, Case
 from tests.fuzz.constraints import grammars, regexes, schema_texts, schemas
 from tests.fuzz.gateway import generate_requests
 from tests.fuzz.messages import NAMES, REQUEST_IDS, json_objects, messages, set_field, structs, texts
-from tests.fuzz.methods import CANCEL_CHAT, CHAT, COUNT_TOKENS, GATEWAY, STREAM_CHAT, methods
+from tests.fuzz.methods import (
+    CANCEL_CHAT,
+    CHAT,
+    COMPLETE,
+    COUNT_TOKENS,
+    GATEWAY,
+    STREAM_CHAT,
+    STREAM_COMPLETE,
+    methods,
+)
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import picture_files
 from tests.fuzz.tool_text import tool_texts
@@ -146,6 +155,38 @@ def chats(draw: st.DrawFn) -> chat_service_pb2.ChatRequest:
     return request
 
 
+@st.composite
+def completions(draw: st.DrawFn) -> completion_service_pb2.CompletionRequest:
+    """A request to Complete with little or nothing wrong with it."""
+    request = completion_service_pb2.CompletionRequest(
+        request_id=draw(st.sampled_from(["", "", "", *REQUEST_IDS]))
+    )
+    request.sampling.max_tokens = draw(st.integers(1, 24))
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3, 7]))):
+        prompt = request.prompts.add()
+        for _ in range(draw(st.integers(1, 3))):
+            form = draw(st.integers(0, 4))
+            if form <= 2:
+                prompt.parts.add(text=draw(st.one_of(_SAID, texts.filter(bool))))
+            elif form == 3:
+                ids = draw(st.lists(st.integers(0, 300), min_size=1, max_size=9))
+                prompt.parts.add().tokens.ids.extend(ids * draw(st.sampled_from([1, 1, 1, 100, 1000])))
+            else:
+                prompt.parts.add().image.data = draw(picture_files())
+    subjects = draw(_SUBJECTS)
+    if "sampling" in subjects:
+        _sample(draw, request.sampling)
+    if "form" in subjects:
+        _constrain(draw, request)
+    if "options" in subjects:
+        request.cache_salt = draw(st.sampled_from(["", "a", "é" * 128]))
+        request.add_special_tokens = draw(st.booleans())
+        request.parse_special_tokens = draw(st.booleans())
+    if "spoilt" in subjects:
+        _spoil(draw, request)
+    return request
+
+
 def _set_options(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
     request.adapter = draw(st.sampled_from(["", "", "pirate", "nobody"]))
     request.cache_salt = draw(st.sampled_from(["", "a", "é" * 128]))
@@ -223,7 +264,9 @@ def _sample(draw: st.DrawFn, sampling: chat_service_pb2.SamplingParams) -> None:
         )
 
 
-def _constrain(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
+def _constrain(
+    draw: st.DrawFn, request: chat_service_pb2.ChatRequest | completion_service_pb2.CompletionRequest
+) -> None:
     form = request.output_format
     match draw(st.integers(0, 5)):
         case 0:
@@ -316,7 +359,7 @@ def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
     """One call."""
     served = {path: method for path, method in methods().items() if gateways or not path.startswith(GATEWAY)}
     request: Any
-    form = draw(st.integers(0, 11))
+    form = draw(st.integers(0, 13))
     if form == 10:
         return draw(by_hand())
     if form == 11 and gateways:
@@ -326,6 +369,8 @@ def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
         path = draw(st.sampled_from([STREAM_CHAT, STREAM_CHAT, CHAT, COUNT_TOKENS]))
         if path == COUNT_TOKENS:
             request = served[path].request(request=request)
+    elif form >= 12:
+        path, request = draw(st.sampled_from([STREAM_COMPLETE, COMPLETE])), draw(completions())
     elif form == 6:
         path, request = CANCEL_CHAT, chat_service_pb2.CancelChatRequest(request_ids=REQUEST_IDS)
     else:

@@ -41,7 +41,7 @@ from octet.engine.vllm.serving.answer import AnswerReader, scanner_of
 from octet.server import lifecycle
 from octet.server.server import Server
 from tests.fuzz.cases import KEYS
-from tests.integration.fake_engine import FakeEngine, accepted, usage
+from tests.integration.fake_engine import FakeEngine, accepted, said_in, usage
 
 logger = logging.getLogger("octet")
 
@@ -67,7 +67,10 @@ class Scripted:
         self._leaked: list[bytes] = []
 
     async def __call__(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
+        if request.prompt is not None:
+            said = said_in(request.prompt)
+        else:
+            said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
         if self._faults and said in _FAULTS:
             await self._fail(said)
         await self.constrain(request)

@@ -9,20 +9,26 @@ from dataclasses import replace
 from octet.engine.types import (
     CandidateFinished,
     Deltas,
+    Embedding,
+    EmbeddingRequest,
     Event,
     FinishReason,
     GenerationRequest,
     ImagePart,
     ModelInfo,
+    Prompt,
     PromptAccepted,
     Quantization,
+    Service,
     TextDelta,
     TextPart,
     Tokens,
+    TokensPart,
     ToolCallDelta,
     ToolCallPart,
     ToolResultPart,
     Usage,
+    Vectors,
 )
 from octet.errors import EngineDeadError
 from octet.server.warmup import REQUEST_ID as WARM_UP_ID
@@ -35,8 +41,17 @@ PROMPT_TOKENS = 7
 class FakeEngine:
     """Plays a script for each request and remembers what it was asked and which answers are unfinished."""
 
-    def __init__(self, script: Script, *, takes_images: bool = True) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        takes_images: bool = True,
+        services: tuple[Service, ...] = (Service.CHAT, Service.COMPLETION),
+    ) -> None:
         self.script = script
+        self.embedded: list[EmbeddingRequest] = []
+        self.embeds = asyncio.Event()
+        self.embeds.set()
         self.requests: list[GenerationRequest] = []
         self.counted: list[GenerationRequest] = []
         self.unfinished: set[str] = set()
@@ -56,6 +71,8 @@ class FakeEngine:
             tokens_per_image=16 if takes_images else 0,
             vocabulary_size=1000,
             adapters=("pirate",),
+            services=services,
+            vectors=Vectors(4, (2, 3)) if Service.EMBEDDING in services else None,
         )
 
     @property
@@ -86,6 +103,21 @@ class FakeEngine:
             self.unfinished.discard(request.request_id)
             if not self.unfinished:
                 self.idle.set()
+
+    async def embed(self, request: EmbeddingRequest) -> Embedding:
+        """Gives the length of the text, once `embeds` is set; a token is a character."""
+        self.embedded.append(request)
+        self.unfinished.add(request.request_id)
+        self.idle.clear()
+        try:
+            await self.embeds.wait()
+        finally:
+            self.unfinished.discard(request.request_id)
+            if not self.unfinished:
+                self.idle.set()
+        said = said_in(request.prompt)
+        values = [float(len(said)), 1.0, 2.0, 3.0][: request.dimensions or 4]
+        return Embedding(values, Usage(len(said), 0, 0, 0))
 
     async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
         """Goes as far as the script's first event."""
@@ -121,6 +153,16 @@ class FakeEngine:
         self.closed = True
 
 
+def said_in(prompt: Prompt) -> str:
+    """The texts of a prompt, and its tokens as characters."""
+    parts = (
+        part.text if isinstance(part, TextPart) else "".join(map(chr, part.ids))
+        for part in prompt.parts
+        if isinstance(part, TextPart | TokensPart)
+    )
+    return "".join(parts)
+
+
 def usage(completion_tokens: int) -> Usage:
     return Usage(PROMPT_TOKENS, completion_tokens, cached_tokens=0, image_tokens=0)
 
@@ -138,8 +180,11 @@ def finished(tokens: int, reason: FinishReason = FinishReason.STOP, index: int =
 
 
 async def echo(request: GenerationRequest) -> AsyncGenerator[Event, None]:
-    """Gives the last message's text back, a word at a time, in each of the candidates."""
-    said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
+    """Gives the last message's text or the prompt's back, a word at a time, in each of the candidates."""
+    if request.prompt is not None:
+        said = said_in(request.prompt)
+    else:
+        said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
     words = [f"{word} " for word in said.split()]
     tokens = 0
     yield accepted()

@@ -104,7 +104,7 @@ def chat_request(conversation: Conversation, options: ChatOptions) -> chat_servi
         model=options.get("model", ""),
         messages=_messages(conversation, options),
         tools=[tool(source) for source in options.get("tools", ())],
-        sampling=_sampling(options),
+        sampling=sampling_params(options),
         request_id=options.get("request_id") or uuid.uuid4().hex,
         priority=options.get("priority", 0),
         adapter=options.get("adapter", ""),
@@ -230,7 +230,8 @@ def _messages(conversation: Conversation, options: ChatOptions) -> list[content_
     return [turn.message if isinstance(turn, Answer) else turn for turn in turns]
 
 
-def _sampling(options: ChatOptions) -> chat_service_pb2.SamplingParams | None:
+def sampling_params(options: SamplingOptions) -> chat_service_pb2.SamplingParams | None:
+    """How tokens are chosen, out of all options of a request; None where they say nothing of that."""
     given = {name: options[name] for name in SamplingOptions.__annotations__ if name in options}  # type: ignore[literal-required]
     return chat_service_pb2.SamplingParams(**given) if given else None
 

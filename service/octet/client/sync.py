@@ -1,12 +1,21 @@
 """The blocking client."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
 from octet.client.answer import Answer
+from octet.client.completions import (
+    CompletionOptions,
+    Completions,
+    Embeddings,
+    EmbedOptions,
+    Prompts,
+    completion_request,
+    embed_request,
+)
 from octet.client.connection import (
     CHAT_TIMEOUT,
     DEFAULT_TARGET,
@@ -18,67 +27,15 @@ from octet.client.connection import (
 from octet.client.errors import to_octet_error
 from octet.client.functions import MAX_ROUNDS, Function, ToolConversation, ToolRun
 from octet.client.requests import ChatOptions, Conversation, chat_request
-from octet.translate.response import ChunkAccumulator
-from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-
-
-class ChatStream:
-    """An answer that is being produced. Iterate it for text; all iterators continue where another stopped.
-
-    Attributes:
-        request_id: the request's id, which `Client.cancel` takes.
-    """
-
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
-        self._received = ChunkAccumulator()
-        self._cancelled = False
-        self.request_id = request_id
-
-    def __iter__(self) -> Iterator[str]:
-        """The first candidate's text, piece by piece.
-
-        Raises:
-            OctetRpcError: when the call fails.
-        """
-        for delta in self.deltas():
-            if delta.text and delta.index == 0:
-                yield delta.text
-
-    def deltas(self) -> Iterator[chat_service_pb2.CandidateDelta]:
-        """All that is added: text and tool calls of every candidate, and why each ended.
-
-        Raises:
-            OctetRpcError: when the call fails; a call that `cancel` ended has not failed.
-        """
-        try:
-            for chunk in self._call:
-                self._received.add(chunk)
-                yield from chunk.deltas
-        except grpc.RpcError as error:
-            if not (self._cancelled and error.code() == grpc.StatusCode.CANCELLED):
-                raise to_octet_error(error) from None
-
-    def answer(self) -> Answer:
-        """The whole answer; reads what is left of it first.
-
-        Raises:
-            OctetRpcError: when the call fails.
-        """
-        for _ in self.deltas():
-            pass
-        return Answer(self._received.response())
-
-    def cancel(self) -> None:
-        """Stops the model's work. What was received remains; iterators end."""
-        self._cancelled = True
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
+from octet.client.streams import ChatStream, CompletionStream
+from octet.v1 import (
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    completion_service_pb2_grpc,
+    embedding_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 
 
 class Client:
@@ -113,6 +70,8 @@ class Client:
             else grpc.secure_channel(target, tls.credentials(), options=options)
         )
         self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
+        self._completions = completion_service_pb2_grpc.CompletionServiceStub(self._channel)
+        self._embeddings = embedding_service_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._metadata = metadata(api_key)
         self._timeout = timeout
@@ -165,6 +124,42 @@ class Client:
                 return ToolRun(answer, run.turns)
             for call in answer.tool_calls:
                 run.note(call, run.call(call))
+
+    def complete(self, prompts: Prompts, **options: Unpack[CompletionOptions]) -> Completions:
+        """Gives what follows on one or more raw prompts; `CompletionOptions` says what the options are.
+
+        Args:
+            prompts: a text, token ids, what `octet.client.prompt` makes of texts, ids and pictures, or a list
+                of these.
+            options: how to go on from them.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = completion_request(prompts, options)
+        timeout = options.get("timeout", self._timeout)
+        return Completions(self._call(self._completions.Complete, request, timeout))
+
+    def stream_complete(self, prompts: Prompts, **options: Unpack[CompletionOptions]) -> CompletionStream:
+        """Starts completions and gives them as they are produced; takes what `complete` takes."""
+        request = completion_request(prompts, options)
+        timeout = options.get("timeout", self._timeout)
+        call = self._completions.StreamComplete(request, timeout=timeout, metadata=self._metadata)
+        return CompletionStream(call, request)
+
+    def embed(self, texts: Prompts, **options: Unpack[EmbedOptions]) -> Embeddings:
+        """Gives the vectors of one or more texts; `EmbedOptions` says what the options are.
+
+        Args:
+            texts: a text, token ids, or a list of these.
+            options: what the vectors are to be like.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = embed_request(texts, options)
+        timeout = options.get("timeout", self._timeout)
+        return Embeddings(self._call(self._embeddings.Embed, request, timeout))
 
     def cancel(self, *request_ids: str) -> list[str]:
         """Stops requests by id, also those of other connections; returns the ids that were running.

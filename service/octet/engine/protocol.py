@@ -3,11 +3,23 @@
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
-from octet.engine.types import Event, GenerationRequest, ModelInfo, PromptAccepted, Tokens
+from octet.engine.types import (
+    Embedding,
+    EmbeddingRequest,
+    Event,
+    GenerationRequest,
+    ModelInfo,
+    PromptAccepted,
+    Tokens,
+)
 
 
 class Engine(Protocol):
-    """A model that continues conversations. All methods run on one event loop and never block it."""
+    """A model. All methods run on one event loop and never block it.
+
+    `generate` and `count_tokens` are only asked of a model for chats or completions, `embed` only of one for
+    embeddings: `ModelInfo.services` says what it is for.
+    """
 
     @property
     def model(self) -> ModelInfo:
@@ -15,7 +27,7 @@ class Engine(Protocol):
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        """Continues the conversation.
+        """Continues the conversation or the prompt.
 
         The first event is `PromptAccepted`, every other one `Deltas`; with the first, an engine has let go of
         the request's pictures. The generator ends after each of the n candidates got its
@@ -26,6 +38,16 @@ class Engine(Protocol):
             InvalidRequestError: before the first event, when the prompt cannot be rendered, is longer than
                 the context (`ContextLengthError`), or a constraint cannot be compiled.
             EngineDeadError: when the engine has died, before or in the middle of the answer.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> Embedding:
+        """Gives the vector of a prompt. Cancelling the task that awaits it stops the work within a step.
+
+        Raises:
+            InvalidRequestError: the prompt is longer than the context (`ContextLengthError`), or the model
+                does not take it.
+            EngineDeadError: when the engine has died.
         """
         ...
 

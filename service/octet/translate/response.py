@@ -23,7 +23,7 @@ from octet.translate.logprobs import to_positions
 from octet.translate.values import dict_to_struct, parse_json_object
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
-_FINISH_REASONS = {
+FINISH_REASONS = {
     FinishReason.STOP: chat_service_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: chat_service_pb2.FINISH_REASON_LENGTH,
     FinishReason.TOOL_CALLS: chat_service_pb2.FINISH_REASON_TOOL_CALLS,
@@ -73,14 +73,17 @@ def delta_chunk(steps: Sequence[Deltas]) -> chat_service_pb2.ChatChunk:
 
 def add_usage(chunk: chat_service_pb2.ChatChunk, usage: Usage) -> None:
     """Makes `chunk` the last one: it carries the whole usage."""
-    chunk.usage.CopyFrom(
-        chat_service_pb2.Usage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_tokens=usage.prompt_tokens + usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            image_tokens=usage.image_tokens,
-        )
+    chunk.usage.CopyFrom(to_usage(usage))
+
+
+def to_usage(usage: Usage) -> chat_service_pb2.Usage:
+    """Gives what was used."""
+    return chat_service_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        image_tokens=usage.image_tokens,
     )
 
 
@@ -249,7 +252,7 @@ def _append(delta: Delta, candidate: chat_service_pb2.CandidateDelta) -> None:
         case LogprobsDelta():
             candidate.logprobs.extend(to_positions(delta.positions))
         case CandidateFinished():
-            candidate.finish_reason = _FINISH_REASONS[delta.reason]
+            candidate.finish_reason = FINISH_REASONS[delta.reason]
         case _:
             assert_never(delta)
 

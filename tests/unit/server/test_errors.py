@@ -15,6 +15,7 @@ CODES = {
     errors.ContextLengthError: code_pb2.INVALID_ARGUMENT,
     errors.ImageFetchError: code_pb2.INVALID_ARGUMENT,
     errors.MethodNotFoundError: code_pb2.UNIMPLEMENTED,
+    errors.ServiceNotOfferedError: code_pb2.UNIMPLEMENTED,
     errors.ModelNotFoundError: code_pb2.NOT_FOUND,
     errors.AdapterNotFoundError: code_pb2.NOT_FOUND,
     errors.DuplicateRequestError: code_pb2.ALREADY_EXISTS,

@@ -19,7 +19,8 @@ from octet.engine.types import (
 )
 from octet.errors import InvalidRequestError
 from octet.translate.media import ImageLimits
-from octet.translate.messages import image_fields, to_messages, uris_to_fetch
+from octet.translate.messages import pictures_of, to_messages
+from octet.translate.pictures import uris_of
 from octet.translate.values import dict_to_struct
 from octet.v1 import content_pb2 as pb
 from octet.v1.tool_pb2 import ToolCall, ToolResult
@@ -131,9 +132,12 @@ def test_reasoning_is_kept(convert: Convert) -> None:
     assert convert(messages)[1].parts == (ReasoningPart("hm"), TextPart("Yes."))
 
 
-def test_image_fields(png: bytes) -> None:
+def test_pictures_have_their_paths(png: bytes) -> None:
     messages = [user(text("a")), user(text("b"), image(png)), user(image(b""))]
-    assert image_fields(messages) == ["messages[1].parts[1].image", "messages[2].parts[0].image"]
+    assert [path for path, _ in pictures_of(messages)] == [
+        "messages[1].parts[1].image",
+        "messages[2].parts[0].image",
+    ]
 
 
 def test_structured_arguments_become_text(convert: Convert) -> None:
@@ -385,7 +389,7 @@ def data_uri(data: bytes, media_type: str = "image/png") -> str:
 def test_pictures_by_uri(model: ModelInfo, limits: ImageLimits, png: bytes) -> None:
     elsewhere = "https://images.test/a.png"
     messages = [user(by_uri(data_uri(png)), by_uri(elsewhere)), user(by_uri(elsewhere, "image/png"))]
-    assert uris_to_fetch(messages, model) == {elsewhere: "messages[0].parts[1].image.uri"}
+    assert uris_of(pictures_of(messages), model) == {elsewhere: "messages[0].parts[1].image.uri"}
     converted = to_messages(messages, model=model, limits=limits, fetched={elsewhere: png})
     parts = [part for message in converted for part in message.parts]
     assert all(isinstance(part, ImagePart) and part.image.size == (2, 1) for part in parts)
@@ -425,7 +429,7 @@ def test_what_a_uri_says_of_its_media_type_is_checked(convert: Convert, png: byt
 
 def test_too_many_pictures_are_not_fetched(model: ModelInfo) -> None:
     with pytest.raises(InvalidRequestError, match="more than the 3 of one request"):
-        uris_to_fetch([user(*[by_uri(f"https://images.test/{i}") for i in range(4)])], model)
+        uris_of(pictures_of([user(*[by_uri(f"https://images.test/{i}") for i in range(4)])]), model)
 
 
 def test_a_media_type_that_contradicts_is_named(convert: Convert, png: bytes) -> None:

@@ -19,11 +19,13 @@ from octet.errors import (
     ModelNotFoundError,
     OctetError,
     OverloadedError,
+    ServiceNotOfferedError,
     SlowReaderError,
     UnauthenticatedError,
     UnavailableError,
 )
 from octet.rpc import call
+from octet.rpc.running import CancelledByCallerError
 from octet.server.grpc_faults import NotSentError
 from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 
@@ -44,6 +46,7 @@ _CODES: dict[type[OctetError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     MethodNotFoundError: code_pb2.UNIMPLEMENTED,
+    ServiceNotOfferedError: code_pb2.UNIMPLEMENTED,
     ModelNotFoundError: code_pb2.NOT_FOUND,
     AdapterNotFoundError: code_pb2.NOT_FOUND,
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,
@@ -51,6 +54,7 @@ _CODES: dict[type[OctetError], int] = {
     SlowReaderError: code_pb2.ABORTED,
     OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
     UnavailableError: code_pb2.UNAVAILABLE,
+    CancelledByCallerError: code_pb2.CANCELLED,
     OctetError: code_pb2.INTERNAL,
 }
 

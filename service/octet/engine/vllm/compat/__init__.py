@@ -83,6 +83,13 @@ def engine_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def is_pooling(folder: Path) -> bool:
+    """Whether vLLM would take a checkpoint for one that makes vectors or scores of texts, and writes none."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return bool(EngineArgs(model=str(folder)).create_model_config().runner_type == "pooling")
+
+
 def fp8_linear_kernels(device: str) -> MutableSequence[type[Any]]:
     """vLLM's own list of FP8 linear kernels for "cpu" or "cuda", in the order in which it tries them."""
     from vllm.model_executor.kernels.linear import _POSSIBLE_FP8_KERNELS

@@ -234,6 +234,8 @@ class AnswerParsing:
         Raises:
             InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that.
         """
+        if request.prompt is not None:
+            return self._plan_raw(params)
         tools = to_vllm_tools(request)
         forced = forces_calls(request.tool_choice) or is_calls_or_text(request)
         if tools and not forced:
@@ -285,6 +287,12 @@ class AnswerParsing:
                 f"is not served with --tool-call-parser {self._tool_parser}, whose form of calls is not held "
                 "to schemas; require the call, or leave it out",
             )
+
+    def _plan_raw(self, params: "SamplingParams") -> AnswerPlan:
+        """What follows on a raw prompt is its text, whatever it says."""
+        readers = [AnswerReader(index, None, None, None) for index in range(params.n)]
+        # A constraint holds from the first token on, not from the end of reasoning.
+        return AnswerPlan(readers, {"reasoning_ended": True} if self._reasoning_cls else {})
 
     def _parser_class(self, tool_parser: str | None, reasoning_parser: str) -> Any:
         from vllm.parser import ParserManager

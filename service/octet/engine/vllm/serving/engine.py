@@ -8,6 +8,8 @@ from octet.engine.types import (
     CandidateFinished,
     Delta,
     Deltas,
+    Embedding,
+    EmbeddingRequest,
     Event,
     FinishReason,
     GenerationRequest,
@@ -15,6 +17,7 @@ from octet.engine.types import (
     ModelInfo,
     PositionLogprobs,
     PromptAccepted,
+    Service,
     Tokens,
     Usage,
 )
@@ -24,7 +27,7 @@ from octet.engine.vllm.constraints.request import Constraint, is_constrained, to
 from octet.engine.vllm.constraints.unique import Watch
 from octet.engine.vllm.launch import startup
 from octet.engine.vllm.priority import fair_priority
-from octet.engine.vllm.serving import adapters, image_costs, sampling
+from octet.engine.vllm.serving import adapters, embedding, image_costs, sampling
 from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.serving.load import KvCacheUsage
 from octet.engine.vllm.serving.logprobs import check_prompt_logprobs, to_positions
@@ -71,9 +74,10 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         size = llm.vllm_config.model_config.get_vocab_size()
         vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
         renderer = PromptRenderer(llm.renderer, llm.vllm_config.model_config, settings)
-        images, _ = await asyncio.gather(_image_costs(llm, renderer), compat.prepare(llm))
+        services = services_of(await llm.get_supported_tasks(), renderer)
+        images, _ = await asyncio.gather(_image_costs(llm, renderer, services), compat.prepare(llm))
         model = describe_model(
-            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest
+            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest, services
         )
         return VllmEngine(llm, launch, settings, renderer, vocabulary, usage, model)
     except BaseException as error:
@@ -185,6 +189,18 @@ class VllmEngine:
                 await self._llm.abort(queue.request_id, internal=True)
             queue.close()
 
+    async def embed(self, request: EmbeddingRequest) -> Embedding:
+        """Gives a prompt's vector; see `octet.engine.protocol.Engine.embed`."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        prompt, truncated = await self._renderer.render_input(request)
+        try:
+            return await embedding.embed(
+                self.llm, request, prompt, self._adapters.get(request.adapter), truncated=truncated
+            )
+        except VllmEngineDeadError as error:
+            raise self._death() from error
+
     async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
         """Counts a prompt's tokens; see `octet.engine.protocol.Engine.count_tokens`."""
         constraint = await self._constrain(request)
@@ -265,7 +281,8 @@ class VllmEngine:
             output_token_limit=self._model.output_token_limit,
             defaults=self._defaults,
         )
-        check_prompt_logprobs(request.sampling, prompt.tokens)
+        siblings = request.prompt.siblings if request.prompt else 1
+        check_prompt_logprobs(request.sampling, prompt.tokens, siblings)
         plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params)
         sampling.verify(self.llm, request, params)
         return params, plan
@@ -295,12 +312,32 @@ class VllmEngine:
             raise sampling.sampling_error(error) from error
 
 
-async def _image_costs(llm: "AsyncLLM", renderer: PromptRenderer) -> image_costs.ImageCosts:
-    """What pictures take in the model's prompts.
+def services_of(tasks: Sequence[str], renderer: PromptRenderer) -> tuple[Service, ...]:
+    """What a model that vLLM can ask for these tasks is for.
+
+    Raises:
+        StartupError: none of it is served.
+    """
+    if "embed" in tasks:
+        return (Service.EMBEDDING,)
+    if "generate" not in tasks:
+        raise StartupError(
+            f"the model is for {', '.join(tasks) or 'nothing'}; Octet serves models that write texts, and "
+            "such as make vectors of them"
+        )
+    return (Service.CHAT, Service.COMPLETION) if renderer.has_template else (Service.COMPLETION,)
+
+
+async def _image_costs(
+    llm: "AsyncLLM", renderer: PromptRenderer, services: tuple[Service, ...]
+) -> image_costs.ImageCosts:
+    """What pictures take in the model's prompts; nothing where vectors are made of texts.
 
     Raises:
         StartupError: when the model cannot be shown a picture.
     """
+    if Service.EMBEDDING in services:
+        return image_costs.ImageCosts()
     try:
         return await image_costs.measure(renderer, llm.renderer.mm_processor)
     except InvalidRequestError as error:

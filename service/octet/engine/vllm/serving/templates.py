@@ -34,6 +34,7 @@ class ChatTemplates:
     """The template for requests without tools and the one for those with.
 
     Attributes:
+        exist: whether there is any.
         takes_tools: whether there is one for requests with tools.
         is_mistral: whether mistral-common takes the place of a template.
 
@@ -51,6 +52,7 @@ class ChatTemplates:
         self.is_mistral = is_mistral(renderer.tokenizer)
         self.takes_tools = True
         self._plain = self._with_tools = settings.chat_template
+        self.exist = self.is_mistral or self._resolve(self._plain, None) is not None
         if not self.is_mistral and "tools" not in _variables(self._resolve(self._plain, _TOOLS) or ""):
             self.takes_tools = settings.chat_template is None and model.hf_config.model_type.startswith(
                 "gemma3"
