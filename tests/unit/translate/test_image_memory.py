@@ -56,8 +56,8 @@ def test_pictures_of_tool_results_count_as_all_others_do(model: ModelInfo) -> No
     turn.parts.add(image=inline(flat("PNG", 3100)))
     turn.parts.add(image=inline(flat("PNG", 3100)))
     many = replace(model, max_images=9)
+    few = ImageLimits(1_000_000, 64_000_000, max_memory=150_000_000)
     with pytest.raises(InvalidRequestError) as raised:
-        few = ImageLimits(1_000_000, 64_000_000, max_memory=150_000_000)
         image_memory(pictures_of(request.messages), OPTIONS, many, few)
     assert raised.value.field == "messages[1].parts[3].image.data"
 

@@ -119,8 +119,9 @@ def test_pictures_in_results_count_as_all_others_do(
 ) -> None:
     messages = [user(image(png)), CALLED, tool(result(), image(png), by_uri("https://a.test/x"))]
     fields = ["messages[0].parts[0].image", "messages[2].parts[1].image", "messages[2].parts[2].image"]
-    assert image_fields(messages) == fields
-    assert uris_to_fetch(messages, model) == {"https://a.test/x": f"{fields[2]}.uri"}
+    pictures = pictures_of(messages)
+    assert [path for path, _ in pictures] == fields
+    assert uris_of(pictures, model) == {"https://a.test/x": f"{fields[2]}.uri"}
     for few in (replace(model, max_images=2), replace(model, takes_images=False)):
         with pytest.raises(InvalidRequestError) as caught:
             to_messages(messages, model=few, limits=limits)
