@@ -286,10 +286,15 @@ class LogprobsDelta:
 
 @dataclass(frozen=True, slots=True)
 class CandidateFinished:
-    """Candidate `index` has ended."""
+    """Candidate `index` has ended.
+
+    Attributes:
+        stop: the stop string that ended it, or the id of the token; None where nothing that was written did.
+    """
 
     index: int
     reason: FinishReason
+    stop: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)

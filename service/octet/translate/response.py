@@ -145,6 +145,7 @@ class _Candidate:
     calls: dict[int, _ToolCall] = field(default_factory=dict)
     logprobs: list[chat_service_pb2.PositionLogprobs] = field(default_factory=list)
     finish_reason: chat_service_pb2.FinishReason = chat_service_pb2.FINISH_REASON_UNSPECIFIED
+    stop: dict[str, str | int] = field(default_factory=dict)
 
     def add(self, delta: chat_service_pb2.CandidateDelta) -> None:
         self.logprobs.extend(delta.logprobs)
@@ -159,6 +160,8 @@ class _Candidate:
             call.arguments.append(call_delta.arguments_json)
         if delta.finish_reason:
             self.finish_reason = delta.finish_reason
+        if stop := delta.WhichOneof("stop"):
+            self.stop = {stop: getattr(delta, stop)}
 
     def to_message(self) -> content_pb2.Message:
         parts = [part.to_part() for part in self.parts]
@@ -209,6 +212,7 @@ class ChunkAccumulator:
                 message=candidate.to_message(),
                 finish_reason=candidate.finish_reason,
                 logprobs=candidate.logprobs,
+                **candidate.stop,
             )
         return response
 
@@ -250,6 +254,11 @@ def _append(delta: Delta, candidate: chat_service_pb2.CandidateDelta) -> None:
             candidate.logprobs.extend(to_positions(delta.positions))
         case CandidateFinished():
             candidate.finish_reason = _FINISH_REASONS[delta.reason]
+            match delta.stop:
+                case str():
+                    candidate.stop_string = delta.stop
+                case int():
+                    candidate.stop_token_id = delta.stop
         case _:
             assert_never(delta)
 

@@ -1,6 +1,7 @@
 """The engine that Octet serves with: vLLM's AsyncLLM behind `octet.engine.protocol.Engine`."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -333,9 +334,12 @@ async def _watched(deltas: list[Delta], watches: list[Watch]) -> list[Delta]:
     for delta in deltas:
         watch = watches[delta.index]
         watch.take(delta)
-        complete = isinstance(delta, CandidateFinished) and delta.reason in _COMPLETE
-        if complete and not await asyncio.to_thread(watch.keeps_unique):
-            delta = CandidateFinished(delta.index, FinishReason.SCHEMA_VIOLATED)
+        if (
+            isinstance(delta, CandidateFinished)
+            and delta.reason in _COMPLETE
+            and not await asyncio.to_thread(watch.keeps_unique)
+        ):
+            delta = dataclasses.replace(delta, reason=FinishReason.SCHEMA_VIOLATED)
         seen.append(delta)
     return seen
 
@@ -357,15 +361,26 @@ def _read(
             candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
         )
         if reader.done:
-            deltas.append(CandidateFinished(candidate.index, FinishReason.TOOL_CALLS))
+            deltas.append(CandidateFinished(candidate.index, FinishReason.TOOL_CALLS, _stop(candidate)))
             if reason is None:
                 cut.append(candidate.index)
         elif reason is not None:
             finish = _FINISH_REASONS[reason]
             if finish is FinishReason.STOP and reader.made_calls:
                 finish = FinishReason.TOOL_CALLS
-            deltas.append(CandidateFinished(candidate.index, finish))
+            deltas.append(CandidateFinished(candidate.index, finish, _stop(candidate)))
     return deltas, cut
+
+
+def _stop(candidate: Any) -> str | int | None:
+    """What ended a candidate: a stop string, or a token; None where it is no such thing."""
+    if candidate.finish_reason != "stop":
+        return None
+    if candidate.stop_reason is not None:
+        reason: str | int = candidate.stop_reason
+        return reason
+    # vLLM gives no reason for the end of a turn.
+    return candidate.token_ids[-1] if candidate.token_ids else None
 
 
 def _add_usage(usage: Usage, output: Any, readers: list[AnswerReader]) -> Usage:
