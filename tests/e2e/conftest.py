@@ -13,6 +13,7 @@ import pytest
 import pytest_asyncio
 
 from octet import demo
+from octet.client import AsyncClient
 from octet.config import ServerConfig
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
@@ -78,14 +79,49 @@ async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
     await server.stop()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["forgiving", "strict"])
+async def conversing(
+    request: pytest.FixtureRequest, engine: VllmEngine, strict: VllmEngine
+) -> AsyncIterator[AsyncClient]:
+    """A client of a server in this process, over the checkpoint's own chat template and over a strict one."""
+    server = Server(ServerConfig(port=0))
+    await server.start()
+    try:
+        await server.attach(strict if request.param == "strict" else engine)
+        async with AsyncClient(f"127.0.0.1:{server.port}") as client:
+            yield client
+    finally:
+        await server.stop()
+
+
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server started by `octet serve`, on the checkpoint that ships unless another is put to the test."""
     model = [os.environ["OCTET_TEST_MODEL"]] if "OCTET_TEST_MODEL" in os.environ else []
-    command = [sys.executable, "-m", "octet", "serve", *model, "--served-model-name", MODEL_NAME]
+    yield from _served(tmp_path_factory, *model, "--smg")
+
+
+@pytest.fixture(scope="session")
+def strict_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Likewise, with a chat template as strict as the one published with Gemma 3."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
+    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
+    yield from _served(tmp_path_factory, str(folder))
+
+
+@pytest.fixture(params=["target", "strict_target"])
+def either_target(request: pytest.FixtureRequest) -> str:
+    """Both, for conversations."""
+    target: str = request.getfixturevalue(request.param)
+    return target
+
+
+def _served(tmp_path_factory: pytest.TempPathFactory, *arguments: str) -> Iterator[str]:
+    """The address of a server that ends behind the last test."""
+    command = [sys.executable, "-m", "octet", "serve", *arguments, "--served-model-name", MODEL_NAME]
     log = tmp_path_factory.mktemp("serve") / "server.log"
     with log.open("w") as file:
-        server = subprocess.Popen([*command, "--port", "0", "--smg"], stderr=file)
+        server = subprocess.Popen([*command, "--port", "0"], stderr=file)
     try:
         yield _wait_until_serving(server, log)
         server.send_signal(signal.SIGTERM)
