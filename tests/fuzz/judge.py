@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import error_details_pb2, status_pb2
 from referencing.exceptions import Unresolvable
 
-from octet.v1 import chat_service_pb2, tool_pb2
+from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS
 from tests.fuzz.methods import CHAT, GATEWAY, OWN, STREAM_CHAT, methods
 from tests.fuzz.play import Outcome
@@ -265,10 +265,12 @@ def _wrong_candidate(
             yield from _wrong_arguments(request, name, arguments, constrains)
     if not constrains or request.sampling.stop or request.sampling.stop_token_ids:
         return
-    if reason in _COMPLETE and not calls and _demands_calls(request):
+    begun = _said(request) if request.messages[-1].role == content_pb2.ROLE_ASSISTANT else ""
+    if reason in _COMPLETE and not calls and _demands_calls(request) and not begun:
         yield f"calls no tool although it must: {text!r:.200}"
-    if reason == chat_service_pb2.FINISH_REASON_STOP:
-        yield from _wrong_form(request.output_format, text)
+    within_call = any(part.HasField("tool_call") for part in request.messages[-1].parts)
+    if reason == chat_service_pb2.FINISH_REASON_STOP and not within_call:
+        yield from _wrong_form(request.output_format, begun + text)
 
 
 def _demands_calls(request: Any) -> bool:

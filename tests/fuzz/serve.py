@@ -38,6 +38,7 @@ from octet.engine.types import (
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import is_constrained, to_constraint, verified
 from octet.engine.vllm.serving.answer import AnswerReader
+from octet.engine.vllm.serving.begun import begun_turn
 from octet.server import lifecycle
 from octet.server.server import Server
 from octet.translate.tools import ToolCallScanner
@@ -91,7 +92,10 @@ class Scripted:
     async def constrain(self, request: GenerationRequest) -> None:
         """Compiles what the answer is held to."""
         if is_constrained(request):
-            await verified(await asyncio.to_thread(to_constraint, request), self._checker.check)
+            constraint = await asyncio.to_thread(to_constraint, request)
+            if begun := begun_turn(request.messages):
+                constraint = constraint.going_on(begun.text, begun.field)
+            await verified(constraint, self._checker.check)
 
     async def _fail(self, fault: str) -> None:
         match fault:

@@ -61,6 +61,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="A picture to ask about; may be given several times.",
 )
 @click.option("--system", help="Instructions for the model.")
+@click.option("--begin", metavar="TEXT", help="What the answer begins with; the rest is printed.")
 @click.option(
     "--tools",
     metavar="FILE",
@@ -85,6 +86,7 @@ def chat(
     target: str,
     api_key: str | None,
     as_json: bool,
+    begin: str | None,
     tls: bool,
     ca: Path | None,
     certificate: Path | None,
@@ -97,6 +99,10 @@ def chat(
     from octet.cli.conversation import Talk
     from octet.client import Client, OctetRpcError, Tls
 
+    if begin and text is None:
+        raise click.UsageError(
+            "--begin goes with a TEXT; in a conversation, /continue goes on with an answer"
+        )
     given: ChatOptions = {}
     # Zero is a value; an empty tuple or list says nothing.
     given.update({name: value for name, value in options.items() if value not in (None, (), [])})  # type: ignore[typeddict-item]
@@ -110,7 +116,7 @@ def chat(
             if text is None:
                 Talk(ask, given).run()
             else:
-                ask(text, given)
+                ask(*_beginning(text, begin, given))
     except (TypeError, ValueError) as error:
         raise click.UsageError(str(error)) from None
     except OctetRpcError as error:
@@ -118,6 +124,20 @@ def chat(
     except KeyboardInterrupt:
         click.echo("octet: interrupted", err=True)
         sys.exit(_EXIT_INTERRUPTED)
+
+
+def _beginning(text: str, begin: str | None, options: "ChatOptions") -> "tuple[Conversation, ChatOptions]":
+    """What is asked, with the beginning of the answer, and the options that are left."""
+    from octet.client import assistant
+    from octet.client.requests import turns_of
+
+    if begin is None:
+        return text, options
+    left = options.copy()
+    # The turns hold these two already.
+    left.pop("images", None)
+    left.pop("system", None)
+    return [*turns_of(text, options), assistant(begin)], left
 
 
 def _ask(
@@ -140,7 +160,10 @@ def _ask(
     for call in answer.tool_calls:
         click.echo(_to_line(call))
     if answer.finish_reason == "LENGTH":
-        click.echo("octet: the answer was cut off at its token limit; see --max-tokens", err=True)
+        click.echo(
+            "octet: the answer was cut off at its token limit; see --max-tokens, or say /continue",
+            err=True,
+        )
     if answer.finish_reason == "CANCELLED":
         click.echo("octet: somebody cancelled the request", err=True)
     return answer

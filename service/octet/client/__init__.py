@@ -12,7 +12,7 @@ from octet.client.answer import Answer, ToolCall
 from octet.client.connection import Tls
 from octet.client.errors import FieldViolation, OctetRpcError
 from octet.client.functions import Function, ToolRoundsExceededError, ToolRun
-from octet.client.requests import ChatOptions, assistant, system, tool, tool_result, user
+from octet.client.requests import ChatOptions, assistant, joined, system, tool, tool_result, user
 from octet.client.sync import ChatStream, Client
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "ToolRoundsExceededError",
     "ToolRun",
     "assistant",
+    "joined",
     "system",
     "tool",
     "tool_result",

@@ -54,6 +54,11 @@ class GrowingText:
         self._start = 0  # what is held of `text` begins here
         self._held: list[str] = []  # and this comes before it
 
+    @property
+    def held(self) -> int:
+        """Characters that have come and are neither taken nor dropped."""
+        return sum(map(len, self._held)) + len(self.text) - self._start
+
     def add(self, piece: str) -> None:
         """Puts the next piece behind what was not read."""
         if self._start < self.at:

@@ -7,6 +7,7 @@ request, with a reason that the front end finds in the output.
 import os
 import threading
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import llguidance
@@ -15,7 +16,7 @@ import llguidance.torch as llguidance_torch
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
 
-from octet.engine.vllm.constraints.grammars import MARK
+from octet.engine.vllm.constraints.grammars import MARK, apart
 from octet.engine.vllm.constraints.limits import STEP_CREDIT_SECONDS, STEP_SECONDS, parser_limits
 from octet.engine.vllm.constraints.reasons import TOO_SLOW, explain
 
@@ -48,9 +49,10 @@ class Backend(GuidanceBackend):  # type: ignore[misc]
         if request_type is not StructuredOutputOptions.GRAMMAR or not grammar_spec.startswith(MARK):
             return super().compile_grammar(request_type, grammar_spec, stop_token_ids)
         _yield_to_the_model()
-        grammar = grammar_spec.removeprefix(MARK)
+        grammar, begun = apart(grammar_spec.removeprefix(MARK))
         matcher = llguidance.LLMatcher(self.ll_tokenizer, grammar, log_level=0, limits=parser_limits())
-        return Following(matcher, frozenset(self.ll_tokenizer.eos_tokens))
+        written = self.ll_tokenizer.tokenize_bytes(begun.encode())
+        return Following(matcher, frozenset(self.ll_tokenizer.eos_tokens), written)
 
 
 class Following(StructuredOutputGrammar):  # type: ignore[misc]
@@ -60,12 +62,17 @@ class Following(StructuredOutputGrammar):  # type: ignore[misc]
         failure: why it cannot go on; empty while it can.
     """
 
-    def __init__(self, matcher: "llguidance.LLMatcher", ends: frozenset[int]) -> None:
+    def __init__(
+        self, matcher: "llguidance.LLMatcher", ends: frozenset[int], written: Sequence[int] = ()
+    ) -> None:
+        """`written` are tokens of the text that the answer goes on with, which the constraint permits."""
         self._matcher = matcher
+        self._written = list(written)
         self._ends = ends
         self._ended = False
         self._credit = STEP_CREDIT_SECONDS
         self.failure = ""
+        self._matcher.consume_tokens(self._written)
         self._look()
 
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
@@ -108,6 +115,7 @@ class Following(StructuredOutputGrammar):  # type: ignore[misc]
     def reset(self) -> None:
         """Goes back to the beginning."""
         self._matcher.reset()
+        self._matcher.consume_tokens(self._written)
         self._ended = False
 
     def _spend(self, act: Any, *arguments: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from octet.engine.vllm.constraints.lexemes import literal, to_lark
 
 _EBNF = "ebnf"
+_BEGUN = "begun"
 
 MARK = "octet's\n"
 """What a constraint begins with that Octet's front end has checked, on its way to the engine core."""
@@ -45,6 +46,21 @@ def of_lark(lark: str) -> str:
 def of_ebnf(ebnf: str) -> str:
     """Text that a grammar in EBNF derives; not yet llguidance's own form, which `ready` gives."""
     return json.dumps({_EBNF: ebnf})
+
+
+def begun_with(grammar: str, text: str) -> str:
+    """A constraint that holds for a text whose beginning is written already; `apart` tells the two."""
+    return json.dumps({**json.loads(grammar), _BEGUN: text}) if text else grammar
+
+
+def apart(grammar: str) -> tuple[str, str]:
+    """A constraint, and the beginning of the text."""
+    # Most have none, and some are long.
+    if not grammar.endswith('"}') or f'"{_BEGUN}": ' not in grammar:
+        return grammar, ""
+    form = json.loads(grammar)
+    begun = form.pop(_BEGUN, "")
+    return (json.dumps(form), begun) if begun else (grammar, "")
 
 
 def ready(grammar: str) -> str:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from octet.engine.types import GenerationRequest, OutputFormat, OutputKind, ToolChoice, ToolChoiceMode
 from octet.engine.vllm.constraints import grammars
-from octet.engine.vllm.constraints.checker import Verdict
+from octet.engine.vllm.constraints.checker import BEGUN, Verdict
 from octet.engine.vllm.constraints.reasons import explain, is_too_costly, regex_problem
 from octet.engine.vllm.constraints.schema import (
     LISTS,
@@ -47,12 +47,18 @@ class Constraint:
         tools: the fields of the schemas of the tools that may be called, by the tools' places.
         unique: the schemas whose uniqueItems are looked at in the whole answer: by a tool's name that of its
             arguments, by None that of the text.
+        begun: the field of what is written of the text already; empty where that is nothing.
     """
 
     field: str
     grammar: str
     tools: Mapping[int, str] = dataclasses.field(default_factory=dict)
     unique: Mapping[str | None, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    begun: str = ""
+
+    def going_on(self, text: str, field: str) -> "Constraint":
+        """The same constraint for an answer that goes on with `text`, a part of the request's `field`."""
+        return dataclasses.replace(self, grammar=grammars.begun_with(self.grammar, text), begun=field)
 
 
 def forces_calls(choice: ToolChoice) -> bool:
@@ -86,6 +92,12 @@ async def verified(constraint: Constraint, check: Check) -> Constraint:
     problem, grammar = await check(constraint.grammar)
     if not problem:
         return dataclasses.replace(constraint, grammar=grammar)
+    if problem == BEGUN:
+        raise InvalidRequestError(
+            constraint.begun,
+            f"begins nothing that {constraint.field} permits, to which the whole answer is held; "
+            "leave it out, or begin it in that form",
+        )
     where, problem = await _part_at_fault(constraint.grammar, problem, check)
     at = constraint.field
     if inside_tool := _TOOL.match(where):

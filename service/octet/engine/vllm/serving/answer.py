@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 from octet.engine.types import Delta, GenerationRequest, ReasoningDelta, TextDelta, ToolCallDelta
 from octet.engine.vllm.constraints.request import forces_calls
 from octet.engine.vllm.launch.args import one_line
+from octet.engine.vllm.serving.begun import Begun
+from octet.engine.vllm.serving.reasoning import ThoughtCounter
 from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
+from octet.translate.resumed_tools import ResumedScanner, Scanner
 from octet.translate.tool_values import is_cut_off
 from octet.translate.tools import (
     ArgumentsFound,
@@ -42,15 +45,24 @@ class AnswerReader:
     def __init__(
         self,
         index: int,
-        scanner: ToolCallScanner | None,
+        scanner: Scanner | None,
         parser: Any,
         chat_request: Any,
         *,
         one_call: bool = False,
         whole_calls: bool = False,
+        call_id: str = "",
+        thoughts: ThoughtCounter | None = None,
     ) -> None:
-        """With `whole_calls` nothing is given of a call that the answer's end cuts off."""
+        """With `whole_calls` nothing is given of a call that the answer's end cuts off.
+
+        `call_id` is the id of the first call, where the answer goes on with that; empty for a new one.
+        `thoughts` counts what the model thinks, where it may do so.
+        """
+        self._thoughts = thoughts
+        self._thought = False  # whether it has
         self._index = index
+        self._call_id = call_id
         self._scanner = scanner
         self._parser = parser
         self._chat_request = chat_request
@@ -100,7 +112,8 @@ class AnswerReader:
                 case TextFound(text):
                     deltas.append(TextDelta(self._index, text))
                 case CallFound(call, name):
-                    deltas.append(ToolCallDelta(self._index, call, f"call_{uuid.uuid4().hex[:24]}", name, ""))
+                    call_id, self._call_id = self._call_id or f"call_{uuid.uuid4().hex[:24]}", ""
+                    deltas.append(ToolCallDelta(self._index, call, call_id, name, ""))
                 case ArgumentsFound(call, text):
                     last = deltas[-1] if deltas else None
                     if isinstance(last, ToolCallDelta) and last.call_index == call:
@@ -187,14 +200,23 @@ class AnswerParsing:
         self._reasoning_cls = self._parser_class(None, reasoning_parser)
         self._tools_cls = self._parser_class(foreign, reasoning_parser) if foreign else None
 
-    def plan(self, request: GenerationRequest, prompt_ids: list[int], params: "SamplingParams") -> AnswerPlan:
+    def plan(
+        self,
+        request: GenerationRequest,
+        prompt_ids: list[int],
+        params: "SamplingParams",
+        begun: Begun | None = None,
+    ) -> AnswerPlan:
         """Makes the readers, and adapts `params` to what vLLM's parser needs to see.
+
+        `begun` is what the answer goes on with.
 
         What vLLM's parsers would hold calls to that a model makes on its own is of another library's form,
         and nothing that the API promises.
 
         Raises:
-            InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that.
+            InvalidRequestError: the model may call tools on its own, and nobody knows how it writes that; or
+                it is to go on with a call that it could not make.
         """
         forced, tools = forces_calls(request.tool_choice), to_vllm_tools(request)
         if tools and not forced and self._tool_parser is None:
@@ -203,6 +225,8 @@ class AnswerParsing:
                 "this server has no --tool-call-parser; it serves required and named choices only",
             )
         scans = bool(tools) and (forced or self._tool_parser == GEMMA3_PARSER)
+        if begun is not None and begun.calls:
+            _check_call(begun, request, scans=scans)
         parser_cls = self._tools_cls if tools and not scans else self._reasoning_cls
         one_call = not request.tool_choice.parallel_calls
         # Where these end the answer, they may do so within a call.
@@ -213,11 +237,13 @@ class AnswerParsing:
         readers = [
             AnswerReader(
                 index,
-                _scanner(request, one_call=one_call, whole_calls=whole_calls) if scans else None,
+                _scanner(request, begun, one_call=one_call, whole_calls=whole_calls) if scans else None,
                 parser,
                 chat_request,
                 one_call=one_call,
                 whole_calls=whole_calls,
+                call_id=begun.calls[-1].id if begun is not None and begun.calls else "",
+                thoughts=None if ended else self._counter(),
             )
             for index, parser in enumerate(parsers)
         ]
@@ -255,13 +281,37 @@ class AnswerParsing:
         )
 
 
-def _scanner(request: GenerationRequest, *, one_call: bool, whole_calls: bool) -> ToolCallScanner:
-    return ToolCallScanner(
-        [tool.name for tool in request.tools],
-        parameters={tool.name: argument_names(tool.parameters) for tool in request.tools},
-        one_call=one_call,
-        whole_calls=whole_calls,
-    )
+def _scanner(
+    request: GenerationRequest, begun: Begun | None, *, one_call: bool, whole_calls: bool
+) -> Scanner:
+    def new() -> ToolCallScanner:
+        return ToolCallScanner(
+            [tool.name for tool in request.tools],
+            parameters={tool.name: argument_names(tool.parameters) for tool in request.tools},
+            one_call=one_call,
+            whole_calls=whole_calls,
+        )
+
+    if begun is None or not begun.latest:
+        return new()
+    resumed = ResumedScanner(new(), begun.latest)
+    # Where one call is wanted, one that was said whole is not it.
+    return new() if resumed.done else resumed
+
+
+def _check_call(begun: Begun, request: GenerationRequest, *, scans: bool) -> None:
+    """Raises InvalidRequestError where the call that an answer goes on with would not be found in it."""
+    call, field = begun.calls[-1], f"{begun.field}.parts[{len(begun.said.parts) + len(begun.calls) - 1}]"
+    if call.name not in {tool.name for tool in request.tools} or not to_vllm_tools(request):
+        raise InvalidRequestError(
+            f"{field}.tool_call.name",
+            f"{call.name!r} is called, but is none of the functions that the model may call here",
+        )
+    if not scans:
+        raise InvalidRequestError(
+            f"{field}.tool_call",
+            "breaks off, and this server cannot go on with calls as this model writes them; leave it out",
+        )
 
 
 def _chat_request(tools: list[dict[str, Any]] | None) -> Any:

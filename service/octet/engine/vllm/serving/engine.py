@@ -16,6 +16,7 @@ from octet.engine.types import (
     ModelInfo,
     PositionLogprobs,
     PromptAccepted,
+    TextDelta,
     Tokens,
     Usage,
 )
@@ -27,6 +28,7 @@ from octet.engine.vllm.launch import startup
 from octet.engine.vllm.priority import fair_priority
 from octet.engine.vllm.serving import adapters, image_costs, sampling
 from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan, AnswerReader
+from octet.engine.vllm.serving.begun import Begun, begun_turn
 from octet.engine.vllm.serving.load import KvCacheUsage
 from octet.engine.vllm.serving.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.serving.model_info import describe_model
@@ -239,6 +241,8 @@ class VllmEngine:
         if not is_constrained(request):
             return None
         constraint = await asyncio.to_thread(to_constraint, request)
+        if begun := begun_turn(request.messages):
+            constraint = constraint.going_on(begun.text, begun.field)
         return await verified(constraint, self._checker.check)
 
     async def _prepare(
@@ -267,7 +271,10 @@ class VllmEngine:
             defaults=self._defaults,
         )
         check_prompt_logprobs(request.sampling, prompt.tokens)
-        plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params)
+        begun = begun_turn(request.messages)
+        if begun is not None:
+            compat.stopping.look_behind(params, begun.text)
+        plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params, begun)
         sampling.verify(self.llm, request, params)
         return params, plan
 
@@ -326,6 +333,17 @@ def _raise_failure(output: Any, constraint: Constraint | None) -> None:
         ):
             raise InvalidRequestError(constraint.field, reason.removeprefix(compat.constraints.FAILURE))
         raise UnavailableError("the engine could not finish the request; try again")
+
+
+def _watches(constraint: Constraint | None, begun: Begun | None, candidates: int) -> list[Watch]:
+    """What looks at each candidate's whole answer when it is complete; nothing where that needs no look."""
+    if constraint is None or not constraint.unique:
+        return []
+    watches = [Watch(constraint.unique) for _ in range(candidates)]
+    if begun is not None and None in constraint.unique:
+        for i, watch in enumerate(watches):
+            watch.take(TextDelta(i, begun.text))
+    return watches
 
 
 async def _watched(deltas: list[Delta], watches: list[Watch]) -> list[Delta]:
