@@ -17,7 +17,12 @@ from octet.client import AsyncClient
 from octet.config import ServerConfig
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
-from tests.e2e.checkpoints import STRICT_TEMPLATE, write_templated_checkpoint
+from tests.e2e.checkpoints import (
+    STRICT_TEMPLATE,
+    write_adapter,
+    write_templated_checkpoint,
+    write_thinking_checkpoint,
+)
 
 # Another checkpoint may be put to the test; what the demo checkpoint says is not asked of it.
 MODEL = os.environ.get("OCTET_TEST_MODEL", str(demo.PATH))
@@ -67,6 +72,36 @@ async def strict(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -
     # What is its own; the rest ends with the engine.
     twin._checker.close()
     vllms.shutdown()
+
+
+@pytest.fixture(scope="session")
+def thinking_checkpoint(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose template and tokenizer know of reasoning."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "thinker"
+    write_thinking_checkpoint(Path(model_path), folder)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def versatile(
+    thinking_checkpoint: Path, model_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[VllmEngine]:
+    """An engine that thinks, knows priorities, and has two adapters and room for two more."""
+    from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.engine import create_engine
+
+    adapters = tmp_path_factory.mktemp("adapters")
+    for name, strength in (("silent", 0.0), ("loud", 1.0)):
+        write_adapter(Path(model_path), adapters / name, strength=strength)
+    flags = (
+        *ENGINE_FLAGS,
+        *("--max-num-seqs", "1", "--scheduling-policy", "priority", "--reasoning-parser", "deepseek_r1"),
+        *("--enable-lora", "--max-cpu-loras", "4"),
+        *("--lora-modules", f"silent={adapters / 'silent'}", f"loud={adapters / 'loud'}"),
+    )
+    engine = await create_engine(parse_engine_args([str(thinking_checkpoint), *flags]))
+    yield engine
+    engine.close()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -1,14 +1,12 @@
 """Adapters, priorities, salts, template variables and reasoning, on an engine that has them all."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 
 from octet.config import ServerConfig
 from octet.engine.types import (
@@ -27,7 +25,7 @@ from octet.engine.types import (
     TextPart,
     Tool,
 )
-from octet.engine.vllm.serving.engine import VllmEngine, create_engine
+from octet.engine.vllm.serving.engine import VllmEngine
 from octet.errors import InvalidRequestError, StartupError
 from octet.server.server import Server
 from octet.v1 import (
@@ -36,8 +34,6 @@ from octet.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from tests.e2e.checkpoints import write_adapter, write_thinking_checkpoint
-from tests.e2e.conftest import ENGINE_FLAGS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -45,32 +41,6 @@ GREEDY = Sampling(temperature=0.0, max_tokens=12, ignore_eos=True)
 ONE = Sampling(temperature=0.0, max_tokens=1)
 
 _ids = iter(range(10**6))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "thinker"
-    write_thinking_checkpoint(Path(model_path), folder)
-    return folder
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def versatile(
-    checkpoint: Path, model_path: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[VllmEngine]:
-    from octet.engine.vllm.launch.args import parse_engine_args
-
-    adapters = tmp_path_factory.mktemp("adapters")
-    for name, strength in (("silent", 0.0), ("loud", 1.0)):
-        write_adapter(Path(model_path), adapters / name, strength=strength)
-    flags = (
-        *ENGINE_FLAGS,
-        *("--max-num-seqs", "1", "--scheduling-policy", "priority", "--reasoning-parser", "deepseek_r1"),
-        *("--enable-lora", "--lora-modules", f"silent={adapters / 'silent'}", f"loud={adapters / 'loud'}"),
-    )
-    engine = await create_engine(parse_engine_args([str(checkpoint), *flags]))
-    yield engine
-    engine.close()
 
 
 def ask(text: str = "What is the capital of France?", **fields: Any) -> GenerationRequest:
@@ -112,7 +82,8 @@ async def test_an_adapter_that_cannot_be_loaded(versatile: VllmEngine, tmp_path:
     from octet.engine.vllm.serving import adapters
 
     with pytest.raises(StartupError, match="--lora-modules: nothing cannot be loaded") as raised:
-        await adapters.load(versatile.llm, {"nothing": str(tmp_path)})
+        # Two are there already.
+        await adapters.load(versatile.llm, dict.fromkeys(("silent", "loud", "nothing"), str(tmp_path)))
     assert "\n" not in str(raised.value)
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import (
@@ -27,6 +28,7 @@ from octet.engine.vllm.constraints.unique import Watch
 from octet.engine.vllm.launch import startup
 from octet.engine.vllm.priority import fair_priority
 from octet.engine.vllm.serving import adapters, image_costs, sampling
+from octet.engine.vllm.serving.adapters import Adapter, Adapters
 from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan, AnswerReader
 from octet.engine.vllm.serving.begun import Begun, begun_turn
 from octet.engine.vllm.serving.load import KvCacheUsage
@@ -34,7 +36,13 @@ from octet.engine.vllm.serving.logprobs import check_prompt_logprobs, to_positio
 from octet.engine.vllm.serving.model_info import describe_model
 from octet.engine.vllm.serving.render import Prompt, PromptRenderer
 from octet.engine.vllm.serving.vocabulary import Vocabulary
-from octet.errors import EngineDeadError, InvalidRequestError, StartupError, UnavailableError
+from octet.errors import (
+    AdapterNotFoundError,
+    EngineDeadError,
+    InvalidRequestError,
+    StartupError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -115,7 +123,7 @@ class VllmEngine:
         )
         self._checker = Checker()
         compat.constraints.check_with(self._checker.check_now)
-        self._adapters = adapters.requests(settings.adapters)
+        self._adapters = Adapters(llm, settings.adapters)
         self._defaults = config.model_config.get_diff_sampling_param()
         self._model = model
 
@@ -146,8 +154,8 @@ class VllmEngine:
 
         constraint = await self._constrain(request)
         prompt, params, plan = await self._prepare(request, constraint)
-        watches = [Watch(constraint.unique) for _ in plan.readers] if constraint and constraint.unique else []
-        queue = await self._add(request, prompt, params, plan)
+        watches = _watches(constraint, begun_turn(request.messages), len(plan.readers))
+        queue, adapter = await self._add(request, prompt, params, plan)
         finished = False
         accepted = PromptAccepted(prompt.tokens, prompt.image_tokens)
         usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
@@ -184,9 +192,12 @@ class VllmEngine:
             finished = True
             raise self._death() from error
         finally:
-            if not finished and self._llm is not None:
-                await self._llm.abort(queue.request_id, internal=True)
-            queue.close()
+            try:
+                if not finished and self._llm is not None:
+                    await self._llm.abort(queue.request_id, internal=True)
+            finally:
+                queue.close()
+                self._adapters.give_back(adapter)
 
     async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
         """Counts a prompt's tokens; see `octet.engine.protocol.Engine.count_tokens`."""
@@ -204,6 +215,23 @@ class VllmEngine:
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Puts tokens together to text."""
         return await self._vocabulary.detokenize(token_ids, skip_special_tokens=skip_special_tokens)
+
+    async def load_adapter(self, name: str, folder: Path, *, replace: bool) -> bool:
+        """See `octet.engine.protocol.Engine.load_adapter`."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        try:
+            loaded = await self._adapters.load(name, folder, replace=replace)
+        except VllmEngineDeadError as error:
+            raise self._death() from error
+        self._model = dataclasses.replace(self._model, adapters=self._adapters.names)
+        return loaded
+
+    async def unload_adapter(self, name: str) -> int | None:
+        """See `octet.engine.protocol.Engine.unload_adapter`."""
+        running = await self._adapters.unload(name)
+        self._model = dataclasses.replace(self._model, adapters=self._adapters.names)
+        return running
 
     async def num_unfinished(self) -> int:
         """Requests that the scheduler in the engine's own process holds, waiting and running."""
@@ -280,17 +308,23 @@ class VllmEngine:
 
     async def _add(
         self, request: GenerationRequest, prompt: Prompt, params: "SamplingParams", plan: AnswerPlan
-    ) -> Any:
-        """Hands the request to the engine; returns the queue of its outputs."""
+    ) -> tuple[Any, Adapter | None]:
+        """Hands the request to the engine; returns the queue of its outputs, and the adapter to give back."""
         from vllm.exceptions import GracefulHTTPError, VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
         try:
-            return await self.llm.add_request(
+            adapter = self._adapters.take(request.adapter)
+        except AdapterNotFoundError:
+            self._renderer.forget(prompt)
+            raise
+        queue = None
+        try:
+            queue = await self.llm.add_request(
                 request.request_id,
                 prompt.engine_input,
                 params,
-                lora_request=self._adapters.get(request.adapter),
+                lora_request=adapter.request if adapter else None,
                 priority=fair_priority(request.priority, request.rank),
                 trace_headers=request.trace_headers or None,
                 **plan.engine_arguments,
@@ -301,6 +335,10 @@ class VllmEngine:
             raise UnavailableError(error.message) from error
         except (VLLMClientError, ValueError) as error:
             raise sampling.sampling_error(error) from error
+        finally:
+            if queue is None:
+                self._adapters.give_back(adapter)
+        return queue, adapter
 
 
 async def _image_costs(llm: "AsyncLLM", renderer: PromptRenderer) -> image_costs.ImageCosts:
