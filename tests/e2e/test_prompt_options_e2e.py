@@ -15,7 +15,10 @@ from octet.engine.types import (
     Deltas,
     FinishReason,
     GenerationRequest,
+    LogprobsDelta,
     Message,
+    OutputFormat,
+    OutputKind,
     PromptAccepted,
     ReasoningDelta,
     ReasoningPart,
@@ -24,6 +27,7 @@ from octet.engine.types import (
     TextDelta,
     TextPart,
     Tool,
+    Usage,
 )
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.errors import InvalidRequestError, StartupError
@@ -137,6 +141,81 @@ async def test_template_variables_and_reasoning(versatile: VllmEngine) -> None:
     plain, steps = await steps_of(versatile, ask())
     assert all(isinstance(delta, TextDelta) for delta in deltas_of(steps)[:-1])
     assert plain.prompt_tokens == accepted.prompt_tokens + 1
+
+
+async def thought_and_said(engine: VllmEngine, request: GenerationRequest) -> tuple[str, str, Usage]:
+    _, steps = await steps_of(engine, request)
+    deltas = deltas_of(steps)
+    reasoning = "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta))
+    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    return reasoning, text, steps[-1].usage
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 5, 11])
+async def test_a_limit_ends_what_the_model_thinks(versatile: VllmEngine, most: int) -> None:
+    """This model never comes to an end by itself."""
+    thinking = {"enable_thinking": True}
+    sampling = replace(GREEDY, max_reasoning_tokens=most, logprobs=True)
+    _, steps = await steps_of(versatile, ask(chat_template_args=thinking, sampling=sampling))
+    tokens = [
+        p.chosen.token_id
+        for d in deltas_of(steps)
+        if isinstance(d, LogprobsDelta)
+        for p in d.positions
+        if p.chosen
+    ]
+    end = versatile.llm.renderer.tokenizer.convert_tokens_to_ids("</think>")
+    assert tokens.index(end) == most
+    reasoning, text, usage = await thought_and_said(
+        versatile, ask(chat_template_args=thinking, sampling=replace(sampling, logprobs=False))
+    )
+    assert bool(reasoning) == (most > 0)
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (most, 12)
+    assert text or most
+
+
+async def test_reasoning_is_counted(versatile: VllmEngine) -> None:
+    _, _, usage = await thought_and_said(versatile, ask(chat_template_args={"enable_thinking": True}))
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (12, 12)
+    _, _, usage = await thought_and_said(versatile, ask())
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (0, 12)
+    several = Sampling(temperature=1.0, seed=1, n=3, max_tokens=5, ignore_eos=True, max_reasoning_tokens=2)
+    asked = ask(chat_template_args={"enable_thinking": True}, sampling=several)
+    _, _, usage = await thought_and_said(versatile, asked)
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (6, 15)
+
+
+@pytest.mark.parametrize("taken", [1, 4, 9])
+async def test_reasoning_that_was_cut_off_goes_on(versatile: VllmEngine, taken: int) -> None:
+    """Within it, and behind it."""
+    sampling = replace(GREEDY, max_tokens=14, max_reasoning_tokens=6)
+    asked = ask(chat_template_args={"enable_thinking": True}, sampling=sampling)
+    reasoning, text, usage = await thought_and_said(versatile, asked)
+    assert usage.reasoning_tokens == 6
+    first = replace(asked, request_id=f"first-{taken}", sampling=replace(sampling, max_tokens=taken))
+    thought, said, _ = await thought_and_said(versatile, first)
+    parts = (ReasoningPart(thought), *([TextPart(said)] if taken > 7 else []))
+    rest = replace(
+        asked,
+        request_id=f"rest-{taken}",
+        messages=(*asked.messages, Message(Role.ASSISTANT, parts)),
+        sampling=replace(sampling, max_tokens=14 - taken),
+    )
+    more, further, usage = await thought_and_said(versatile, rest)
+    assert (thought + more, said + further) == (reasoning, text)
+    assert usage.reasoning_tokens == max(0, 6 - taken)
+
+
+async def test_a_form_holds_behind_the_reasoning(versatile: VllmEngine) -> None:
+    sampling = replace(GREEDY, ignore_eos=False, max_tokens=20, max_reasoning_tokens=3)
+    form = OutputFormat(OutputKind.CHOICE, ("yellow", "green"))
+    asked = ask(chat_template_args={"enable_thinking": True}, sampling=sampling, output_format=form)
+    reasoning, text, _ = await thought_and_said(versatile, asked)
+    assert reasoning
+    assert text in ("yellow", "green")
+    said = Message(Role.ASSISTANT, (ReasoningPart(reasoning), TextPart(text[:2])))
+    rest = replace(asked, request_id="form-rest", messages=(*asked.messages, said))
+    assert (await thought_and_said(versatile, rest))[:2] == ("", text[2:])
 
 
 async def test_earlier_reasoning_goes_to_the_template(versatile: VllmEngine) -> None:

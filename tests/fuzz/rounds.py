@@ -106,6 +106,7 @@ _ALLOWED: dict[str, st.SearchStrategy[Any]] = {
     "prompt_logprobs": st.integers(0, 20),
     "include_stop_string": st.booleans(),
     "skip_special_tokens": st.booleans(),
+    "max_reasoning_tokens": st.integers(0, 9),
 }
 _LISTS: dict[str, st.SearchStrategy[Any]] = {
     "stop": st.lists(st.one_of(_SAID, st.sampled_from(["a", " ", "\n", "é"])), max_size=4),

@@ -128,6 +128,7 @@ class Sampling:
     prompt_logprobs: int | None = None
     include_stop_string: bool = False
     skip_special_tokens: bool = True
+    max_reasoning_tokens: int | None = None
 
 
 class OutputKind(Enum):
@@ -305,6 +306,7 @@ class Usage:
     completion_tokens: int
     cached_tokens: int
     image_tokens: int
+    reasoning_tokens: int = 0
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallDelta | LogprobsDelta | CandidateFinished
@@ -368,6 +370,7 @@ class ModelInfo:
         crops_by_default: whether pan and scan is on for requests that do not say.
         visual_tokens_per_image: of `tokens_per_image`, those that the picture itself becomes, which alone are
             counted in `Usage.image_tokens`.
+        limits_reasoning: whether it thinks, and can be made to come to an end with that.
         image_view: what the processor makes of every picture; None where that depends on the picture.
     """
 
@@ -391,6 +394,7 @@ class ModelInfo:
     tokens_per_cropped_image: int = 0
     crops_by_default: bool = False
     visual_tokens_per_image: int = 0
+    limits_reasoning: bool = False
 
     def image_cost(self, pan_and_scan: bool | None) -> int:
         """The most tokens that one picture adds to a prompt; `pan_and_scan` as GenerationRequest has it."""

@@ -80,6 +80,7 @@ def add_usage(chunk: chat_service_pb2.ChatChunk, usage: Usage) -> None:
             total_tokens=usage.prompt_tokens + usage.completion_tokens,
             cached_tokens=usage.cached_tokens,
             image_tokens=usage.image_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
         )
     )
 

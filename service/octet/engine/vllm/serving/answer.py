@@ -24,7 +24,7 @@ from octet.translate.tools import (
 )
 
 if TYPE_CHECKING:
-    from vllm.config import ModelConfig
+    from vllm.config import ModelConfig, ReasoningConfig
     from vllm.sampling_params import SamplingParams
 
 # The parser that is Octet's own: its scanner reads the text without vLLM in between.
@@ -70,11 +70,18 @@ class AnswerReader:
         self.made_calls = False
         self.done = False
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens of reasoning there were."""
+        return self._thoughts.tokens if self._thoughts is not None and self._thought else 0
+
     def read(self, text: str, token_ids: list[int], prompt_ids: list[int], *, finished: bool) -> list[Delta]:
         """Takes the next piece of the answer; returns what it adds."""
         deltas: list[Delta] = []
         calls: list[ToolCallDelta] = []
         cut_off = False
+        if self._thoughts is not None:
+            self._thoughts.take(token_ids)
         if self._parser is not None:
             message = self._parser.parse_delta(
                 text, token_ids, self._chat_request, prompt_ids, finished=finished
@@ -82,6 +89,7 @@ class AnswerReader:
             text = (message.content or "") if message is not None else ""
             if message is not None and message.reasoning:
                 deltas.append(ReasoningDelta(self._index, message.reasoning))
+                self._thought = True
             found = (message.tool_calls or ()) if message is not None else ()
             calls = self._parsed.take([self._parsed_call(call) for call in found], finished=finished)
             self.done, cut_off = self._parsed.done, self._parsed.cut_off
@@ -184,6 +192,7 @@ class AnswerParsing:
         tool_parser: str | None,
         reasoning_parser: str,
         template_arguments: Mapping[str, Any],
+        reasoning: "ReasoningConfig | None" = None,
     ) -> None:
         """Looks the parsers up by vLLM's names.
 
@@ -196,6 +205,7 @@ class AnswerParsing:
         self._model = model
         self._tool_parser = tool_parser
         self._template_arguments = template_arguments
+        self._reasoning = reasoning if reasoning is not None and reasoning.enabled else None
         foreign = None if tool_parser == GEMMA3_PARSER else tool_parser
         self._reasoning_cls = self._parser_class(None, reasoning_parser)
         self._tools_cls = self._parser_class(foreign, reasoning_parser) if foreign else None
@@ -234,6 +244,15 @@ class AnswerParsing:
         arguments = {**self._template_arguments, **request.chat_template_args}
         chat_request = _chat_request(tools if parser_cls is self._tools_cls else None) if parser_cls else None
         parsers = [self._parser(parser_cls, chat_request, arguments) for _ in range(params.n)]
+        engine_arguments, ended = {}, None
+        if chat_request is not None:
+            adjusted = parsers[0].adjust_request(chat_request)
+            params.skip_special_tokens = params.skip_special_tokens and adjusted.skip_special_tokens
+            ended = chat_request.resolve_reasoning_ended(parsers[0], prompt_ids)
+            engine_arguments = {
+                "reasoning_ended": ended,
+                "reasoning_parser_kwargs": {"chat_template_kwargs": arguments},
+            }
         readers = [
             AnswerReader(
                 index,
@@ -247,16 +266,14 @@ class AnswerParsing:
             )
             for index, parser in enumerate(parsers)
         ]
-        if chat_request is None:
-            return AnswerPlan(readers, {})
-        adjusted = parsers[0].adjust_request(chat_request)
-        params.skip_special_tokens = params.skip_special_tokens and adjusted.skip_special_tokens
-        return AnswerPlan(
-            readers,
-            {
-                "reasoning_ended": chat_request.resolve_reasoning_ended(parsers[0], prompt_ids),
-                "reasoning_parser_kwargs": {"chat_template_kwargs": arguments},
-            },
+        return AnswerPlan(readers, engine_arguments)
+
+    def _counter(self) -> ThoughtCounter | None:
+        config = self._reasoning
+        if config is None:
+            return None
+        return ThoughtCounter(
+            config.reasoning_start_token_ids or (), config.natural_reasoning_end_token_ids or ()
         )
 
     def _parser_class(self, tool_parser: str | None, reasoning_parser: str) -> Any:

@@ -120,6 +120,7 @@ class VllmEngine:
             settings.tool_call_parser,
             config.structured_outputs_config.reasoning_parser,
             settings.chat_template_kwargs,
+            config.reasoning_config,
         )
         self._checker = Checker()
         compat.constraints.check_with(self._checker.check_now)
@@ -179,6 +180,9 @@ class VllmEngine:
                     )
                 _raise_failure(output, constraint)
                 deltas, cut = _read(output, plan.readers, self._vocabulary, params.logprobs or 0)
+                if self._model.limits_reasoning:
+                    thought = sum(reader.reasoning_tokens for reader in plan.readers)
+                    usage = dataclasses.replace(usage, reasoning_tokens=thought)
                 if watches:
                     deltas = await _watched(deltas, watches)
                 if cut:
