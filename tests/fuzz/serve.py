@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -264,8 +265,25 @@ async def _create_servicer(engine: Any) -> Any:
     return await smg.create_servicer(engine, max_image_bytes=2**20, image_threads=2)
 
 
+def _write_adapters(folder: Path) -> None:
+    """What AdminService is given: the keys of callers; some adapters, and what is none."""
+    root = folder / "root"
+    for name in ("good", "other", "broken", "empty"):
+        (root / name).mkdir(parents=True)
+        for file in ("adapter_config.json", "adapter_model.safetensors") if name != "empty" else ():
+            (root / name / file).write_text("{}")
+    (root / "out").symlink_to("/etc")
+    (folder / "keys").write_text("".join(f"{name} {name}\n" for name in KEYS))
+
+
 def main() -> None:
     """The command."""
+    with tempfile.TemporaryDirectory(prefix="octet-fuzz-") as folder:
+        _write_adapters(Path(folder))
+        _serve(Path(folder))
+
+
+def _serve(folder: Path) -> None:
     demo = sys.argv[1] == "demo"
 
     async def start() -> Engine:
@@ -280,6 +298,8 @@ def main() -> None:
         api_keys=keys,
         channelz=True,
         smg=demo,
+        admin_keys_file=str(folder / "keys"),
+        adapter_root=str(folder / "root"),
         max_image_bytes=2**20,
         image_decode_seconds=2,
     )

@@ -53,6 +53,7 @@ def test_every_method_of_the_api_is_called() -> None:
             *("ChatService/Chat", "ChatService/StreamChat", "ChatService/CancelChat"),
             *("ModelService/ListModels", "ModelService/GetModel", "ModelService/CountTokens"),
             *("ModelService/Tokenize", "ModelService/Detokenize"),
+            *("AdminService/LoadAdapter", "AdminService/UnloadAdapter"),
         )
     }
     assert "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" in methods()
