@@ -110,15 +110,22 @@ async def test_calls_that_break_off(
     assert begun.latest == end.replace('{"name": "weather", "parameters": {}}, ', "")
 
 
-# Turns begin in a way that nobody is told of.
-CLOSED = (
-    "{% for m in messages %}<start_of_turn>{{ m.role }}\n{% for p in m.content %}{{ p.text }}{% endfor %}"
-    "<end_of_turn>\n{% endfor %}"
-)
+CLOSED = {
+    "turns that begin in a way that nobody is told of": (
+        "{% for m in messages %}<start_of_turn>{{ m.role }}\n{% for p in m.content %}{{ p.text }}{% endfor %}"
+        "<end_of_turn>\n{% endfor %}"
+    ),
+    "words before what the model says": (
+        "{% for m in messages %}<start_of_turn>{{ m.role }}{{ '<ch>final<msg>' if m.role == 'assistant' }}"
+        "{% for p in m.content %}{{ p.text }}{% endfor %}<end_of_turn>\n{% endfor %}"
+        "{{ '<start_of_turn>assistant' if add_generation_prompt }}"
+    ),
+}
 
 
-async def test_a_template_that_cannot_go_on(load_renderer: LoadRenderer, tmp_path: Path) -> None:
-    write_templated_checkpoint(Path(demo.PATH), tmp_path / "closed", CLOSED)
+@pytest.mark.parametrize("name", CLOSED)
+async def test_a_template_that_cannot_go_on(load_renderer: LoadRenderer, tmp_path: Path, name: str) -> None:
+    write_templated_checkpoint(Path(demo.PATH), tmp_path / "closed", CLOSED[name])
     renderer = load_renderer(tmp_path / "closed")
     await renderer.measure(GenerationRequest("id", (QUESTION,)))
     with pytest.raises(InvalidRequestError, match="has no way to go on") as raised:

@@ -26,6 +26,7 @@ GEMMA3_TEMPLATE = Path(__file__).with_name("gemma3_tools.jinja")
 _NAME = "octet_probe"
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "", "parameters": {}}}]
 _WORD = re.compile(r"octet\d+probe")
+_TAGS = re.compile(r"<[^<>]*>|\s")
 
 
 class ChatTemplates:
@@ -170,7 +171,11 @@ class ChatTemplates:
         return apart and [match[0] for match in found] == [_word(i) for i in range(words)]
 
     def _opens_turns(self) -> bool:
-        """Whether what the model writes comes, in the templates, where its words in earlier turns are."""
+        """Whether what the model writes comes, in the templates, where its words in earlier turns are.
+
+        A template may write words of its own before these, such as the name of a channel, which the model
+        would have to write first; tags alone, such as those around reasoning, it may.
+        """
         question, turn = _said("u"), _said("u", "a")
         with compat.rendering.unsaid_about_templates():
             for tools in (None, _TOOLS) if self.takes_tools else (None,):
@@ -185,6 +190,8 @@ class ChatTemplates:
                 until, word, _ = said.partition(_word(1))
                 told = len(opened) > len(before) and opened.startswith(before)
                 if not told and not (word and opened.startswith(until.rstrip())):
+                    return False
+                if until.startswith(opened) and _TAGS.sub("", until[len(opened) :]):
                     return False
         return True
 
