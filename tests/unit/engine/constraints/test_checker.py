@@ -94,7 +94,7 @@ def test_what_an_answer_goes_on_with(
     problem, form = checker.check_now(grammars.begun_with(constraint, begun))
     if begins:
         assert problem == ""
-        _, said = grammars.apart(form)
+        _, said = grammars.split_begun(form)
         assert said == begun
     else:
         assert (problem == BEGUN) == (begins is False)

@@ -16,7 +16,7 @@ import llguidance.torch as llguidance_torch
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
 
-from octet.engine.vllm.constraints.grammars import MARK, apart
+from octet.engine.vllm.constraints.grammars import MARK, split_begun
 from octet.engine.vllm.constraints.limits import STEP_CREDIT_SECONDS, STEP_SECONDS, parser_limits
 from octet.engine.vllm.constraints.reasons import TOO_SLOW, explain
 
@@ -49,7 +49,7 @@ class Backend(GuidanceBackend):  # type: ignore[misc]
         if request_type is not StructuredOutputOptions.GRAMMAR or not grammar_spec.startswith(MARK):
             return super().compile_grammar(request_type, grammar_spec, stop_token_ids)
         _yield_to_the_model()
-        grammar, begun = apart(grammar_spec.removeprefix(MARK))
+        grammar, begun = split_begun(grammar_spec.removeprefix(MARK))
         matcher = llguidance.LLMatcher(self.ll_tokenizer, grammar, log_level=0, limits=parser_limits())
         written = self.ll_tokenizer.tokenize_bytes(begun.encode())
         return Following(matcher, frozenset(self.ll_tokenizer.eos_tokens), written)

@@ -49,11 +49,11 @@ def of_ebnf(ebnf: str) -> str:
 
 
 def begun_with(grammar: str, text: str) -> str:
-    """A constraint that holds for a text whose beginning is written already; `apart` tells the two."""
+    """A constraint that holds for a text whose beginning is written already; `split_begun` tells the two."""
     return json.dumps({**json.loads(grammar), _BEGUN: text}) if text else grammar
 
 
-def apart(grammar: str) -> tuple[str, str]:
+def split_begun(grammar: str) -> tuple[str, str]:
     """A constraint, and the beginning of the text."""
     # Most have none, and some are long.
     if not grammar.endswith('"}') or f'"{_BEGUN}": ' not in grammar:

@@ -13,7 +13,7 @@ import sys
 
 from octet.engine.vllm.constraints.checker import BEGUN, GRAMMAR
 from octet.engine.vllm.constraints.ebnf import GrammarError
-from octet.engine.vllm.constraints.grammars import apart, begun_with, ready
+from octet.engine.vllm.constraints.grammars import begun_with, ready, split_begun
 from octet.engine.vllm.constraints.limits import COMPILE_BYTES, COMPILE_CPU_SECONDS
 from octet.engine.vllm.constraints.reasons import is_too_costly
 from octet.engine.vllm.constraints.walk import Walk
@@ -40,7 +40,7 @@ def main() -> None:
 
 def _look(grammar: str) -> tuple[str, str]:
     """What is wrong with a constraint, and its form for llguidance."""
-    grammar, begun = apart(grammar)
+    grammar, begun = split_begun(grammar)
     try:
         grammar = ready(grammar)
     except GrammarError as error:
