@@ -51,8 +51,7 @@ class Begun:
 
 def begun_turn(messages: Sequence[Message]) -> Begun | None:
     """What the model has said of its turn; None where it has still to begin."""
-    last = messages[-1]
-    if last.role is not Role.ASSISTANT:
+    if not messages or (last := messages[-1]).role is not Role.ASSISTANT:
         return None
     end = len(last.parts)
     while end and isinstance(last.parts[end - 1], ToolCallPart):
