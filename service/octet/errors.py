@@ -69,6 +69,18 @@ class AdapterNotFoundError(OctetError):
     reason = "ADAPTER_NOT_FOUND"
 
 
+class AdapterExistsError(OctetError):
+    """Another LoRA adapter has the name."""
+
+    reason = "ADAPTER_NAME_IN_USE"
+
+
+class AdapterLimitError(OctetError):
+    """As many LoRA adapters are loaded as the server holds."""
+
+    reason = "ADAPTER_LIMIT_REACHED"
+
+
 class MethodNotFoundError(OctetError):
     """The call is of a method that the server does not have."""
 

@@ -13,10 +13,20 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import error_details_pb2, status_pb2
 from referencing.exceptions import Unresolvable
 
+from octet.translate.calls_or_text import CALLS_BEGIN
 from octet.translate.completion import CompletionAccumulator
-from octet.v1 import chat_service_pb2, tool_pb2
+from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS
-from tests.fuzz.methods import CHAT, COMPLETE, EMBED, OWN, STREAM_CHAT, STREAM_COMPLETE, methods
+from tests.fuzz.methods import (
+    ADMIN,
+    CHAT,
+    COMPLETE,
+    EMBED,
+    OWN,
+    STREAM_CHAT,
+    STREAM_COMPLETE,
+    methods,
+)
 from tests.fuzz.play import Outcome
 
 Code = grpc.StatusCode
@@ -35,6 +45,7 @@ _OWN_CODES = {
     Code.RESOURCE_EXHAUSTED,
     Code.ABORTED,
     Code.UNIMPLEMENTED,
+    Code.FAILED_PRECONDITION,
 }
 
 # What gRPC itself ends has no details: messages that are too long, and metadata.
@@ -66,7 +77,7 @@ def _problems(outcome: Outcome, constrains: bool, keys: bool) -> Iterator[str]:
         # gRPC's core ends malformed metadata and compression INTERNAL by itself.
         if code is Code.UNKNOWN or (code in _NEVER and outcome.details.startswith("an error inside")):
             yield f"by hand ended {code.name}: {outcome.details}"
-    elif code in _NEVER:
+    elif code in _NEVER and not (code is Code.FAILED_PRECONDITION and call.method.startswith(ADMIN)):
         yield f"ended {code.name}: {outcome.details}"
     elif code is Code.CANCELLED:
         if not outcome.cancelled:
@@ -293,10 +304,20 @@ def _wrong_candidate(
             yield from _wrong_arguments(request, name, arguments, constrains)
     if not constrains or request.sampling.stop or request.sampling.stop_token_ids:
         return
-    if reason in _COMPLETE and not calls and _demands_calls(request):
+    begun = _said(request) if request.messages[-1].role == content_pb2.ROLE_ASSISTANT else ""
+    if reason in _COMPLETE and not calls and _demands_calls(request) and not begun:
         yield f"calls no tool although it must: {text!r:.200}"
-    if reason == chat_service_pb2.FINISH_REASON_STOP:
-        yield from _wrong_form(request.output_format, text)
+    within_calls = any(part.HasField("tool_call") for part in request.messages[-1].parts) or (
+        _may_call(request) and begun.startswith(CALLS_BEGIN)
+    )
+    if reason == chat_service_pb2.FINISH_REASON_STOP and not within_calls:
+        yield from _wrong_form(request.output_format, begun + text)
+
+
+def _may_call(request: Any) -> bool:
+    """Whether calls may take the place of an answer in the output format."""
+    free = (tool_pb2.ToolChoice.MODE_UNSPECIFIED, tool_pb2.ToolChoice.MODE_AUTO)
+    return bool(request.tools) and request.tool_choice.mode in free
 
 
 def _demands_calls(request: Any) -> bool:

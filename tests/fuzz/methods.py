@@ -12,9 +12,16 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from smg_grpc_proto import vllm_engine_pb2
 
-from octet.v1 import chat_service_pb2, completion_service_pb2, embedding_service_pb2, model_service_pb2
+from octet.v1 import (
+    admin_service_pb2,
+    chat_service_pb2,
+    completion_service_pb2,
+    embedding_service_pb2,
+    model_service_pb2,
+)
 
 OWN = "/octet.v1."
+ADMIN = "/octet.v1.AdminService/"
 GATEWAY = "/vllm.grpc.engine."
 HEALTH = "/grpc.health.v1."
 
@@ -29,6 +36,7 @@ WATCH = "/grpc.health.v1.Health/Watch"
 
 _FILES = (
     *(chat_service_pb2, completion_service_pb2, embedding_service_pb2, model_service_pb2),
+    admin_service_pb2,
     *(health_pb2, reflection_pb2, channelz_pb2),
 )
 

@@ -115,6 +115,7 @@ _ALLOWED: dict[str, st.SearchStrategy[Any]] = {
     "prompt_logprobs": st.integers(0, 20),
     "include_stop_string": st.booleans(),
     "skip_special_tokens": st.booleans(),
+    "max_reasoning_tokens": st.integers(0, 9),
 }
 _LISTS: dict[str, st.SearchStrategy[Any]] = {
     "stop": st.lists(st.one_of(_SAID, st.sampled_from(["a", " ", "\n", "é"])), max_size=4),
@@ -148,6 +149,8 @@ def chats(draw: st.DrawFn) -> chat_service_pb2.ChatRequest:
         _sample(draw, request.sampling)
     if "form" in subjects:
         _constrain(draw, request)
+    if draw(st.integers(0, 3)) == 0:
+        _begin(draw, request)
     if "options" in subjects:
         _set_options(draw, request)
     if "spoilt" in subjects:
@@ -249,6 +252,35 @@ def _converse(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         last.parts.add().image.data = draw(picture_files())
     last.parts.add(text=draw(st.one_of(_SAID, tool_texts(NAMES), texts.filter(bool))))
+
+
+def _begin(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
+    """Begins the answer, in a form that it is to have or in another."""
+    said = request.messages.add(role=content_pb2.ROLE_ASSISTANT)
+    form = request.output_format
+    whole = draw(
+        st.sampled_from(
+            [
+                *form.choice.values[:1],
+                *[
+                    '{"a":"b"}',
+                    '{"city": "Oslo"}',
+                    '[{"name": "f", "parameters": {"a": "b"}}]',
+                    "",
+                    " \n",
+                    "Well. ",
+                ],
+            ]
+        )
+        | tool_texts(NAMES)
+        | _SAID
+    )
+    if draw(st.booleans()):
+        said.parts.add(text=whole[: draw(st.integers(0, len(whole)))])
+    if request.tools and draw(st.booleans()):
+        arguments = draw(st.sampled_from(["", "{", '{"a": "', '{"a": 1, "b', '{"a": "b"}', "nonsense"]))
+        call = tool_pb2.ToolCall(id="begun", name=request.tools[0].name, arguments_json=arguments)
+        said.parts.add(tool_call=call)
 
 
 def _sample(draw: st.DrawFn, sampling: chat_service_pb2.SamplingParams) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import replace as replace_fields
+from pathlib import Path
 
 from octet.engine.types import (
     CandidateFinished,
@@ -30,7 +31,7 @@ from octet.engine.types import (
     Usage,
     Vectors,
 )
-from octet.errors import EngineDeadError
+from octet.errors import AdapterExistsError, AdapterLimitError, EngineDeadError, InvalidRequestError
 from octet.server.warmup import REQUEST_ID as WARM_UP_ID
 
 Script = Callable[[GenerationRequest], AsyncGenerator[Event, None]]
@@ -59,6 +60,10 @@ class FakeEngine:
         self.death: EngineDeadError | None = None
         self.closed = False
         self.kv_usage: float | None = 0.25
+        self.folders: dict[str, Path] = {}
+        self.loading = asyncio.Event()
+        self.may_load = asyncio.Event()
+        self.may_load.set()
         self._model = ModelInfo(
             names=("fake", "fake-alias"),
             source="tests/fake",
@@ -81,7 +86,7 @@ class FakeEngine:
 
     def set_max_sequences(self, sequences: int) -> None:
         """Sets how many sequences the engine computes at the same time."""
-        self._model = replace(self._model, max_sequences=sequences)
+        self._model = replace_fields(self._model, max_sequences=sequences)
 
     @property
     def asked(self) -> list[GenerationRequest]:
@@ -138,6 +143,31 @@ class FakeEngine:
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         ids = [i for i in token_ids if not (skip_special_tokens and i == 2)]
         return "".join("<bos>" if i == 2 else chr(i) for i in ids)
+
+    async def load_adapter(self, name: str, folder: Path, *, replace: bool) -> bool:
+        """Takes any two adapters; one whose folder is called "broken" cannot be loaded."""
+        self.loading.set()
+        await self.may_load.wait()
+        if folder.name == "broken":
+            raise InvalidRequestError("path", "names an adapter that cannot be loaded: broken")
+        if name in self._model.adapters and not replace:
+            if self.folders.get(name) == folder:
+                return False
+            raise AdapterExistsError(f"another adapter has the name {name!r}")
+        if len(self._model.adapters) == 2 and name not in self._model.adapters:
+            raise AdapterLimitError("2 adapters are loaded")
+        self.folders[name] = folder
+        self._model = replace_fields(
+            self._model, adapters=tuple({**dict.fromkeys(self._model.adapters), name: 0})
+        )
+        return True
+
+    async def unload_adapter(self, name: str) -> int | None:
+        if name not in self._model.adapters:
+            return None
+        left = tuple(adapter for adapter in self._model.adapters if adapter != name)
+        self._model = replace_fields(self._model, adapters=left)
+        return len(self.unfinished)
 
     async def num_unfinished(self) -> int:
         return len(self.unfinished)

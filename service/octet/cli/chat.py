@@ -56,6 +56,7 @@ def _read_tools(context: click.Context, parameter: click.Parameter, value: Path 
     help="A picture to ask about; may be given several times.",
 )
 @click.option("--system", help="Instructions for the model.")
+@click.option("--begin", metavar="TEXT", help="What the answer begins with; the rest is printed.")
 @click.option(
     "--tools",
     metavar="FILE",
@@ -78,6 +79,7 @@ def chat(
     target: str,
     api_key: str | None,
     as_json: bool,
+    begin: str | None,
     tls: bool,
     ca: Path | None,
     certificate: Path | None,
@@ -87,6 +89,10 @@ def chat(
     """Ask a server TEXT, and print its answer as it streams; without TEXT, hold a conversation."""
     from octet.cli.conversation import Talk
 
+    if begin and text is None:
+        raise click.UsageError(
+            "--begin goes with a TEXT; in a conversation, /continue goes on with an answer"
+        )
     asked: ChatOptions = given(options)  # type: ignore[assignment]
     with connected(target, api_key=api_key, tls=tls, ca=ca, certificate=certificate, key=key) as client:
 
@@ -96,7 +102,21 @@ def chat(
         if text is None:
             Talk(ask, asked).run()
         else:
-            ask(text, asked)
+            ask(*_beginning(text, begin, asked))
+
+
+def _beginning(text: str, begin: str | None, options: "ChatOptions") -> "tuple[Conversation, ChatOptions]":
+    """What is asked, with the beginning of the answer, and the options that are left."""
+    from octet.client import assistant
+    from octet.client.requests import turns_of
+
+    if begin is None:
+        return text, options
+    left = options.copy()
+    # The turns hold these two already.
+    left.pop("images", None)
+    left.pop("system", None)
+    return [*turns_of(text, options), assistant(begin)], left
 
 
 def _ask(
@@ -119,7 +139,10 @@ def _ask(
     for call in answer.tool_calls:
         click.echo(_to_line(call))
     if answer.finish_reason == "LENGTH":
-        click.echo("octet: the answer was cut off at its token limit; see --max-tokens", err=True)
+        click.echo(
+            "octet: the answer was cut off at its token limit; see --max-tokens, or say /continue",
+            err=True,
+        )
     if answer.finish_reason == "CANCELLED":
         click.echo("octet: somebody cancelled the request", err=True)
     return answer

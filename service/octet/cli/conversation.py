@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 HELP = """\
   /image FILE  show a picture along with the next line, or with the result that is asked for
+  /continue    go on with an answer that was cut off
   /reset       forget all that was said
   /quit        end; so does the end of the input
 A line beginning with // is sent with one slash. What the model's tool calls give is asked for."""
@@ -29,6 +30,7 @@ class Talk:
         self._options = options
         self._images = list(options.pop("images", ()))
         self._turns: list[Turn] = []
+        self._answered = False  # whether an answer is what was said last
 
     def run(self) -> None:
         """Takes lines until the input ends or somebody quits.
@@ -47,7 +49,9 @@ class Talk:
     def _command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
         if name == "/reset":
-            self._turns, self._images = [], []
+            self._turns, self._images, self._answered = [], [], False
+        elif name == "/continue" and self._answered:
+            self._go_on()
         elif name == "/image" and argument:
             self._images.append(argument.strip())
         else:
@@ -64,11 +68,27 @@ class Talk:
         finally:
             self._images = []
         self._turns.append(turn)
-        answer = self._answer()
-        while answer.tool_calls:
+        self._answered = False
+        answer = self._ask(self._turns, self._options)
+        self._turns.append(answer)
+        self._answered = True
+        self._give_results(answer)
+
+    def _go_on(self) -> None:
+        from octet.client import joined
+
+        answer = self._ask(self._turns, self._options)
+        self._turns[-1] = joined(self._turns[-1], answer)
+        self._give_results(answer)
+
+    def _give_results(self, answer: "Answer") -> None:
+        """Asks for what the answer's calls give, until the model has no more of them."""
+
+        while answer.finish_reason == "TOOL_CALLS":
             for call in answer.tool_calls:
                 self._turns.append(self._result(call))
-            answer = self._answer()
+            answer = self._ask(self._turns, self._options)
+            self._turns.append(answer)
 
     def _result(self, call: "ToolCall") -> "content_pb2.Message":
         """What a call gave, as it is typed in: pictures, then a line."""
@@ -87,11 +107,6 @@ class Talk:
                 click.echo(f"octet: {error.filename}: {error.strerror}", err=True)
                 images = []
         return tool_result(call.id, "", images)
-
-    def _answer(self) -> "Answer":
-        answer = self._ask(self._turns, self._options)
-        self._turns.append(answer)
-        return answer
 
 
 def _lines(prompt: str) -> Iterator[str]:

@@ -13,7 +13,7 @@ from octet.client.completions import CompletionOptions, Completions, Embeddings,
 from octet.client.connection import Tls
 from octet.client.errors import FieldViolation, OctetRpcError
 from octet.client.functions import Function, ToolRoundsExceededError, ToolRun
-from octet.client.requests import ChatOptions, assistant, system, tool, tool_result, user
+from octet.client.requests import ChatOptions, assistant, joined, system, tool, tool_result, user
 from octet.client.streams import AsyncChatStream, AsyncCompletionStream, ChatStream, CompletionStream
 from octet.client.sync import Client
 
@@ -38,6 +38,7 @@ __all__ = [
     "ToolRoundsExceededError",
     "ToolRun",
     "assistant",
+    "joined",
     "prompt",
     "system",
     "tool",

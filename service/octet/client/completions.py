@@ -85,7 +85,8 @@ class EmbedOptions(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """What came of one or more prompts. `text` and `finish_reason` speak of the first one's first completion.
+    """What came of one or more prompts. `text`, `finish_reason` and `stop` speak of the first one's first
+    completion.
 
     Attributes:
         response: everything that the server gave.
@@ -115,6 +116,13 @@ class Completions:
         reason = completions[0].finish_reason if completions else 0
         name: str = chat_service_pb2.FinishReason.Name(reason)
         return name.removeprefix("FINISH_REASON_")
+
+    @property
+    def stop(self) -> str | int | None:
+        """The stop string that ended it, or the id of the token that did; None where nothing written did."""
+        [first] = self.response.results[0].completions[:1] or [completion_service_pb2.Completion()]
+        which = first.WhichOneof("stop")
+        return getattr(first, which) if which else None
 
     @property
     def usage(self) -> chat_service_pb2.Usage:

@@ -49,6 +49,7 @@ class SamplingOptions(TypedDict, total=False):
     prompt_logprobs: int
     include_stop_string: bool
     skip_special_tokens: bool
+    max_reasoning_tokens: int
 
 
 class ChatOptions(SamplingOptions, total=False):
@@ -142,6 +143,27 @@ def system(text: str) -> content_pb2.Message:
 def assistant(text: str) -> content_pb2.Message:
     """An assistant's turn of text alone. For a turn of the model's own, use its `Answer`."""
     return content_pb2.Message(role=content_pb2.ROLE_ASSISTANT, parts=[content_pb2.Part(text=text)])
+
+
+def joined(*turns: Turn) -> content_pb2.Message:
+    """The assistant's turn that an answer and those that went on with it make together."""
+    whole = content_pb2.Message(role=content_pb2.ROLE_ASSISTANT)
+    for turn in turns:
+        for part in (turn.message if isinstance(turn, Answer) else turn).parts:
+            last = whole.parts[-1] if whole.parts else content_pb2.Part()
+            kind = part.WhichOneof("kind")
+            if kind != last.WhichOneof("kind"):
+                whole.parts.append(part)
+            elif kind == "text":
+                last.text += part.text
+            elif kind == "reasoning":
+                last.reasoning += part.reasoning
+            elif kind == "tool_call" and part.tool_call.id == last.tool_call.id:
+                # A call that was cut off comes again as a whole.
+                last.CopyFrom(part)
+            else:
+                whole.parts.append(part)
+    return whole
 
 
 def tool_result(

@@ -29,6 +29,8 @@ from octet.client.functions import MAX_ROUNDS, Function, ToolConversation, ToolR
 from octet.client.requests import ChatOptions, Conversation, chat_request
 from octet.client.streams import ChatStream, CompletionStream
 from octet.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     chat_service_pb2,
     chat_service_pb2_grpc,
     completion_service_pb2_grpc,
@@ -73,6 +75,7 @@ class Client:
         self._completions = completion_service_pb2_grpc.CompletionServiceStub(self._channel)
         self._embeddings = embedding_service_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         self._metadata = metadata(api_key)
         self._timeout = timeout
 
@@ -244,6 +247,35 @@ class Client:
         )
         text: str = self._call(self._models.Detokenize, request).text
         return text
+
+    def load_adapter(self, name: str, path: str, *, replace: bool = False) -> list[str]:
+        """Loads a LoRA adapter, on a server that has AdminService, with a key for that.
+
+        Args:
+            name: what requests will call it.
+            path: where it lies, below the server's --adapter-root.
+            replace: whether it takes the place of another one that has the name.
+
+        Returns:
+            The adapters that requests may name now.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = admin_service_pb2.LoadAdapterRequest(name=name, path=path, replace=replace)
+        return list(self._call(self._admin.LoadAdapter, request, CHAT_TIMEOUT).adapters)
+
+    def unload_adapter(self, name: str) -> list[str]:
+        """Drops a LoRA adapter, likewise; requests that run on it finish.
+
+        Returns:
+            The adapters that requests may name now.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = admin_service_pb2.UnloadAdapterRequest(name=name)
+        return list(self._call(self._admin.UnloadAdapter, request).adapters)
 
     def close(self) -> None:
         """Ends the connection and every call on it."""

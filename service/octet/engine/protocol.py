@@ -1,6 +1,7 @@
 """What the service asks of an engine."""
 
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from octet.engine.types import (
@@ -23,7 +24,7 @@ class Engine(Protocol):
 
     @property
     def model(self) -> ModelInfo:
-        """What is served; constant while the engine lives."""
+        """What is served; but for its adapters, constant while the engine lives."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
@@ -78,6 +79,33 @@ class Engine(Protocol):
         Args:
             token_ids: ids below the model's vocabulary size.
             skip_special_tokens: whether special tokens are left out.
+        """
+        ...
+
+    async def load_adapter(self, name: str, folder: Path, *, replace: bool) -> bool:
+        """Loads a LoRA adapter, which requests may name from then on.
+
+        Args:
+            name: what they call it.
+            folder: where it is, in PEFT's format.
+            replace: whether it takes the place of one that has the name; requests that run on that finish.
+
+        Returns:
+            Whether it was not loaded before.
+
+        Raises:
+            InvalidRequestError: at `path`, for what is no adapter of this model's.
+            AdapterExistsError: another one has the name.
+            AdapterLimitError: as many are loaded as the engine holds.
+            EngineDeadError: when the engine has died.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> int | None:
+        """Lets no more requests name an adapter; those that run on it finish.
+
+        Returns:
+            How many these are; None where it is not loaded.
         """
         ...
 

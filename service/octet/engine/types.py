@@ -168,6 +168,7 @@ class Sampling:
     prompt_logprobs: int | None = None
     include_stop_string: bool = False
     skip_special_tokens: bool = True
+    max_reasoning_tokens: int | None = None
 
 
 class OutputKind(Enum):
@@ -337,10 +338,15 @@ class LogprobsDelta:
 
 @dataclass(frozen=True, slots=True)
 class CandidateFinished:
-    """Candidate `index` has ended."""
+    """Candidate `index` has ended.
+
+    Attributes:
+        stop: the stop string that ended it, or the id of the token; None where nothing that was written did.
+    """
 
     index: int
     reason: FinishReason
+    stop: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -351,6 +357,7 @@ class Usage:
     completion_tokens: int
     cached_tokens: int
     image_tokens: int
+    reasoning_tokens: int = 0
 
 
 def total(usages: Iterable[Usage]) -> Usage:
@@ -480,6 +487,7 @@ class ModelInfo:
         crops_by_default: whether pan and scan is on for requests that do not say.
         visual_tokens_per_image: of `tokens_per_image`, those that the picture itself becomes, which alone are
             counted in `Usage.image_tokens`.
+        limits_reasoning: whether it thinks, and can be made to come to an end with that.
         image_view: what the processor makes of every picture; None where that depends on the picture.
         services: what it can be asked for.
         vectors: those that it gives; None when it gives none.
@@ -507,6 +515,7 @@ class ModelInfo:
     visual_tokens_per_image: int = 0
     services: tuple[Service, ...] = (Service.CHAT, Service.COMPLETION)
     vectors: Vectors | None = None
+    limits_reasoning: bool = False
 
     def image_cost(self, pan_and_scan: bool | None) -> int:
         """The most tokens that one picture adds to a prompt; `pan_and_scan` as GenerationRequest has it."""

@@ -5,6 +5,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -13,6 +14,7 @@ from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.engine.types import Service
 from octet.errors import EngineDeadError, StartupError, UnavailableError
+from octet.rpc.admin import AdminService
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import limits_of
 from octet.rpc.answering import Answering
@@ -28,7 +30,7 @@ from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
 from octet.server.health import HealthServicer
 from octet.server.interceptors import interceptors
-from octet.server.keys import KeyRing
+from octet.server.keys import KeyRing, load_admin_keys, load_keys
 from octet.server.listener import addresses, explain_bind_error, listen, make_server
 from octet.server.reflection import add_reflection
 from octet.server.reload import Reloader
@@ -43,6 +45,8 @@ from octet.translate import request_limits
 from octet.translate.media import ImageLimits
 from octet.translate.model import SERVICE_NAMES
 from octet.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
     chat_service_pb2_grpc,
     completion_service_pb2_grpc,
     embedding_service_pb2_grpc,
@@ -126,6 +130,7 @@ class Server:
                 self.metrics,
                 self._tracing,
                 self._load_reporter if config.load_reports else None,
+                admin_keys=self._load_admin_keys(),
                 name_peers=config.tls_client_ca is not None,
             ),
         )
@@ -147,6 +152,8 @@ class Server:
             ModelService(self._gate, self._running, self.admission, limits, translator), self._server
         )
         self._service_names = OWN_SERVICES
+        if config.adapter_root is not None:
+            self._add_admin(config.adapter_root)
         self._create_servicer = create_servicer
         self._vllm_engine = self._add_vllm_engine(limits, translator) if config.smg else None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -273,9 +280,18 @@ class Server:
         """The API keys, which follow their file; None where every call is let in."""
         if not self._config.has_keys:
             return None
-        keys = KeyRing(self._config)
+        keys = KeyRing(partial(load_keys, self._config))
         file = self._config.api_keys_file
         self._reloader.load("API keys", [] if file is None else [file], keys.load)
+        return keys
+
+    def _load_admin_keys(self) -> KeyRing | None:
+        """The keys of AdminService, which follow their file; None where there is no such service."""
+        file = self._config.admin_keys_file
+        if file is None:
+            return None
+        keys = KeyRing(partial(load_admin_keys, file))
+        self._reloader.load("admin keys", [file], keys.load)
         return keys
 
     async def _not_serving(self) -> None:
@@ -284,6 +300,12 @@ class Server:
             self._vllm_engine.leave()
         await self._health.enter_graceful_shutdown()
         self.metrics.serving.set(0)
+
+    def _add_admin(self, root: str) -> None:
+        """Adds the service that loads and drops adapters."""
+        service = AdminService(self._gate, root, self.metrics)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(service, self._server)
+        self._service_names += (admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,)
 
     def _add_vllm_engine(self, limits: ImageLimits, translator: Translator) -> "VllmEngineService":
         """Adds the service that SMG gateways ask."""

@@ -1,19 +1,22 @@
 """Answers that are calls and nothing else, or text of a form: which of the two an answer is."""
 
-from octet.translate.tools import Found, TextFound, ToolCallScanner
+from octet.translate.resumed_tools import Scanner
+from octet.translate.tools import Found, TextFound
 
 CALLS_BEGIN = '[{"name": "'
 """What an answer begins with that is calls; no text of the form does, as decoding sees to."""
 
 
 class CallsOrText:
-    """Reads such an answer, given piece by piece; the same as a ToolCallScanner to whoever gives them."""
+    """Reads such an answer, given piece by piece; a `Scanner` to whoever gives them."""
 
-    def __init__(self, scanner: ToolCallScanner) -> None:
-        """`scanner` reads it if it is calls."""
+    def __init__(self, scanner: Scanner, said: str = "") -> None:
+        """`scanner` reads it if it is calls; `said` is how it begins, which will not come again."""
         self._scanner = scanner
+        self._said = said[: len(CALLS_BEGIN)]
         self._waiting = ""  # what has come, as long as it may be either
         self._decided = self._calls = False
+        self._decide()
 
     @property
     def done(self) -> bool:
@@ -29,8 +32,7 @@ class CallsOrText:
         """Takes the next piece of the answer; returns what has become certain."""
         if not self._decided:
             text = self._waiting = self._waiting + text
-            self._calls = text.startswith(CALLS_BEGIN)
-            self._decided = self._calls or not CALLS_BEGIN.startswith(text)
+            self._decide()
             if not self._decided:
                 return []
         if self._calls:
@@ -43,3 +45,8 @@ class CallsOrText:
             return self._scanner.finish()
         waiting = "" if self._decided else self._waiting
         return [TextFound(waiting)] if waiting else []
+
+    def _decide(self) -> None:
+        text = self._said + self._waiting
+        self._calls = text.startswith(CALLS_BEGIN)
+        self._decided = self._calls or not CALLS_BEGIN.startswith(text)

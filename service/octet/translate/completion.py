@@ -28,7 +28,7 @@ from octet.translate.prompt_options import to_adapter, to_cache_salt, to_pan_and
 from octet.translate.prompts import check_prompt, pictures_of_prompt, to_prompt
 from octet.translate.request import check_request_id, resolve_model
 from octet.translate.request_limits import RequestLimits, check_prompt_counts
-from octet.translate.response import FINISH_REASONS, to_usage
+from octet.translate.response import Stop, add_end, to_stop, to_usage
 from octet.translate.sampling import check_unconstrained, to_sampling
 from octet.translate.schemas import SchemaReader
 from octet.v1 import chat_service_pb2, completion_service_pb2
@@ -76,6 +76,11 @@ def check_completion(
     if request.HasField("output_format"):
         output_format = to_output_format(request.output_format, ToolChoice(), SchemaReader())
     sampling = to_sampling(request.sampling, model.vocabulary_size)
+    if sampling.max_reasoning_tokens is not None:
+        raise InvalidRequestError(
+            "sampling.max_reasoning_tokens",
+            "is of no use with raw prompts: all that follows is text, reasoning included; leave it out",
+        )
     if output_format is not None:
         check_unconstrained(sampling, "output_format")
     if sampling.n * len(request.prompts) > MAX_COMPLETIONS:
@@ -182,7 +187,7 @@ def add_event(
             case LogprobsDelta():
                 found.logprobs.extend(to_positions(delta.positions))
             case CandidateFinished():
-                found.finish_reason = FINISH_REASONS[delta.reason]
+                add_end(found, delta)
             case _:
                 raise AssertionError(f"a raw prompt's answer has no {type(delta).__name__}")
     chunk.deltas.extend(
@@ -197,6 +202,7 @@ class _Completion:
     pieces: list[str] = field(default_factory=list)
     logprobs: list[chat_service_pb2.PositionLogprobs] = field(default_factory=list)
     finish_reason: chat_service_pb2.FinishReason = chat_service_pb2.FINISH_REASON_UNSPECIFIED
+    stop: Stop = field(default_factory=dict)
 
 
 class CompletionAccumulator:
@@ -227,6 +233,7 @@ class CompletionAccumulator:
             completion.pieces.append(delta.text)
             completion.logprobs.extend(delta.logprobs)
             completion.finish_reason = delta.finish_reason or completion.finish_reason
+            completion.stop = to_stop(delta) or completion.stop
         if chunk.HasField("usage"):
             self._head.usage.CopyFrom(chunk.usage)
 
@@ -244,6 +251,7 @@ class CompletionAccumulator:
                     text="".join(completion.pieces),
                     finish_reason=completion.finish_reason,
                     logprobs=completion.logprobs,
+                    **completion.stop,
                 )
         return response
 

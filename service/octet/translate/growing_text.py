@@ -60,6 +60,11 @@ class GrowingText:
         """How many characters have been read from the beginning on."""
         return self._before + self.at
 
+    @property
+    def held(self) -> int:
+        """Characters that have come and are neither taken nor dropped."""
+        return sum(map(len, self._held)) + len(self.text) - self._start
+
     def add(self, piece: str) -> None:
         """Puts the next piece behind what was not read."""
         if self._start < self.at:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, assert_never
 
@@ -25,6 +25,7 @@ from octet.translate.media import Decode, ImageLimits
 from octet.translate.pictures import PictureReader, Pictures, check_image_count
 from octet.translate.request_limits import count_values, limits_of
 from octet.translate.tool_declarations import check_tool_name
+from octet.translate.tool_values import is_cut_off
 from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict
 from octet.v1 import content_pb2, tool_pb2
 
@@ -74,10 +75,11 @@ def to_messages(
     check_image_count(pictures_of(messages), model)
     pictures = PictureReader(model, limits, fetched, pan_and_scan, decode)
     conversation = _Conversation(pictures, limits_of(model).values)
-    return tuple(
+    converted = tuple(
         Message(role, conversation.to_parts(message.parts, role, f"messages[{i}]"))
         for i, (role, message) in enumerate(zip(roles, messages, strict=True))
     )
+    return (*converted[:-1], _to_go_on_with(converted[-1], messages[-1], f"messages[{len(messages) - 1}]"))
 
 
 def pictures_of(messages: Iterable[content_pb2.Message]) -> Pictures:
@@ -100,10 +102,6 @@ def _to_roles(messages: Sequence[content_pb2.Message]) -> list[Role]:
                 f"messages[{i}].role", f"{int(message.role)} is not a role; use {known}"
             )
         roles.append(role)
-    if roles[-1] is Role.ASSISTANT:
-        raise InvalidRequestError(
-            f"messages[{len(roles) - 1}].role", "of the last message must not be ROLE_ASSISTANT"
-        )
     return roles
 
 
@@ -239,6 +237,27 @@ def _check_results(parts: Sequence[content_pb2.Part], path: str) -> None:
             raise InvalidRequestError(
                 f"{path}.parts[{j}].tool_result", "has no result; set text or data, or let pictures follow"
             )
+
+
+def _to_go_on_with(message: Message, source: content_pb2.Message, path: str) -> Message:
+    """The last message. If it ends with a call, the model is to go on with that.
+
+    Raises:
+        InvalidRequestError: the call is whole.
+    """
+    last = message.parts[-1] if message.parts else None
+    if not isinstance(last, ToolCallPart):
+        return message
+    call = source.parts[-1].tool_call
+    if not call.arguments_json and not call.HasField("arguments"):
+        # The answer ended right before them.
+        return replace(message, parts=(*message.parts[:-1], replace(last, arguments_json="")))
+    if not is_cut_off(last.arguments_json):
+        raise InvalidRequestError(
+            f"{path}.parts[{len(message.parts) - 1}].tool_call",
+            "is the last of all and complete; its result comes next, in a message of ROLE_TOOL",
+        )
+    return message
 
 
 def _said(text: str, role: Role, path: str) -> str:

@@ -17,7 +17,7 @@ from octet.translate.prompt_options import (
     to_pan_and_scan,
     to_priority,
 )
-from octet.translate.sampling import check_unconstrained, to_sampling
+from octet.translate.sampling import check_reasoning, check_unconstrained, to_sampling
 from octet.translate.schemas import SchemaReader
 from octet.translate.tool_declarations import to_tool_choice, to_tools
 from octet.translate.tool_schema import offered
@@ -68,6 +68,7 @@ def to_generation_request(
     if request.HasField("output_format"):
         output_format = to_output_format(request.output_format, tool_choice, schemas)
     sampling = to_sampling(request.sampling, model.vocabulary_size)
+    check_reasoning(sampling, model)
     if output_format is not None:
         check_unconstrained(sampling, "output_format")
     if tool_choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED):

@@ -118,6 +118,16 @@ class ToolCallScanner:
         """Whether the answer has ended within a call's arguments."""
         return self._source.ended and self._reader.within
 
+    @property
+    def within_reported(self) -> bool:
+        """Whether the last call that was reported is not complete yet."""
+        return bool(self._begun) and not self._whole_calls
+
+    @property
+    def held(self) -> int:
+        """Characters of text that are not reported, as they may belong to a call."""
+        return self._source.held + self._text.held
+
     def feed(self, text: str) -> list[Found]:
         """Takes the next piece of the answer; returns what has become certain."""
         if self._held is not None:

@@ -55,6 +55,7 @@ def test_every_method_of_the_api_is_called() -> None:
             *("CompletionService/CancelCompletion", "EmbeddingService/Embed", "EmbeddingService/CancelEmbed"),
             *("ModelService/ListModels", "ModelService/GetModel", "ModelService/CountTokens"),
             *("ModelService/Tokenize", "ModelService/Detokenize"),
+            *("AdminService/LoadAdapter", "AdminService/UnloadAdapter"),
         )
     }
     assert "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" in methods()

@@ -18,6 +18,8 @@ CODES = {
     errors.ServiceNotOfferedError: code_pb2.UNIMPLEMENTED,
     errors.ModelNotFoundError: code_pb2.NOT_FOUND,
     errors.AdapterNotFoundError: code_pb2.NOT_FOUND,
+    errors.AdapterExistsError: code_pb2.ALREADY_EXISTS,
+    errors.AdapterLimitError: code_pb2.FAILED_PRECONDITION,
     errors.DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     errors.UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     errors.OverloadedError: code_pb2.RESOURCE_EXHAUSTED,

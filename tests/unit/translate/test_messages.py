@@ -213,7 +213,13 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ("no messages", [], "", "is empty"),
     ("no role", [pb.Message(parts=[text("a")])], "[0].role", "0 is not a role; use ROLE_SYSTEM, ROLE_USER"),
     ("unknown role", [ASKED, NOBODY], "[1].role", "9 is not a role"),
-    ("assistant last", [ASKED, assistant(text("a"))], "[1].role", "must not be ROLE_ASSISTANT"),
+    ("a whole call last", [ASKED, CALLED], "[1].parts[0].tool_call", "its result comes next"),
+    (
+        "a whole call last behind another",
+        [ASKED, assistant(text("a"), call("c0"), call(arguments_json='{"a": 1, }'))],
+        "[1].parts[2].tool_call",
+        "its result comes next",
+    ),
     ("no parts", [ASKED, user()], "[1].parts", "a message needs at least one part"),
     ("a part of no kind", [user(text("a"), pb.Part())], "[0].parts[1]", "set one of text, image, tool_call"),
     ("empty text", [user(text("a"), text(""))], "[0].parts[1].text", "is empty"),
@@ -365,7 +371,7 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ("messages", "field", "problem"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )
 def test_wrong_messages(convert: Convert, messages: list[pb.Message], field: str, problem: str) -> None:
-    if messages and messages[-1].role == pb.ROLE_ASSISTANT and not field.endswith("].role"):
+    if messages and messages[-1].role == pb.ROLE_ASSISTANT and "comes next" not in problem:
         messages = [*messages, ASKED]
     with pytest.raises(InvalidRequestError) as caught:
         convert(messages)

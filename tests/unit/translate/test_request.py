@@ -250,7 +250,7 @@ def test_nothing_that_can_be_parsed_raises_another_error(data: st.DataObject) ->
         converted = to_generation_request(
             request, model=model, limits=ImageLimits(1000, 1000), request_id="r1"
         )
-        assert converted.messages[-1].role in (Role.USER, Role.TOOL)
+        assert len(converted.messages) == len(request.messages) > 0
 
 
 def test_the_request_that_is_changed_above_is_sound(convert: Convert) -> None:

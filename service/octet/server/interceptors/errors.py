@@ -11,6 +11,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from octet.errors import (
+    AdapterExistsError,
+    AdapterLimitError,
     AdapterNotFoundError,
     DeadlineExceededError,
     DuplicateRequestError,
@@ -49,6 +51,8 @@ _CODES: dict[type[OctetError], int] = {
     ServiceNotOfferedError: code_pb2.UNIMPLEMENTED,
     ModelNotFoundError: code_pb2.NOT_FOUND,
     AdapterNotFoundError: code_pb2.NOT_FOUND,
+    AdapterExistsError: code_pb2.ALREADY_EXISTS,
+    AdapterLimitError: code_pb2.FAILED_PRECONDITION,
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
     SlowReaderError: code_pb2.ABORTED,

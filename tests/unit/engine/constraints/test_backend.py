@@ -67,6 +67,20 @@ def test_an_answer_is_followed_to_its_end(backend: Backend) -> None:
     assert allowed(backend, following) == begins
 
 
+def test_an_answer_that_goes_on_is_followed_from_there(backend: Backend) -> None:
+    grammar = grammars.of_choice(["yes", "yellow", "no"])
+    following = follow(backend, grammars.begun_with(grammar, "ye"))
+    begins = allowed(backend, following)
+    assert {tokens(backend, text)[0] for text in ("s", "l")} <= begins
+    assert not {tokens(backend, text)[0] for text in ("y", "n", "e")} & begins
+    assert following.accept_tokens("r", tokens(backend, "s"))
+    assert allowed(backend, following) == {1, 106}
+    following.reset()
+    assert allowed(backend, following) == begins
+    assert allowed(backend, follow(backend, grammars.begun_with(grammar, "no"))) == {1, 106}
+    assert follow(backend, grammars.begun_with(grammar, "x")).failure
+
+
 def test_drafts_are_looked_at_without_taking_them(backend: Backend) -> None:
     following = follow(backend, grammars.of_regex("[a-z]+"))
     good, bad = tokens(backend, "abc"), tokens(backend, "7")

@@ -25,6 +25,7 @@ from octet.engine.vllm.compat import cpu_runner as cpu_runner
 from octet.engine.vllm.compat import pictures as pictures
 from octet.engine.vllm.compat import processes as processes
 from octet.engine.vllm.compat import rendering as rendering
+from octet.engine.vllm.compat import stopping as stopping
 from octet.engine.vllm.compat import tokenizers as tokenizers
 from octet.errors import StartupError
 

@@ -17,7 +17,7 @@ import llguidance.torch as llguidance_torch
 from vllm.v1.structured_output.backend_guidance import GuidanceBackend
 from vllm.v1.structured_output.backend_types import StructuredOutputGrammar, StructuredOutputOptions
 
-from octet.engine.vllm.constraints.grammars import ALTERNATIVE, MARK
+from octet.engine.vllm.constraints.grammars import ALTERNATIVE, MARK, split_begun
 from octet.engine.vllm.constraints.limits import STEP_CREDIT_SECONDS, STEP_SECONDS, parser_limits
 from octet.engine.vllm.constraints.reasons import TOO_SLOW, explain
 
@@ -50,11 +50,15 @@ class Backend(GuidanceBackend):  # type: ignore[misc]
         if request_type is not StructuredOutputOptions.GRAMMAR or not grammar_spec.startswith(MARK):
             return super().compile_grammar(request_type, grammar_spec, stop_token_ids)
         _yield_to_the_model()
+        ways = [split_begun(way) for way in grammar_spec.removeprefix(MARK).split(ALTERNATIVE)]
         matchers = [
             llguidance.LLMatcher(self.ll_tokenizer, grammar, log_level=0, limits=parser_limits())
-            for grammar in grammar_spec.removeprefix(MARK).split(ALTERNATIVE)
+            for grammar, _ in ways
         ]
-        return Following(matchers, frozenset(self.ll_tokenizer.eos_tokens))
+        # All hold the same answer.
+        _, begun = ways[0]
+        written = self.ll_tokenizer.tokenize_bytes(begun.encode())
+        return Following(matchers, frozenset(self.ll_tokenizer.eos_tokens), written)
 
 
 class Following(StructuredOutputGrammar):  # type: ignore[misc]
@@ -64,13 +68,19 @@ class Following(StructuredOutputGrammar):  # type: ignore[misc]
         failure: why it cannot go on; empty while it can.
     """
 
-    def __init__(self, matchers: "Sequence[llguidance.LLMatcher]", ends: frozenset[int]) -> None:
+    def __init__(
+        self, matchers: "Sequence[llguidance.LLMatcher]", ends: frozenset[int], written: Sequence[int] = ()
+    ) -> None:
+        """`written` are tokens of the text that the answer goes on with, which each constraint permits."""
         self._ways = [_Way(matcher) for matcher in matchers]
+        self._written = list(written)
         self._ends = ends
         self._ended = False
         self._taken = 0
         self._credit = STEP_CREDIT_SECONDS
         self.failure = ""
+        for way in self._ways:
+            way.matcher.consume_tokens(self._written)
         self._look()
 
     def accept_tokens(self, request_id: str, tokens: list[int]) -> bool:
@@ -115,6 +125,7 @@ class Following(StructuredOutputGrammar):  # type: ignore[misc]
         """Goes back to the beginning."""
         for way in self._ways:
             way.matcher.reset()
+            way.matcher.consume_tokens(self._written)
             way.taken, way.closed = 0, False
         self._taken = 0
         self._ended = False

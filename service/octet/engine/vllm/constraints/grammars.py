@@ -8,6 +8,7 @@ from octet.engine.vllm.constraints.lexemes import literal, to_lark
 
 _EBNF = "ebnf"
 _APART = "apart"
+_BEGUN = "begun"
 
 MARK = "octet's\n"
 """What a constraint begins with that Octet's front end has checked, on its way to the engine core."""
@@ -69,6 +70,21 @@ def of_several(lark: str, schemas: Mapping[str, Mapping[str, Any]], *, separator
 def apart(grammar: str, beginning: str) -> str:
     """The same constraint, which is refused if it derives texts that begin with another."""
     return json.dumps({**json.loads(grammar), _APART: beginning})
+
+
+def begun_with(grammar: str, text: str) -> str:
+    """A constraint that holds for a text whose beginning is written already; `split_begun` tells the two."""
+    return json.dumps({**json.loads(grammar), _BEGUN: text}) if text else grammar
+
+
+def split_begun(grammar: str) -> tuple[str, str]:
+    """A constraint, and the beginning of the text."""
+    # Most have none, and some are long.
+    if not grammar.endswith('"}') or f'"{_BEGUN}": ' not in grammar:
+        return grammar, ""
+    form = json.loads(grammar)
+    begun = form.pop(_BEGUN, "")
+    return (json.dumps(form), begun) if begun else (grammar, "")
 
 
 def ready(grammar: str) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from octet.engine.types import GenerationRequest, OutputFormat, OutputKind, Tool, ToolChoice, ToolChoiceMode
 from octet.engine.vllm.constraints import grammars
-from octet.engine.vllm.constraints.checker import GRAMMAR, Verdict
+from octet.engine.vllm.constraints.checker import BEGUN, GRAMMAR, Verdict
 from octet.engine.vllm.constraints.reasons import explain, is_too_costly, regex_problem
 from octet.engine.vllm.constraints.schema import (
     LISTS,
@@ -53,6 +53,7 @@ class Constraint:
             arguments, by None that of the text.
         parts: of a grammar that is put together, constraints to be blamed alone.
         instead: what the answer may be held to as well, in place of this.
+        begun: the field of what is written of the text already; empty where that is nothing.
     """
 
     field: str
@@ -61,11 +62,18 @@ class Constraint:
     unique: Mapping[str | None, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     parts: "tuple[Constraint, ...]" = ()
     instead: "Constraint | None" = None
+    begun: str = ""
 
     @property
     def grammars(self) -> tuple[str, ...]:
         """The constraints of which the answer has to satisfy any."""
         return (self.grammar, *(self.instead.grammars if self.instead else ()))
+
+    def going_on(self, text: str, field: str) -> "Constraint":
+        """The same constraint for an answer that goes on with `text`, a part of the request's `field`."""
+        instead = self.instead.going_on(text, field) if self.instead else None
+        grammar = grammars.begun_with(self.grammar, text)
+        return dataclasses.replace(self, grammar=grammar, begun=field, instead=instead)
 
 
 def forces_calls(choice: ToolChoice) -> bool:
@@ -106,15 +114,37 @@ def to_constraint(request: GenerationRequest) -> Constraint:
 
 
 async def verified(constraint: Constraint, check: Check) -> Constraint:
-    """The constraint, ready for the engine core.
+    """The constraint, ready for the engine core; without a way that what is written already has left.
+
+    Raises:
+        InvalidRequestError: at its field, when it cannot be compiled; at what is written, when that has left
+            every way.
+    """
+    first = await _compiled(constraint, check)
+    other = await _compiled(constraint.instead, check) if constraint.instead else None
+    if first is None:
+        first, other = other, None
+    if first is None:
+        permitting = " or ".join(way.field for way in (constraint, constraint.instead) if way)
+        raise InvalidRequestError(
+            constraint.begun,
+            f"begins nothing that {permitting} permits, to which the whole answer is held; "
+            "leave it out, or begin it in that form",
+        )
+    return dataclasses.replace(first, unique=constraint.unique, instead=other)
+
+
+async def _compiled(constraint: Constraint, check: Check) -> Constraint | None:
+    """One way of a constraint, compiled; None where what is written already has left it.
 
     Raises:
         InvalidRequestError: at its field, when it cannot be compiled.
     """
     problem, grammar = await check(constraint.grammar)
     if not problem:
-        instead = await verified(constraint.instead, check) if constraint.instead else None
-        return dataclasses.replace(constraint, grammar=grammar, instead=instead)
+        return dataclasses.replace(constraint, grammar=grammar)
+    if problem == BEGUN:
+        return None
     for part in constraint.parts:
         await verified(part, check)
     where, problem = await _part_at_fault(constraint.grammar, problem, check)

@@ -66,6 +66,7 @@ def describe_model(
         longest_token=longest_token,
         step_tokens=_step_tokens(config),
         max_sequences=config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size,
+        limits_reasoning=config.reasoning_config is not None and config.reasoning_config.enabled,
         image_view=_image_view(config) if images.most_images > 0 else None,
         services=services,
         vectors=vectors_of(model) if embeds else None,

@@ -21,7 +21,9 @@ from octet.engine.types import (
 from octet.engine.types import Prompt as RawPrompt
 from octet.engine.vllm import compat
 from octet.engine.vllm.launch.args import one_line
+from octet.engine.vllm.serving.begun import Begun, begun_turn, reasoning_of
 from octet.engine.vllm.serving.raw_prompts import RawPrompts
+from octet.engine.vllm.serving.reasoning import reasoning_marks
 from octet.engine.vllm.serving.special_tokens import SpecialTokens, Speech
 from octet.engine.vllm.serving.templates import ChatTemplates
 from octet.engine.vllm.serving.turns import to_turns
@@ -71,6 +73,7 @@ class PromptRenderer:
         )
         # mistral-common makes no special tokens out of texts.
         self._parses_special = settings.parse_special_tokens or self._templates.is_mistral
+        self._reasoning = reasoning_marks(settings.engine.reasoning_parser, renderer.tokenizer)
 
     def plain_names(self, parsed: bool | None = None) -> SpecialTokens | None:
         """The tokens whose names are plain text in what requests say; `parsed` decides unless it is None."""
@@ -215,11 +218,14 @@ class PromptRenderer:
         """A conversation as text, or as tokens where names in it are not to become special ones."""
         speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
         if _is_long(request):
-            messages, params = await asyncio.to_thread(self._put, request, speech)
+            messages, params, begun = await asyncio.to_thread(self._put, request, speech)
             # vLLM goes through the messages on the event loop where it is asked there.
             _, prompt = await asyncio.to_thread(self._renderer.render_messages, messages, params)
         else:
-            _, prompt = await self._renderer.render_messages_async(*self._put(request, speech))
+            messages, params, begun = self._put(request, speech)
+            _, prompt = await self._renderer.render_messages_async(messages, params)
+        if begun:
+            prompt["prompt"] += speech.cut() + begun
         if speech.is_marked:
             await self._tokenize(prompt, speech, tokenize)
         return prompt
@@ -253,11 +259,54 @@ class PromptRenderer:
         tokenize.apply_pre_tokenization(self._renderer.tokenizer, prompt)
         prompt["prompt_token_ids"] = await asyncio.to_thread(self._special.encode, pieces)
 
-    def _put(self, request: GenerationRequest, speech: Speech) -> tuple[list[dict[str, Any]], "ChatParams"]:
-        """The conversation as the template takes it, and what goes into the template beside it."""
+    def _put(
+        self, request: GenerationRequest, speech: Speech
+    ) -> tuple[list[dict[str, Any]], "ChatParams", str]:
+        """The conversation as the template takes it, what goes into the template beside it, and the beginning
+        of the answer."""
         tools = to_vllm_tools(request)
-        turns = to_turns(request.messages, self._templates.able(tools=bool(tools)))
-        return to_vllm_messages(turns, speech), self._chat_params(request, tools, speech)
+        able = self._templates.able(tools=bool(tools))
+        if begun := begun_turn(request.messages):
+            *turns, last = to_turns([*request.messages[:-1], begun.said], able)
+            written = self._written(request, tools, last, begun, speech)
+            if all(turn.role is Role.SYSTEM for turn in turns):
+                # Templates begin with somebody who asks.
+                turns.append(Message(Role.USER, ()))
+        else:
+            turns, written = to_turns(request.messages, able), ""
+        return to_vllm_messages(turns, speech), self._chat_params(request, tools, speech), written
+
+    def _written(
+        self,
+        request: GenerationRequest,
+        tools: list[dict[str, Any]] | None,
+        turn: Message,
+        begun: Begun,
+        speech: Speech,
+    ) -> str:
+        """What the model has written of its turn.
+
+        Raises:
+            InvalidRequestError: it cannot go on with that.
+        """
+        if not self._templates.opens_turns:
+            raise InvalidRequestError(
+                f"{begun.field}.role",
+                "of the last message is ROLE_ASSISTANT, and this model's chat template has no way to go on "
+                "with an answer; end with what is asked",
+            )
+        text = speech.text(begun.written(turn), of_model=True)
+        reasoning = speech.text(reasoning_of(turn), of_model=True)
+        if self._reasoning is None:
+            if reasoning:
+                raise InvalidRequestError(
+                    f"{begun.field}.parts",
+                    "hold reasoning, and this server does not know how the model writes it "
+                    "(--reasoning-parser); leave it out",
+                )
+            return text
+        opening = self._templates.opening(tools, request.chat_template_args)
+        return self._reasoning.around(reasoning, text, opening)
 
     def _chat_params(
         self, request: GenerationRequest, tools: list[dict[str, Any]] | None, speech: Speech

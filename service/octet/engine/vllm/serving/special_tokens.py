@@ -211,6 +211,11 @@ class Speech:
         """Likewise, with a mark near its beginning, for whoever would know it by that."""
         return self._marked(self.text(text), [1]) if self._can_mark else text
 
+    def cut(self) -> str:
+        """A place between two texts that no token spans."""
+        self.is_marked = True
+        return self._mark
+
     def value(self, value: Any) -> Any:
         """A JSON value for the template, names of members included."""
         match value:

@@ -28,6 +28,7 @@ GEMMA3_TEMPLATE = Path(__file__).with_name("gemma3_tools.jinja")
 _NAME = "octet_probe"
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "", "parameters": {}}}]
 _WORD = re.compile(r"octet\d+probe")
+_TAGS = re.compile(r"<[^<>]*>|\s")
 
 
 class ChatTemplates:
@@ -36,6 +37,7 @@ class ChatTemplates:
     Attributes:
         exist: whether there is any.
         takes_tools: whether there is one for requests with tools.
+        opens_turns: whether what they make ends with how a turn of the model's begins.
         is_mistral: whether mistral-common takes the place of a template.
 
     Args:
@@ -59,6 +61,7 @@ class ChatTemplates:
             )
             self._with_tools = GEMMA3_TEMPLATE.read_text() if self.takes_tools else self._plain
         self._able = self._abilities()
+        self.opens_turns = not self.is_mistral and self._opens_turns()
 
     def able(self, *, tools: bool) -> Abilities:
         """What is said of conversations, with or without tools: the same, but for calls.
@@ -74,12 +77,28 @@ class ChatTemplates:
         found = {self._resolve(self._plain, None), self._resolve(self._with_tools, _TOOLS)}
         return [text for text in found if text]
 
-    def params(self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any]) -> "ChatParams":
+    def opening(self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any]) -> str:
+        """How a turn of the model's begins, as far as that can be told from what comes before it.
+
+        Args:
+            tools: as in `params`.
+            variables: as in `params`.
+        """
+        before, opened = (
+            self._text(_said("u"), self.params(tools, variables, opens=opens)) for opens in (False, True)
+        )
+        # Some templates begin a turn whether they are told to or not.
+        return opened.removeprefix(before) or opened
+
+    def params(
+        self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any], *, opens: bool = True
+    ) -> "ChatParams":
         """The template and what goes into it beside the messages.
 
         Args:
             tools: as `octet.engine.vllm.serving.vllm_messages.to_vllm_tools` gives them.
             variables: of the request, further ones for the template.
+            opens: whether the beginning of a turn of the model's goes behind all.
 
         Raises:
             InvalidRequestError: the template has no place for a variable.
@@ -95,7 +114,7 @@ class ChatTemplates:
                 **self._settings.chat_template_kwargs,
                 **variables,
                 "tools": tools,
-                "add_generation_prompt": True,
+                "add_generation_prompt": opens,
                 "tokenize": self.is_mistral,
             },
         )
@@ -152,12 +171,10 @@ class ChatTemplates:
         A picture is where its word is, behind it or before it.
         """
         try:
-            messages = to_vllm_messages(conversation, Speech(None))
-            _, prompt = self._renderer.render_messages(messages, self.params(tools, {}))
+            text = self._text(conversation, self.params(tools, {}))
         except Exception:
             # Templates raise whatever they like.
             return False
-        text = str(prompt.get("prompt", ""))
         found = list(_WORD.finditer(text))
         apart = all(first.end() < second.start() for first, second in pairwise(found))
         parts = [part for message in conversation for part in message.parts]
@@ -182,6 +199,36 @@ class ChatTemplates:
             if shown == wanted:
                 return True
         return False
+
+    def _opens_turns(self) -> bool:
+        """Whether what the model writes comes, in the templates, where its words in earlier turns are.
+
+        A template may write words of its own before these, such as the name of a channel, which the model
+        would have to write first; tags alone, such as those around reasoning, it may.
+        """
+        question, turn = _said("u"), _said("u", "a")
+        with compat.rendering.unsaid_about_templates():
+            for tools in (None, _TOOLS) if self.takes_tools else (None,):
+                try:
+                    before, opened = (
+                        self._text(question, self.params(tools, {}, opens=opens)) for opens in (False, True)
+                    )
+                    said = self._text(turn, self.params(tools, {}, opens=False))
+                except Exception:
+                    # Templates raise whatever they like.
+                    return False
+                until, word, _ = said.partition(_word(1))
+                told = len(opened) > len(before) and opened.startswith(before)
+                if not told and not (word and opened.startswith(until.rstrip())):
+                    return False
+                if until.startswith(opened) and _TAGS.sub("", until[len(opened) :]):
+                    return False
+        return True
+
+    def _text(self, conversation: list[Message], params: "ChatParams") -> str:
+        """What comes of a conversation."""
+        _, prompt = self._renderer.render_messages(to_vllm_messages(conversation, Speech(None)), params)
+        return str(prompt.get("prompt", ""))
 
 
 def is_mistral(tokenizer: Any) -> bool:

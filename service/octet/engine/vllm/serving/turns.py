@@ -68,8 +68,8 @@ def to_turns(messages: Sequence[Message], able: Abilities) -> list[Message]:
     if _says_calls(turns, able):
         turns = [piece for turn in turns for piece in _split_behind_calls(turn)]
     else:
-        spelled = [_spelled(turn) for turn in turns]
-        turns = spelled if able.repeated else _merged(spelled)
+        said = [spelled(turn) for turn in turns]
+        turns = said if able.repeated else _merged(said)
     if not able.assistant_first:
         first = next((i for i, turn in enumerate(turns) if turn.role is not Role.SYSTEM), len(turns))
         if first < len(turns) and turns[first].role is Role.ASSISTANT:
@@ -168,7 +168,7 @@ def _split_behind_calls(turn: Message) -> list[Message]:
     return [replace(turn, parts=tuple(piece)) for piece in pieces]
 
 
-def _spelled(turn: Message) -> Message:
+def spelled(turn: Message) -> Message:
     """The turn with its calls and results as text."""
     parts: list[Part] = []
     calls: list[ToolCallPart] = []
@@ -180,7 +180,7 @@ def _spelled(turn: Message) -> Message:
             case ToolResultPart(_, name, result):
                 part = TextPart(f"Result of {name}: {result}")
         if calls:
-            parts += _lines(parts, _call_list(calls))
+            parts += on_a_line(parts, _call_list(calls))
             calls = []
             parts.append(TextPart("\n"))
         elif isinstance(part, TextPart) and turn.role is Role.TOOL and parts:
@@ -188,18 +188,29 @@ def _spelled(turn: Message) -> Message:
             parts.append(TextPart(BETWEEN if isinstance(parts[-1], ImagePart) else "\n"))
         parts.append(part)
     if calls:
-        parts += _lines(parts, _call_list(calls))
+        parts += on_a_line(parts, _call_list(calls))
     return Message(Role.USER if turn.role is Role.TOOL else turn.role, _joined(parts))
 
 
-def _lines(before: Sequence[Part], text: str) -> list[Part]:
+def on_a_line(before: Sequence[Part], text: str) -> list[Part]:
     """A text on a line of its own."""
     if any(isinstance(part, TextPart) and part.text for part in before):
         text = f"\n{text}"
     return [TextPart(text)]
 
 
+def unfinished_list(calls: Sequence[ToolCallPart]) -> str:
+    """Calls as Gemma 3 is told to write them, up to where the arguments of the last one break off."""
+    *others, last = calls
+    begun = _call_list(others).removesuffix("]")
+    return f"{begun}{', ' if others else ''}{_call(last, last.arguments_json)}"
+
+
 def _call_list(calls: Iterable[ToolCallPart]) -> str:
     """Calls as Gemma 3 is told to write them; arguments are repeated as the model wrote them."""
-    listed = (f'{{"name": "{call.name}", "parameters": {call.arguments_json or "{}"}}}' for call in calls)
-    return f"[{', '.join(listed)}]"
+    return f"[{', '.join(_call(call, call.arguments_json or '{}') + '}' for call in calls)}]"
+
+
+def _call(call: ToolCallPart, arguments: str) -> str:
+    """A call up to the end of its arguments."""
+    return f'{{"name": "{call.name}", "parameters": {arguments}'
