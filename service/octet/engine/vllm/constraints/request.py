@@ -51,7 +51,7 @@ class Constraint:
         tools: the fields of the schemas of the tools that may be called, by the tools' places.
         unique: the schemas whose uniqueItems are looked at in the whole answer: by a tool's name that of its
             arguments, by None that of the text.
-        parts: of a grammar that is put together, constraints to be blamed alone.
+        parts: of a grammar that is put together, constraints that have to hold alone.
         instead: what the answer may be held to as well, in place of this.
     """
 
@@ -111,12 +111,12 @@ async def verified(constraint: Constraint, check: Check) -> Constraint:
     Raises:
         InvalidRequestError: at its field, when it cannot be compiled.
     """
+    for part in constraint.parts:
+        await verified(part, check)
     problem, grammar = await check(constraint.grammar)
     if not problem:
         instead = await verified(constraint.instead, check) if constraint.instead else None
         return dataclasses.replace(constraint, grammar=grammar, instead=instead)
-    for part in constraint.parts:
-        await verified(part, check)
     where, problem = await _part_at_fault(constraint.grammar, problem, check)
     at = constraint.field
     if inside_tool := _TOOL.match(where):
