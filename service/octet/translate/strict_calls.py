@@ -42,10 +42,10 @@ class HeldArguments:
     def __init__(self, names: Collection[str]) -> None:
         """`names` are those by which strict tools are called."""
         self._names = frozenset(names)
+        self._longest = max(map(len, names))
         self._text = ""
         self._start = 0  # the place of `_text` in the answer
-        self._at = 0  # up to here `_text` is done with,
-        self._searched = 0  # and up to here it has been looked through
+        self._at = 0  # up to here `_text` is done with
         self._depth = 0
         self._in_string = self._escaped = False
         self._begins: set[int] = set()
@@ -55,7 +55,6 @@ class HeldArguments:
         """Takes the next piece of the answer."""
         self._text = self._text[self._at :] + piece
         self._start += self._at
-        self._searched = max(self._searched - self._at, 0)
         self._at = 0
         while self._read():
             pass
@@ -71,19 +70,25 @@ class HeldArguments:
         if found is None:
             self._at = max(self._at, len(self._text) - _LONGEST_HEAD)
             return False
-        self._at = self._searched = found.end()
+        self._at = found.end()
         self._read = self._name
         return True
 
     def _name(self) -> bool:
-        end = self._text.find('"', self._searched)
-        self._searched = len(self._text)
-        if end < 0:
+        end = self._text.find('"', self._at)
+        if end < 0 and len(self._text) - self._at <= self._longest:
             return False
-        held = self._text[self._at : end] in self._names
-        self._at = end + (not held)
-        self._read = self._between if held else self._head
+        held = end >= 0 and self._text[self._at : end] in self._names
+        self._at = end if held else self._at
+        self._read = self._between if held else self._other_name
         return True
+
+    def _other_name(self) -> bool:
+        end = self._text.find('"', self._at)
+        self._at = len(self._text) if end < 0 else end + 1
+        if end >= 0:
+            self._read = self._head
+        return end >= 0
 
     def _between(self) -> bool:
         for head in ARGUMENT_HEADS:

@@ -32,6 +32,7 @@ PLACES = [
     "{'name': 'f', 'parameters': {}}",
     '{"name": "ff", "parameters": {}} {"name": "F", "parameters": {}}',
     '{"title": "f", "parameters": {}}',
+    '{"name": "fxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", "parameters": {}} "name": "f", "parameters": *{}}',
 ]
 
 
@@ -44,6 +45,31 @@ def test_places_of_held_arguments(marked: str, size: int) -> None:
         held.feed(text[at : at + size])
     places = [found.start() - number for number, found in enumerate(re.finditer(r"\*", marked))]
     assert [place for place in range(len(text)) if held.begin_at(place)] == places
+
+
+@pytest.mark.parametrize(
+    ("head", "rest"),
+    [
+        ("", "a"),
+        ("", '"'),
+        ("", '"name"'),
+        ("", '"name": "'),
+        ('{"name"', " "),
+        ('{"name": "', "f"),
+        ('{"name": "f', "x"),
+        ('{"name": "f"', " "),
+        ('{"name": "f", "parameters": ', "{"),
+        ('{"name": "f", "parameters": {"a": "', "a"),
+        ('{"name": "f", "parameters": {"a": "', "\\"),
+        ("", '{"name": "f", "parameters": {}}'),
+    ],
+)
+def test_little_is_kept_of_an_answer(head: str, rest: str) -> None:
+    """And what is kept is all that is looked at again."""
+    held = HeldArguments(strict_spellings(NAMES, STRICT))
+    for char in head + rest * 2000:
+        held.feed(char)
+        assert len(held._text) - held._at < 64
 
 
 def scan(*pieces: str) -> tuple[list[tuple[str, str]], str]:
