@@ -58,6 +58,8 @@ class PromptRenderer:
         self._model = model
         self._templates = ChatTemplates(renderer, model, settings)
         self._placeholder = compat.rendering.picture_placeholder(model)
+        if self.pans_and_scans:
+            compat.rendering.find_pictures_before_line_breaks()
         self._special = SpecialTokens(renderer.tokenizer, self._templates.texts(), self._placeholder or "")
         # mistral-common makes no special tokens out of texts.
         self._parses_special = settings.parse_special_tokens or self._templates.is_mistral
