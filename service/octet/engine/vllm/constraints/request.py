@@ -24,7 +24,7 @@ from octet.engine.vllm.constraints.schema import (
 from octet.engine.vllm.constraints.strict import of_strict_calls
 from octet.errors import InvalidRequestError
 from octet.translate.calls_or_text import CALLS_BEGIN
-from octet.translate.strict_calls import strict_spellings, strict_tools
+from octet.translate.strict_calls import strict_functions, strict_spellings, strict_tools
 from octet.translate.tool_schema import calls_schema, offered, place
 
 Check = Callable[[str], Awaitable[Verdict]]
@@ -190,7 +190,8 @@ def _strict(request: GenerationRequest) -> Constraint:
             unique[tool.name] = tool.parameters
         alone = grammars.of_schema(schemas[tool.name], separators=_CALL_SEPARATORS, white_space=False)
         parts.append(Constraint(field, alone))
-    grammar = of_strict_calls(strict_spellings(called, schemas), schemas, _CALL_SEPARATORS)
+    functions = strict_functions(request)
+    grammar = of_strict_calls(strict_spellings(called, schemas), schemas, functions, _CALL_SEPARATORS)
     return Constraint("tools", grammar, unique=unique, parts=tuple(parts))
 
 

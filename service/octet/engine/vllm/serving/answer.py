@@ -12,7 +12,7 @@ from octet.engine.vllm.launch.args import SCANNER, finder_of_calls, one_line
 from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
 from octet.translate.calls_or_text import CallsOrText
-from octet.translate.strict_calls import strict_tools
+from octet.translate.strict_calls import strict_functions, strict_tools
 from octet.translate.tool_schema import offered
 from octet.translate.tool_values import is_cut_off
 from octet.translate.tools import (
@@ -320,6 +320,7 @@ def scanner_of(request: GenerationRequest, *, whole_calls: bool) -> ToolCallScan
         [tool.name for tool in tools],
         parameters={tool.name: argument_names(tool.parameters) for tool in tools},
         strict=[request.tools[i].name for i in strict_tools(request)],
+        functions=strict_functions(request),
         one_call=not request.tool_choice.parallel_calls,
         whole_calls=whole_calls,
     )
