@@ -46,8 +46,8 @@ def strict_tools(request: GenerationRequest) -> list[int]:
 def strict_functions(request: GenerationRequest) -> dict[str, list[str]]:
     """The names of those of them whose calls are held in Python's form, too, and their arguments, in order.
 
-    Their schemas are no more than properties, with names that Python could use and without references. There are
-    none where more than `MOST_FUNCTIONS` tools are strict.
+    Their schemas are no more than properties, with names that Python could use and without references. There
+    are none where more than `MOST_FUNCTIONS` tools are strict.
     """
     strict = [request.tools[i] for i in strict_tools(request)]
     if len(strict) > MOST_FUNCTIONS:
