@@ -244,7 +244,7 @@ class CallReader:
         if (yield from self._source.need()) != "(":
             raise NoCall
         name = self._names[name]
-        if name in self._held:
+        if name in self._held and not self._held[name](self._source.place):
             raise NoCall
         reader = ValueReader(self._source, python=True)
         self.within = True

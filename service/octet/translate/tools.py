@@ -78,6 +78,7 @@ class ToolCallScanner:
         *,
         parameters: Mapping[str, Sequence[str]] | None = None,
         strict: Collection[str] = (),
+        functions: Collection[str] = (),
         one_call: bool = False,
         whole_calls: bool = False,
     ) -> None:
@@ -88,6 +89,7 @@ class ToolCallScanner:
             parameters: what their arguments are called, in order, for calls that give them by place.
             strict: those of them whose arguments decoding holds to a schema; calls in forms that it does not
                 hold are none.
+            functions: those of the strict ones that it holds in Python's form, too.
             one_call: the answer ends behind the first call.
             whole_calls: no call is reported before its arguments are complete, for an answer that may end
                 within them.
@@ -96,7 +98,11 @@ class ToolCallScanner:
         self._whole_calls = whole_calls
         self._source = GrowingText()
         self._text = AnswerText()
-        self._held = HeldArguments(strict_spellings(names, strict)) if strict else None
+        self._held = (
+            HeldArguments(strict_spellings(names, strict), strict_spellings(names, functions))
+            if strict
+            else None
+        )
         held = dict.fromkeys(strict, self._held.begin_at) if self._held else {}
         self._reader = CallReader(self._source, names, parameters or {}, self, held)
         self._code = QuotedCode(self._source)

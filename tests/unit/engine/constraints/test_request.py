@@ -60,6 +60,7 @@ async def constraint(request: GenerationRequest, checker: Checker) -> Constraint
 
 
 OBJECT = OutputFormat(OutputKind.JSON_OBJECT)
+EMPTY = {"type": "string", "pattern": "^a$", "maxLength": 0}
 LONG = {"type": "string", "minLength": 3, "maxLength": 1}
 
 
@@ -110,6 +111,10 @@ LONG = {"type": "string", "minLength": 3, "maxLength": 1}
         (choosing(NONE, {"type": "object", "not": {}}, strict=True), "tools[1].parameters", "(at /not)"),
         (choosing(NONE, {"type": "object", "properties": {"a": LONG}, "required": ["a"]}, strict=True),
          "tools[1].parameters", "(at /properties/a)"),
+        (choosing(NONE, {"type": "object", "properties": {"a": EMPTY}, "required": ["a"]}, strict=True),
+         "tools[1].parameters", "nothing satisfies it"),
+        (choosing(NONE, {"type": "object", "required": ["a"], "additionalProperties": False}, strict=True),
+         "tools[1].parameters", "nothing satisfies it"),
         (choosing({"type": "object", "properties": {"a": {"pattern": "^(?=b)"}}}, strict=True),
          "tools[0].parameters", "(at /properties/a)"),
     ],

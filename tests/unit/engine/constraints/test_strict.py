@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.strict import of_strict_calls
 from octet.engine.vllm.constraints.walk import Walk
-from octet.translate.strict_calls import strict_spellings
+from octet.translate.strict_calls import MOST_FUNCTIONS, strict_spellings
 from octet.translate.tools import ArgumentsFound, CallFound, ToolCallScanner
 
-NAMES = ("f", "ff", "free", "db.query")
+NAMES = ("f", "ff", "free", "db.query", "now")
 SCHEMAS: dict[str, dict[str, Any]] = {
     "f": {
         "type": "object",
@@ -25,12 +25,14 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     },
     "db.query": {"type": "object", "properties": {"n": {"type": "integer", "minimum": 0}},
                  "required": ["n"], "additionalProperties": False},
+    "now": {"type": "object", "properties": {}, "additionalProperties": False},
 }  # fmt: skip
+FUNCTIONS = {"f": ["a", "b"], "now": []}
 
 
 @pytest.fixture(scope="module")
 def grammar() -> str:
-    return of_strict_calls(strict_spellings(NAMES, SCHEMAS), SCHEMAS, (", ", ": "))
+    return of_strict_calls(strict_spellings(NAMES, SCHEMAS), SCHEMAS, FUNCTIONS, (", ", ": "))
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def checker() -> Iterator[Checker]:
 
 
 def calls_in(text: str, size: int = 1000) -> list[tuple[str, str]]:
-    scanner = ToolCallScanner(NAMES, strict=tuple(SCHEMAS))
+    scanner = ToolCallScanner(NAMES, strict=tuple(SCHEMAS), functions=tuple(FUNCTIONS))
     pieces = [text[at : at + size] for at in range(0, len(text), size)]
     calls: list[tuple[str, str]] = []
     for item in [item for piece in pieces for item in scanner.feed(piece)] + scanner.finish():
@@ -57,7 +59,13 @@ TEXTS = [
     ("", []),
     ("It is late.\n", []),
     ('{"a": 1, "name": "x", "parameters": {"a": 2}}', []),
-    ('f(a=1) and {"name": "free", "parameters": {"a": "z"}}', ["free"]),
+    ('ff (a=1) and {"name": "free", "parameters": {"a": "z"}}', ["free"]),
+    ('f(a="x", b="\\")(")', ["f"]),
+    ('```tool_code\nprint(default_api.f(a="y"))\nnow()\n```', ["f", "now"]),
+    ('[now(), f(a="x"), ff(a=1)]', ["now", "f", "ff"]),
+    ('r = f(a="y")\nprint(r)', []),
+    ('It is f(a="x") that is meant, not half(a=1), db.query(n=-1) or f (a=1).', []),
+    ("Now", []),
     ('The key is "name": "', []),
     ('It is written {"name": "f', []),
     ('{"name": ""} {"name": "ff", "args": {"a": "z"}} {"name": "fff"}', ["ff"]),
@@ -91,6 +99,16 @@ def test_what_may_be_written(grammar: str, text: str, calls: list[str]) -> None:
         'Then "name"\n:  "tools.f", {}',
         '{"name": "free"} {"function": "db.query", "arguments": {"n": -1}}',
         '{"name": "f", "parameters": {"a": "x"',
+        'f(a="z")',
+        "f(a='x')",
+        'f("x")',
+        "f()",
+        'f(b="", a="x")',
+        'f(a="x",b="")',
+        'tools.f(a="x" )',
+        "Say f(it).",
+        "now(1)",
+        '"name": "x" f(a="x"',
     ],
 )
 def test_what_may_not(grammar: str, text: str) -> None:
@@ -100,7 +118,8 @@ def test_what_may_not(grammar: str, text: str) -> None:
 PIECES = st.sampled_from(
     ['{"name": "f", "parameters": ', '"name": "f", "arguments": ', '{"name": "db.query", "parameters": ',
      '{"a": "x"}', '{"a": "y", "b": "f(a"}', '{"a": "z"}', '{"n": 3}', "{", "}", "[", "]", ", ", '"', "'",
-     "`", "```", "\n", '"name"', ": ", '"f"', "f(a=1)", "f", '{"name": "',
+     "`", "```", "\n", '"name"', ": ", '"f"', "f(a=1)", "f(", 'f(a="x")',
+     'a="y")', "now()", "f", '{"name": "',
      '{"name": "free", "parameters": {"q": ',
      "{'name': 'f', 'parameters': {}}", '{"age": 3, ', "print(", ")",
      "<tool_call>", "</tool_call>", "é", "\\"]
@@ -119,6 +138,7 @@ def test_calls_of_strict_tools_satisfy_their_schemas(grammar: str, text: str, si
 
 def test_many_strict_tools_compile(checker: Checker) -> None:
     schemas = {f"tool_{i}": {**SCHEMAS["f"], "title": str(i)} for i in range(128)}
-    grammar = of_strict_calls(strict_spellings(schemas, schemas), schemas, (", ", ": "))
+    functions = {name: ["a", "b"] for name in list(schemas)[:MOST_FUNCTIONS]}
+    grammar = of_strict_calls(strict_spellings(schemas, schemas), schemas, functions, (", ", ": "))
     assert checker.check_now(grammar) == ("", grammar)
-    assert Walk(grammar).takes('{"name": "tool_127", "parameters": {"a": "x"}}')
+    assert Walk(grammar).takes('{"name": "tool_127", "parameters": {"a": "x"}} tool_7(a="x", b="")')

@@ -94,7 +94,10 @@ def test_beside_a_form_an_answer_is_calls_or_text() -> None:
 def test_calls_of_strict_tools_are_those_that_were_held() -> None:
     strict = replace(F, strict=True)
     assert made(BOTH, strict, G) == (["f", "g"], "")
-    assert made("f(a=1)", strict, G) == ([], "f(a=1)")
+    assert made("f(a=1)", strict, G) == (["f"], "")
+    assert made("f (a=1)", strict, G) == ([], "f (a=1)")
+    loose = replace(strict, parameters={"type": "object"})
+    assert made("f(a=1)", loose, G) == ([], "f(a=1)")
     assert made("g(a=1)", strict, G) == (["g"], "")
     # Those that are demanded are held as they are.
     assert made("f(a=1)", strict, G, mode=ToolChoiceMode.REQUIRED) == (["f"], "")

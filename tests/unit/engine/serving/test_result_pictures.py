@@ -56,6 +56,24 @@ async def test_each_is_where_its_result_is(
     assert before[:-1] == said
 
 
+@pytest.mark.parametrize("words", ["\nnext", "\n", "\n\nnext", "\n\n\nnext", " \nnext", "next", "\tnext\n"])
+@pytest.mark.parametrize("before", ["a", "a\n", "a\n\n", "\n"])
+@pytest.mark.parametrize("pictures", [(RED,), (RED, GREEN)])
+async def test_line_breaks_beside_pictures_hide_none(
+    renderers: dict[str, PromptRenderer], words: str, before: str, pictures: tuple[ImagePart, ...]
+) -> None:
+    """In a template that does not trim texts."""
+    asked = user(TextPart(before), *pictures, TextPart(words))
+    prompt = await measured(renderers["thinking"], asked, tools=())
+    tokens = prompt["prompt_token_ids"]
+    renderer = renderers["thinking"]
+    begin = renderer.picture_token
+    places = prompt["mm_placeholders"]["image"]
+    assert len(places) == len(pictures)
+    for place in places:
+        assert tokens[place.offset : place.offset + place.length].count(begin) == 1
+
+
 async def test_a_template_that_shows_them_says_its_own_calls(renderers: dict[str, PromptRenderer]) -> None:
     results = Message(Role.TOOL, (*result("c1", "one", GREEN), *result("c2", "", BLUE)))
     prompt = await measured(renderers["showing"], ASKED, CALLED, results, LAST, tools=(TOOL,))

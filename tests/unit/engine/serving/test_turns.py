@@ -111,7 +111,7 @@ def test_pictures_of_results_need_a_template_that_shows_them() -> None:
     assert to_turns(said, ALL) == said
     spelled = to_turns(said, Abilities(shown_results=False))
     assert spelled[2].role is Role.USER
-    parts = (TextPart("Result of f: of 1"), picture, picture, TextPart("\n\nResult of f: "), picture)
+    parts = (TextPart("Result of f: of 1"), picture, picture, TextPart("\nResult of f: "), picture)
     assert spelled[2].parts == parts
     assert to_turns(said, STRICT)[2].parts == (*parts, TextPart("\n\nc"))
     plain = [user("a"), model("", "1"), result("1"), user("c")]

@@ -24,7 +24,7 @@ from octet.engine.vllm.constraints.schema import (
 from octet.engine.vllm.constraints.strict import of_strict_calls
 from octet.errors import InvalidRequestError
 from octet.translate.calls_or_text import CALLS_BEGIN
-from octet.translate.strict_calls import strict_spellings, strict_tools
+from octet.translate.strict_calls import strict_functions, strict_spellings, strict_tools
 from octet.translate.tool_schema import calls_schema, offered, place
 
 Check = Callable[[str], Awaitable[Verdict]]
@@ -51,7 +51,7 @@ class Constraint:
         tools: the fields of the schemas of the tools that may be called, by the tools' places.
         unique: the schemas whose uniqueItems are looked at in the whole answer: by a tool's name that of its
             arguments, by None that of the text.
-        parts: of a grammar that is put together, constraints to be blamed alone.
+        parts: of a grammar that is put together, constraints that have to hold alone.
         instead: what the answer may be held to as well, in place of this.
         begun: the field of what is written of the text already; empty where that is nothing.
     """
@@ -140,13 +140,13 @@ async def _compiled(constraint: Constraint, check: Check) -> Constraint | None:
     Raises:
         InvalidRequestError: at its field, when it cannot be compiled.
     """
+    for part in constraint.parts:
+        await verified(part, check)
     problem, grammar = await check(constraint.grammar)
     if not problem:
         return dataclasses.replace(constraint, grammar=grammar)
     if problem == BEGUN:
         return None
-    for part in constraint.parts:
-        await verified(part, check)
     where, problem = await _part_at_fault(constraint.grammar, problem, check)
     at = constraint.field
     if inside_tool := _TOOL.match(where):
@@ -220,7 +220,8 @@ def _strict(request: GenerationRequest) -> Constraint:
             unique[tool.name] = tool.parameters
         alone = grammars.of_schema(schemas[tool.name], separators=_CALL_SEPARATORS, white_space=False)
         parts.append(Constraint(field, alone))
-    grammar = of_strict_calls(strict_spellings(called, schemas), schemas, _CALL_SEPARATORS)
+    functions = strict_functions(request)
+    grammar = of_strict_calls(strict_spellings(called, schemas), schemas, functions, _CALL_SEPARATORS)
     return Constraint("tools", grammar, unique=unique, parts=tuple(parts))
 
 

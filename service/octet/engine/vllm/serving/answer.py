@@ -15,7 +15,7 @@ from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
 from octet.errors import InvalidRequestError, StartupError
 from octet.translate.calls_or_text import CALLS_BEGIN, CallsOrText
 from octet.translate.resumed_tools import ResumedScanner, Scanner
-from octet.translate.strict_calls import strict_tools
+from octet.translate.strict_calls import strict_functions, strict_tools
 from octet.translate.tool_schema import offered
 from octet.translate.tool_values import is_cut_off
 from octet.translate.tools import (
@@ -372,6 +372,7 @@ def scanner_of(request: GenerationRequest, begun: Begun | None, *, whole_calls: 
             [tool.name for tool in tools],
             parameters={tool.name: argument_names(tool.parameters) for tool in tools},
             strict=[request.tools[i].name for i in strict_tools(request)],
+            functions=strict_functions(request),
             one_call=not request.tool_choice.parallel_calls,
             whole_calls=whole_calls,
         )

@@ -64,6 +64,8 @@ class PromptRenderer:
         self._model = model
         self._templates = ChatTemplates(renderer, model, settings)
         self._placeholder = compat.rendering.picture_placeholder(model)
+        if self.pans_and_scans:
+            compat.rendering.find_pictures_before_line_breaks()
         self._special = SpecialTokens(renderer.tokenizer, self._templates.texts(), self._placeholder or "")
         self._raw = RawPrompts(
             renderer.tokenizer,

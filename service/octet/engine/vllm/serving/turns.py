@@ -184,8 +184,7 @@ def spelled(turn: Message) -> Message:
             calls = []
             parts.append(TextPart("\n"))
         elif isinstance(part, TextPart) and turn.role is Role.TOOL and parts:
-            # A single line break behind a picture is more than vLLM's processor for Gemma 3 can take.
-            parts.append(TextPart(BETWEEN if isinstance(parts[-1], ImagePart) else "\n"))
+            parts.append(TextPart("\n"))
         parts.append(part)
     if calls:
         parts += on_a_line(parts, _call_list(calls))
