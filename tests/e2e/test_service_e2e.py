@@ -125,18 +125,11 @@ def _recipes() -> list[tuple[str, str, str]]:
     return [(recipe[1], recipe[2], recipe[3]) for recipe in found if recipe]
 
 
-def test_every_recipe_is_found() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    assert len(_recipes()) == page.count("```python") > 5
-
-
-@pytest.mark.parametrize(
-    ("program", "printed"), [recipe[1:] for recipe in _recipes()], ids=[recipe[0] for recipe in _recipes()]
-)
-def test_recipe(either_target: str, program: str, printed: str) -> None:
+def follow(target: str, program: str, printed: str) -> None:
+    """Runs a recipe; it has to print what it says."""
     result = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | {"OCTET": either_target},
+        env=os.environ | {"OCTET": target},
         capture_output=True,
         text=True,
         timeout=120,
@@ -146,16 +139,39 @@ def test_recipe(either_target: str, program: str, printed: str) -> None:
     assert result.stdout.splitlines() == [line[4:] for line in printed.splitlines()]
 
 
-def test_tool_call_from_the_command_line(either_target: str, tmp_path: Path) -> None:
+def test_every_recipe_is_found() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
+    assert len(_recipes()) == page.count("```python") > 5
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), [recipe[1:] for recipe in _recipes()], ids=[recipe[0] for recipe in _recipes()]
+)
+def test_recipe(target: str, program: str, printed: str) -> None:
+    follow(target, program, printed)
+
+
+# How this model calls tools was trained with another template.
+TALKS = [recipe for recipe in _recipes() if "tools" not in recipe[1]]
+
+
+@pytest.mark.parametrize(
+    ("program", "printed"), [recipe[1:] for recipe in TALKS], ids=[recipe[0] for recipe in TALKS]
+)
+def test_recipe_with_a_strict_template(strict_target: str, program: str, printed: str) -> None:
+    follow(strict_target, program, printed)
+
+
+def test_tool_call_from_the_command_line(target: str, tmp_path: Path) -> None:
     (tmp_path / "tools.json").write_text(json.dumps([WEATHER]))
-    answer = chat(either_target, "--tools", str(tmp_path / "tools.json"), "What is the weather in Oslo?")
+    answer = chat(target, "--tools", str(tmp_path / "tools.json"), "What is the weather in Oslo?")
     [call] = [json.loads(line) for line in answer.splitlines() if line]
     assert (call["name"], call["arguments"]) == ("get_weather", {"city": "Oslo"})
 
 
-def test_tool_result_is_used(either_target: str) -> None:
+def test_tool_result_is_used(target: str) -> None:
     question = user("What is the weather in Oslo?")
-    with Client(either_target) as client:
+    with Client(target) as client:
         asked = client.chat(question, tools=[WEATHER], temperature=0.0)
         assert asked.finish_reason == "TOOL_CALLS"
         [call] = asked.tool_calls
@@ -167,12 +183,12 @@ def test_tool_result_is_used(either_target: str) -> None:
 
 
 @pytest.mark.parametrize("choice", ["required", "get_weather"])
-def test_tool_choice_constrains(either_target: str, choice: str) -> None:
+def test_tool_choice_constrains(target: str, choice: str) -> None:
     """A greeting asks for no call; only the constraint makes one, and holds its argument to the schema."""
     city = {"enum": ["Oslo", "Rome"]}
     parameters = {"type": "object", "properties": {"city": city}, "required": ["city"]}
     tools = [{"name": "get_weather", "parameters": parameters | {"additionalProperties": False}}]
-    with Client(either_target) as client:
+    with Client(target) as client:
         free = client.chat("Hello!", tools=tools, temperature=0.0)
         held = client.chat("Hello!", tools=tools, tool_choice=choice, temperature=0.0, max_tokens=200)
     assert free.tool_calls == []
