@@ -3,12 +3,13 @@
 import pytest
 
 from octet.translate.calls_or_text import CALLS_BEGIN, CallsOrText
+from octet.translate.resumed_tools import ResumedScanner
 from octet.translate.tools import ArgumentsFound, CallFound, TextFound, ToolCallScanner
 
 F = [CallFound(0, "f"), ArgumentsFound(0, '{"a": 1}')]
 
 
-@pytest.mark.parametrize(
+ANSWERS = pytest.mark.parametrize(
     ("answer", "calls"),
     [
         ('[{"name": "f", "parameters": {"a": 1}}]', 1),
@@ -26,6 +27,9 @@ F = [CallFound(0, "f"), ArgumentsFound(0, '{"a": 1}')]
         (" \n", 0),
     ],
 )
+
+
+@ANSWERS
 def test_what_an_answer_is(answer: str, calls: int) -> None:
     for size in (1, 2, 5, 1000):
         reader = CallsOrText(ToolCallScanner(["f"]))
@@ -57,3 +61,21 @@ def test_a_call_that_is_cut_off() -> None:
     assert reader.feed('[{"name": "f", "parameters": {"a"')
     assert reader.finish() == []
     assert reader.cut_off
+
+
+@ANSWERS
+def test_an_answer_that_goes_on(answer: str, calls: int) -> None:
+    """Cut anywhere: what is new of a text, or the calls that were not whole."""
+    for at in range(len(answer) + 1):
+        said, rest = answer[:at], answer[at:]
+        whole = said.count("1}")
+        for size in (1, 3, 1000):
+            reader = CallsOrText(ResumedScanner(ToolCallScanner(["f"]), said), said)
+            found = [item for i in range(0, len(rest), size) for item in reader.feed(rest[i : i + size])]
+            found += reader.finish()
+            text = "".join(item.text for item in found if isinstance(item, TextFound))
+            assert text == ("" if calls else rest)
+            new = [item for item in found if isinstance(item, CallFound)]
+            assert [item.index for item in new] == list(range(calls - whole if calls else 0))
+            arguments = [item.json for item in found if isinstance(item, ArgumentsFound)]
+            assert "".join(arguments) == '{"a": 1}' * len(new)

@@ -81,6 +81,22 @@ def test_an_answer_that_goes_on_is_followed_from_there(backend: Backend) -> None
     assert follow(backend, grammars.begun_with(grammar, "x")).failure
 
 
+def test_any_of_several_ways_goes_on_from_there(backend: Backend) -> None:
+    ways = [grammars.of_choice(texts) for texts in (["yes", "yellow"], ["year", "yes!"])]
+    following = follow(backend, ALTERNATIVE.join(grammars.begun_with(way, "ye") for way in ways))
+    begins = allowed(backend, following)
+    assert {tokens(backend, text)[0] for text in ("s", "l", "a")} <= begins
+    assert tokens(backend, "y")[0] not in begins
+    assert following.accept_tokens("r", tokens(backend, "s"))
+    assert allowed(backend, following) == {1, 106, *tokens(backend, "!")}
+    following.rollback(1)
+    assert allowed(backend, following) == begins
+    assert following.accept_tokens("r", tokens(backend, "a"))
+    assert not {1, 106} & allowed(backend, following)
+    following.reset()
+    assert allowed(backend, following) == begins
+
+
 def test_drafts_are_looked_at_without_taking_them(backend: Backend) -> None:
     following = follow(backend, grammars.of_regex("[a-z]+"))
     good, bad = tokens(backend, "abc"), tokens(backend, "7")

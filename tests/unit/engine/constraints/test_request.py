@@ -17,6 +17,7 @@ from octet.engine.types import (
     ToolChoiceMode,
 )
 from octet.engine.vllm.constraints.checker import Checker
+from octet.engine.vllm.constraints.grammars import split_begun
 from octet.engine.vllm.constraints.request import Constraint, is_constrained, to_constraint, verified
 from octet.engine.vllm.constraints.walk import Walk
 from octet.errors import InvalidRequestError
@@ -170,7 +171,7 @@ CALL = '{"name": "f0", "parameters": {"city": "Oslo"}}'
 ITEMS: dict[str, Any] = {"type": "array", "items": {"type": "object"}}
 
 
-@pytest.mark.parametrize(
+FORMS_WITH_TEXTS = pytest.mark.parametrize(
     ("form", "texts"),
     [
         (OutputFormat(OutputKind.JSON_OBJECT), ['{"name":"f0","parameters":{"city":"Paris"}}', "{}"]),
@@ -190,6 +191,9 @@ ITEMS: dict[str, Any] = {"type": "array", "items": {"type": "object"}}
         (OutputFormat(OutputKind.CHOICE, ("yes", "[", '[{"name"')), ["yes", "[", '[{"name"']),
     ],
 )
+
+
+@FORMS_WITH_TEXTS
 @pytest.mark.parametrize("parallel", [True, False])
 async def test_calls_or_an_answer_of_the_form(
     checker: Checker, form: OutputFormat, texts: list[str], parallel: bool
@@ -209,6 +213,62 @@ async def test_calls_or_an_answer_of_the_form(
         "nonsense",
     ):
         assert not takes(held, wrong) or (wrong == "nonsense" and form.spec == r"(.|\n)*")
+
+
+@FORMS_WITH_TEXTS
+async def test_calls_or_an_answer_of_the_form_that_go_on(
+    checker: Checker, form: OutputFormat, texts: list[str]
+) -> None:
+    """What is written already decides which of the two the answer may still become."""
+    made = to_constraint(choosing(CITY, NONE, form=form))
+    for text in (*texts, f"[{CALL}]"):
+        for said in {text[: len(text) // 3], text[: len(text) // 2], text[:-1], text}:
+            held = await verified(made.going_on(said, "messages[1]"), checker.check)
+            ways = [split_begun(grammar) for grammar in held.grammars]
+            assert {begun for _, begun in ways} == {said}
+            assert any(Walk(grammar).takes(text) for grammar, _ in ways)
+            assert all(Walk(grammar).begins(said) for grammar, _ in ways)
+            assert held.unique == made.unique
+
+
+@pytest.mark.parametrize(
+    ("request_", "said", "permitting"),
+    [
+        (choosing(CITY, form=OBJECT), "nonsense", "output_format.json_object or tools"),
+        (
+            choosing(CITY, form=OBJECT),
+            f"[{CALL.replace('Oslo', 'Paris')}",
+            "output_format.json_object or tools",
+        ),
+        (choosing(CITY, strict=True), f"So: {CALL.replace('Oslo', 'Paris')}", "tools"),
+        (calling(CITY), "So", "tools"),
+        (formatted(OutputKind.CHOICE, ("a", "b")), "c", "output_format.choice"),
+    ],
+)
+async def test_what_begins_nothing_that_is_permitted(
+    checker: Checker, request_: GenerationRequest, said: str, permitting: str
+) -> None:
+    with pytest.raises(InvalidRequestError, match=f"begins nothing that {permitting} permits") as refused:
+        await verified(to_constraint(request_).going_on(said, "messages[1]"), checker.check)
+    assert refused.value.field == "messages[1]"
+
+
+@pytest.mark.parametrize("form", [OBJECT, None])
+async def test_a_wrong_schema_is_to_blame_whatever_is_written(
+    checker: Checker, form: OutputFormat | None
+) -> None:
+    wrong = {"type": "string", "pattern": "(?=a)b"}
+    request_ = choosing({"type": "object", "properties": {"a": wrong}}, form=form, strict=True)
+    with pytest.raises(InvalidRequestError) as refused:
+        await verified(to_constraint(request_).going_on('{"a', "messages[1]"), checker.check)
+    assert refused.value.field == "tools[0].parameters"
+
+
+@pytest.mark.parametrize("said", ["", "So: ", 'So: {"name": "f0", "parameters": {"city": "Os', f"[{CALL}, "])
+async def test_strict_calls_go_on(checker: Checker, said: str) -> None:
+    made = to_constraint(choosing(CITY, strict=True)).going_on(said, "messages[1]")
+    [grammar] = (await verified(made, checker.check)).grammars
+    assert split_begun(grammar)[1] == said
 
 
 async def test_without_tools_that_may_be_called_an_answer_has_the_form(checker: Checker) -> None:
