@@ -12,6 +12,7 @@ from octet.engine.types import (
     CandidateFinished,
     GenerationRequest,
     Message,
+    Prompt,
     Role,
     Sampling,
     TextDelta,
@@ -54,6 +55,13 @@ async def text_of(engine: VllmEngine, adapter: str, sampling: Sampling = GREEDY)
     return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
 
 
+async def completed(engine: VllmEngine, adapter: str) -> str:
+    prompt = Prompt("prompts[0]", (TextPart("The capital of France is"),))
+    request = GenerationRequest(f"adapter-{next(_ids)}", prompt=prompt, adapter=adapter, sampling=GREEDY)
+    deltas = [d for e in [e async for e in engine.generate(request)] for d in getattr(e, "deltas", ())]
+    return "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+
+
 async def begun(engine: VllmEngine, requests: int) -> None:
     """Returns when the engine has so many requests, which it tells only when it is asked."""
     while await engine.num_unfinished() < requests:  # noqa: ASYNC110
@@ -72,6 +80,15 @@ async def test_adapters_come_and_go(engine_: VllmEngine, folder: Path) -> None:
         await text_of(engine_, "new")
     assert await engine_.unload_adapter("new") is None
     assert await text_of(engine_, "") == plain
+
+
+async def test_raw_prompts_run_on_them(engine_: VllmEngine, folder: Path) -> None:
+    plain = await completed(engine_, "")
+    await engine_.load_adapter("louder", folder / "louder", replace=False)
+    assert await completed(engine_, "louder") != plain
+    await engine_.unload_adapter("louder")
+    with pytest.raises(AdapterNotFoundError):
+        await completed(engine_, "louder")
 
 
 async def test_a_name_means_what_it_means_now(engine_: VllmEngine, folder: Path) -> None:

@@ -48,8 +48,10 @@ async def test_a_template_of_ones_own(client: AsyncClient) -> None:
     for text in (turn(FRANCE), f"<bos>{turn(FRANCE)}"):
         answer = await client.complete(text, temperature=0.0)
         assert answer.text == chat.text
-        assert answer.finish_reason == "STOP"
+        assert (answer.finish_reason, answer.stop) == ("STOP", chat.stop)
         assert answer.usage.prompt_tokens == chat.usage.prompt_tokens
+    cut = await client.complete(turn(FRANCE), temperature=0.0, stop=["Rome", " Paris"])
+    assert (cut.text, cut.stop) == ("The capital of France is", " Paris")
     ids = await client.tokenize(turn(FRANCE), parse_special_tokens=True)
     assert (await client.complete(ids, temperature=0.0)).text == chat.text
     apart = prompt("<start_of_turn>user\n", FRANCE, "<end_of_turn>\n<start_of_turn>model\n")

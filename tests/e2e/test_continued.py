@@ -240,9 +240,61 @@ async def test_demanded_calls_go_on(client: AsyncClient, choice: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"tools": [WEATHER], "output_format": FORMS["json"]},
+        {"tools": [WEATHER], "output_format": FORMS["regex"], "parallel_calls": False},
+        {"tools": [{**WEATHER, "strict": True}], "parallel_calls": False},
+    ],
+    ids=["beside JSON", "one beside a regex", "strict"],
+)
+async def test_held_calls_go_on(client: AsyncClient, options: dict[str, Any]) -> None:
+    """Beside an output format, or of strict tools: cut anywhere, the call comes once and whole."""
+    asked: list[Turn] = [user("What is the weather in Oslo?")]
+    given: dict[str, Any] = {**GREEDY, **options}
+    whole = await client.chat(asked, max_tokens=100, **given)
+    call = whole.tool_calls[0]
+    within = 0
+    for taken in range(1, whole.usage.completion_tokens, 4):
+        first = await client.chat(asked, max_tokens=taken, **given)
+        if first.tool_calls and first.tool_calls[0].arguments_json == call.arguments_json:
+            break
+        within += bool(first.tool_calls)
+        rest = await client.chat([*asked, first], max_tokens=100, **given)
+        assert rest.text == ""
+        again = rest.tool_calls[0]
+        assert (again.name, again.arguments_json) == (call.name, call.arguments_json)
+        assert not first.tool_calls or again.id == first.tool_calls[0].id
+    assert within
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_calls_that_held_ones_do_not_permit(client: AsyncClient, strict: bool) -> None:
+    options: dict[str, Any] = {"tools": [{**WEATHER, "strict": strict}]}
+    if not strict:
+        options["output_format"] = FORMS["json"]
+    call = tool_pb2.ToolCall(id="c", name="get_weather", arguments_json='{"town": "Os')
+    turn = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(tool_call=call)])
+    for ask in (client.chat, client.count_tokens):
+        with pytest.raises(OctetRpcError, match="begins nothing that .*tools permits") as raised:
+            await ask([user("Hi."), turn], **options)  # type: ignore[operator]
+        assert raised.value.field_violations[0].field.endswith("messages[1]")
+
+
+async def test_no_call_follows_text_beside_a_form(client: AsyncClient) -> None:
+    call = tool_pb2.ToolCall(id="c", name="get_weather", arguments_json='{"city": "Os')
+    turn = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(text="a"), pb.Part(tool_call=call)])
+    form = chat_service_pb2.OutputFormat(regex="(.|\n)*")
+    with pytest.raises(OctetRpcError, match="follows text, and beside an output format") as raised:
+        await client.chat([user("Hi."), turn], tools=[WEATHER], output_format=form)
+    assert raised.value.field_violations[0].field == "messages[1].parts[1].tool_call"
+
+
+@pytest.mark.parametrize(
     ("options", "problem"),
     [
         ({}, "is none of the functions"),
+        ({"tools": [WEATHER, {**WEATHER, "name": "g"}], "allowed_tools": ["g"]}, "is none of the functions"),
         ({"tools": [WEATHER], "tool_choice": "none"}, "is none of the functions"),
         ({"tools": [{**WEATHER, "name": "other"}]}, "is none of the functions"),
     ],

@@ -1,6 +1,7 @@
 """AdminService over a real channel: who may call it, what it refuses, and what follows from it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from octet.client import AsyncClient, Client, OctetRpcError
 from octet.config import ServerConfig
+from octet.engine.types import Service
 from octet.errors import StartupError
 from octet.server import reload
 from octet.server.server import Server
 from octet.v1 import admin_service_pb2 as pb
-from octet.v1 import admin_service_pb2_grpc, model_service_pb2
-from tests.integration.conftest import Running, Start, ask, details_of, until
+from octet.v1 import admin_service_pb2_grpc, embedding_service_pb2, model_service_pb2, prompt_pb2
+from tests.integration.conftest import Running, Start, ask, complete, details_of, until
 from tests.integration.fake_engine import Endless
 from tests.integration.logs import logged
 
@@ -237,6 +239,31 @@ async def test_running_requests_are_told_of(start: Start, config: ServerConfig) 
     assert (gone.unloaded, gone.running_requests) == (True, 1)
     script.release.set()
     assert (await answering).candidates[0].finish_reason
+
+
+async def test_whatever_a_model_is_for_can_run_on_it(start: Start, config: ServerConfig) -> None:
+    running = await start(config=config, services=(Service.COMPLETION, Service.EMBEDDING))
+    inputs = [prompt_pb2.Prompt(parts=[prompt_pb2.PromptPart(text="a")])]
+    calls: list[Callable[[], Awaitable[Any]]] = [
+        lambda: running.completions.Complete(complete("a", adapter="sql"), metadata=as_(CALLER)),
+        lambda: running.embeddings.Embed(
+            embedding_service_pb2.EmbedRequest(inputs=inputs, adapter="sql"), metadata=as_(CALLER)
+        ),
+    ]
+    for is_loaded in (False, True, False):
+        for call in calls:
+            if is_loaded:
+                await call()
+                continue
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await call()
+            assert details_of(raised.value).info.reason == "ADAPTER_NOT_FOUND"
+        if not is_loaded:
+            await load(running, "sql", "good")
+        else:
+            await admin(running).UnloadAdapter(pb.UnloadAdapterRequest(name="sql"), metadata=as_(ADMIN))
+    assert {one.adapter for one in running.engine.asked} == {"sql"}
+    assert running.engine.embedded[-1].adapter == "sql"
 
 
 async def services(running: Running, key: str | None = CALLER) -> set[str]:

@@ -74,7 +74,16 @@ COMPLETIONS: list[tuple[Completion, str, str]] = [
         "prompts[0].parts[4].image",
         "is one of 5 pictures, more than the 4 of one request",
     ),
-    *((complete("a", sampling=fields), f"sampling.{name}", sentence) for fields, name, sentence in SAMPLING),
+    *(
+        (complete("a", sampling=fields), f"sampling.{name}", sentence)
+        for fields, name, sentence in SAMPLING
+        if name != "max_reasoning_tokens"
+    ),
+    (
+        complete("a", sampling={"max_reasoning_tokens": 1}),
+        "sampling.max_reasoning_tokens",
+        "is of no use with raw prompts",
+    ),
     *(
         (complete("a", output_format=chat.output_format), field, sentence)
         for chat, field, sentence in FORMATS

@@ -8,13 +8,33 @@ from typing import Any
 import grpc
 import pytest
 
+from octet.client import AsyncClient
 from octet.config import ServerConfig
-from octet.engine.types import Event, GenerationRequest, ImagePart, Service, TextPart, TokensPart
+from octet.engine.types import (
+    CandidateFinished,
+    Deltas,
+    Event,
+    FinishReason,
+    GenerationRequest,
+    ImagePart,
+    Service,
+    TextPart,
+    TokensPart,
+)
 from octet.errors import InvalidRequestError
 from octet.translate.completion import CompletionAccumulator
 from octet.v1 import chat_service_pb2, completion_service_pb2, model_service_pb2, prompt_pb2
 from tests.integration.conftest import Running, Start, ask, complete, details_of, rest_of, until
-from tests.integration.fake_engine import PROMPT_TOKENS, Endless, accepted, echo, finished, said_in, text
+from tests.integration.fake_engine import (
+    PROMPT_TOKENS,
+    Endless,
+    accepted,
+    echo,
+    finished,
+    said_in,
+    text,
+    usage,
+)
 from tests.pictures import flat
 
 Request = completion_service_pb2.CompletionRequest
@@ -45,6 +65,26 @@ async def test_one_prompt(start: Start) -> None:
     assert result.usage == response.usage
     assert (response.usage.prompt_tokens, response.usage.completion_tokens) == (PROMPT_TOKENS, 2)
     assert response.usage.total_tokens == PROMPT_TOKENS + 2
+
+
+async def test_what_ended_a_completion(start: Start) -> None:
+    """A stop string, a token, of whatever id, or nothing that was written."""
+
+    async def ending(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        yield accepted()
+        for index, stop in enumerate(("end", 0, None)):
+            end = CandidateFinished(index, FinishReason.STOP, stop)
+            yield Deltas((*text("a ", 1, index).deltas, end), usage(index + 1))
+
+    running = await start(ending)
+    request = complete("one", "two", sampling={"n": 3})
+    for response in (await running.completions.Complete(request), await streamed(running, request)):
+        for result in response.results:
+            ends = [completion.WhichOneof("stop") for completion in result.completions]
+            assert ends == ["stop_string", "stop_token_id", None]
+            assert (result.completions[0].stop_string, result.completions[1].stop_token_id) == ("end", 0)
+    async with AsyncClient(running.target) as client:
+        assert (await client.complete("one", n=3)).stop == "end"
 
 
 async def test_what_the_engine_is_asked(start: Start) -> None:
