@@ -276,7 +276,7 @@ async def test_calls_that_held_ones_do_not_permit(client: AsyncClient, strict: b
     call = tool_pb2.ToolCall(id="c", name="get_weather", arguments_json='{"town": "Os')
     turn = pb.Message(role=pb.ROLE_ASSISTANT, parts=[pb.Part(tool_call=call)])
     for ask in (client.chat, client.count_tokens):
-        with pytest.raises(OctetRpcError, match="begins nothing that .*tools permits") as raised:
+        with pytest.raises(OctetRpcError, match=r"begins nothing that .*tools permits") as raised:
             await ask([user("Hi."), turn], **options)  # type: ignore[operator]
         assert raised.value.field_violations[0].field.endswith("messages[1]")
 
