@@ -9,16 +9,21 @@ import pytest
 from octet.engine.types import (
     Delta,
     GenerationRequest,
+    Message,
     OutputFormat,
     OutputKind,
     ReasoningDelta,
+    Role,
     TextDelta,
+    TextPart,
     Tool,
     ToolCallDelta,
+    ToolCallPart,
     ToolChoice,
     ToolChoiceMode,
 )
 from octet.engine.vllm.serving.answer import AnswerReader, scanner_of
+from octet.engine.vllm.serving.begun import begun_turn
 from octet.translate.tools import ToolCallScanner
 
 
@@ -215,3 +220,35 @@ def test_a_parsers_only_call_is_given_whole() -> None:
     assert [delta.arguments_json for delta in first] == ['{"a": ', "1}"]
     assert reader.done
     assert reader.made_calls
+
+
+@pytest.mark.parametrize(
+    ("tools", "form", "choice"),
+    [
+        ((F, G), OutputFormat(OutputKind.JSON_OBJECT), {}),
+        ((replace(F, strict=True), G), None, {}),
+        ((F, G), None, {"mode": ToolChoiceMode.REQUIRED}),
+        ((F, G), None, {"allowed_names": ("f", "g")}),
+    ],
+)
+def test_calls_that_go_on(tools: tuple[Tool, ...], form: OutputFormat | None, choice: dict[str, Any]) -> None:
+    """Cut anywhere within the first call, both come as a whole, the first with the id that it had."""
+    written = '[{"name": "f", "parameters": {"a": 1}}, {"name": "g", "parameters": {}}]'
+    head = '[{"name": "f", "parameters": '
+    for at in range(len(head), written.index("}}")):
+        call = ToolCallPart("c1", "f", written[len(head) : at])
+        messages = (Message(Role.USER, (TextPart("?"),)), Message(Role.ASSISTANT, (call,)))
+        request = GenerationRequest(
+            "r", messages, tools=tools, tool_choice=ToolChoice(**choice), output_format=form
+        )
+        begun = begun_turn(messages)
+        assert begun is not None
+        assert begun.text == written[:at]
+        reader = AnswerReader(0, scanner_of(request, begun, whole_calls=False), None, None, call_id="c1")
+        deltas = read(reader, *written[at:])
+        assert not any(isinstance(delta, TextDelta) for delta in deltas)
+        calls = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+        assert [call.name for call in calls if call.id] == ["f", "g"]
+        assert calls[0].id == "c1"
+        assert "".join(call.arguments_json for call in calls if call.call_index == 0) == '{"a": 1}'
+        assert "".join(call.arguments_json for call in calls if call.call_index == 1) == "{}"

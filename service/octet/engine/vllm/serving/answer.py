@@ -357,7 +357,7 @@ class AnswerParsing:
         )
 
 
-def scanner_of(request: GenerationRequest, begun: Begun | None, *, whole_calls: bool) -> Scanner:
+def scanner_of(request: GenerationRequest, begun: Begun | None = None, *, whole_calls: bool) -> Scanner:
     """What finds the calls in an answer of which nothing but text and calls is left.
 
     Args:
