@@ -44,6 +44,7 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos, CUDA's
 	$(BIN)/python -m tools.api_reference --check
 	tools/check_constraints.sh $(BIN)
 	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	! git grep -nE '^(<{7}|>{7}) '
 
 check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and UBSan
 	tools/check_native.sh $(BIN)

@@ -146,7 +146,7 @@ def _llguidance(tokenizer: Any, kind: str) -> Callable[[Any], tuple[Callable[[],
                 grammar = grammars.of_schema(schema, separators=(",", ":"), white_space=False)
             else:
                 make = grammars.of_regex if kind == "regex" else grammars.of_ebnf
-                grammar = grammars.ready(make(spec))
+                grammar, _ = grammars.ready(make(spec))
         except (GrammarError, NotEnforceableError) as error:
             raise ValueError(str(error)) from error
         matcher = llguidance.LLMatcher(own, grammar, log_level=0, limits=parser_limits())

@@ -10,6 +10,7 @@ from typing import Any
 
 import octet
 from octet.engine.vllm import compat, kernels
+from octet.engine.vllm.checkpoint import Checkpoint, has_chat_template, load_obstacles, read_checkpoint
 from octet.engine.vllm.launch import environment
 from octet.errors import StartupError
 
@@ -189,7 +190,6 @@ def _memory() -> Finding:
 
 def _model(name: str, report: Report) -> list[Finding]:
     """Whether the model would load here."""
-    from octet.engine.vllm.checkpoint import load_obstacles, read_checkpoint
     from octet.weight_index import CheckpointError
 
     try:
@@ -208,6 +208,8 @@ def _model(name: str, report: Report) -> list[Finding]:
     findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
     if findings[0].status is Status.OK and compat.pictures.reads_pictures_both_ways(checkpoint.config):
         findings.append(_pictures())
+    if findings[0].status is Status.OK and (served := _served_for(checkpoint)) is not None:
+        findings.append(served)
     if scheme is None or scheme.scheme != "FP8_DYNAMIC":
         detail = (
             f"is {scheme.scheme if scheme else 'not quantized'}: Octet's kernels have nothing to do in it"
@@ -228,6 +230,25 @@ def _unless_broken(obstacles: Callable[[], list[str]]) -> Finding:
     return Finding(
         "model", Status.ERROR if found else Status.OK, "; ".join(found) or "vLLM knows how to load it"
     )
+
+
+def _served_for(checkpoint: "Checkpoint") -> Finding | None:
+    """Which services the model would answer; None where vLLM cannot be asked."""
+    subject = "model's services"
+    try:
+        pools = compat.is_pooling(checkpoint.folder)
+    except Exception:  # whatever it finds wrong, it will say when it loads the model
+        return None
+    if pools:
+        return Finding(
+            subject, Status.OK, "embeddings, if its vectors are for that: octet.v1.EmbeddingService"
+        )
+    if has_chat_template(checkpoint.folder):
+        return Finding(
+            subject, Status.OK, "chats and completions: octet.v1.ChatService, octet.v1.CompletionService"
+        )
+    detail = "completions only, as it has no chat template: octet.v1.CompletionService"
+    return Finding(subject, Status.WARNING, detail, "give --chat-template a template to serve chats as well")
 
 
 def _pictures() -> Finding:

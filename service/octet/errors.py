@@ -69,10 +69,28 @@ class AdapterNotFoundError(OctetError):
     reason = "ADAPTER_NOT_FOUND"
 
 
+class AdapterExistsError(OctetError):
+    """Another LoRA adapter has the name."""
+
+    reason = "ADAPTER_NAME_IN_USE"
+
+
+class AdapterLimitError(OctetError):
+    """As many LoRA adapters are loaded as the server holds."""
+
+    reason = "ADAPTER_LIMIT_REACHED"
+
+
 class MethodNotFoundError(OctetError):
     """The call is of a method that the server does not have."""
 
     reason = "METHOD_NOT_FOUND"
+
+
+class ServiceNotOfferedError(OctetError):
+    """The method is the server's, but its model is not for that."""
+
+    reason = "SERVICE_NOT_OFFERED"
 
 
 class DuplicateRequestError(OctetError):

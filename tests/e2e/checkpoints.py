@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 RANK = 4
+EMBEDDING_CONTEXT = 64
 
 # Gemma 3's turns, with reasoning and without tools: as a model that thinks would be shipped.
 THINKING_TEMPLATE = """
@@ -60,13 +61,14 @@ STRICT_TEMPLATE = """
 """
 
 
-def write_templated_checkpoint(model: Path, folder: Path, template: str) -> None:
-    """Copies a checkpoint that has another chat template."""
+def write_templated_checkpoint(model: Path, folder: Path, template: str | None) -> None:
+    """Copies a checkpoint that has another chat template, or none."""
     folder.mkdir()
     for file in model.iterdir():
         if file.is_file() and file.name != "chat_template.jinja":
             (folder / file.name).symlink_to(file.resolve())
-    (folder / "chat_template.jinja").write_text(template)
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
 
 
 def write_thinking_checkpoint(model: Path, folder: Path) -> None:
@@ -117,3 +119,70 @@ def _peft_config(targets: Sequence[str]) -> dict[str, Any]:
         "target_modules": targets,
         "bias": "none",
     }
+
+
+def write_embedding_checkpoint(model: Path, folder: Path) -> None:
+    """Writes a small Qwen3 with random weights that embeds: as sentence-transformers ships such models.
+
+    It takes the last token's state, and gives shorter vectors on request. The tokenizer is that of `model`.
+    """
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).symlink_to((model / name).resolve())
+    hidden, heads, size, inner, layers = 64, 2, 64, 128, 2
+    words = json.loads((model / "config.json").read_text())["text_config"]["vocab_size"]
+    config = {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 1,
+        "head_dim": size,
+        "vocab_size": words,
+        "max_position_embeddings": EMBEDDING_CONTEXT,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 10_000.0,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "matryoshka_dimensions": [8, 16],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    parts = (("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize"))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (kind, path) in enumerate(parts)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "1_Pooling").mkdir()
+    pooling = {"word_embedding_dimension": hidden, "pooling_mode_lasttoken": True}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens": (words, hidden), "norm": (hidden,)}
+    for layer in range(layers):
+        place = f"layers.{layer}"
+        shapes |= {
+            f"{place}.self_attn.q_proj": (heads * size, hidden),
+            f"{place}.self_attn.k_proj": (size, hidden),
+            f"{place}.self_attn.v_proj": (size, hidden),
+            f"{place}.self_attn.o_proj": (hidden, heads * size),
+            f"{place}.self_attn.q_norm": (size,),
+            f"{place}.self_attn.k_norm": (size,),
+            f"{place}.mlp.gate_proj": (inner, hidden),
+            f"{place}.mlp.up_proj": (inner, hidden),
+            f"{place}.mlp.down_proj": (hidden, inner),
+            f"{place}.input_layernorm": (hidden,),
+            f"{place}.post_attention_layernorm": (hidden,),
+        }
+    generator = torch.Generator().manual_seed(11)
+    tensors = {
+        f"model.{name}.weight": (
+            torch.randn(shape, generator=generator) / shape[-1] ** 0.5
+            if len(shape) > 1
+            else torch.ones(shape)
+        ).bfloat16()
+        for name, shape in shapes.items()
+    }
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})

@@ -7,16 +7,24 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from octet import demo
+from octet.client import AsyncClient
 from octet.config import ServerConfig
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
-from tests.e2e.checkpoints import STRICT_TEMPLATE, write_templated_checkpoint
+from tests.e2e.checkpoints import (
+    STRICT_TEMPLATE,
+    write_adapter,
+    write_templated_checkpoint,
+    write_thinking_checkpoint,
+)
 
 # Another checkpoint may be put to the test; what the demo checkpoint says is not asked of it.
 MODEL = os.environ.get("OCTET_TEST_MODEL", str(demo.PATH))
@@ -44,28 +52,73 @@ async def engine() -> AsyncIterator[VllmEngine]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def strict(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
-    """The same engine behind a chat template as strict as the one published with Gemma 3.
+    """The same engine behind a chat template as strict as the one published with Gemma 3."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
+    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
+    async with _behind_another_renderer(engine, folder) as twin:
+        yield twin
 
-    Prompts are rendered here, so that no second engine has to be started for them.
-    """
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def base(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[VllmEngine]:
+    """The same engine without a chat template, as base models are."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "base"
+    write_templated_checkpoint(Path(MODEL), folder, None)
+    async with _behind_another_renderer(engine, folder) as twin:
+        yield twin
+
+
+@asynccontextmanager
+async def _behind_another_renderer(engine: VllmEngine, folder: Path) -> AsyncIterator[VllmEngine]:
+    """Prompts are rendered here, so that no second engine has to be started for them."""
     from vllm.renderers import renderer_from_config
 
     from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.engine import services_of
     from octet.engine.vllm.serving.render import PromptRenderer
 
-    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
-    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
     settings = parse_engine_args([str(folder), *ENGINE_FLAGS])
     config = settings.engine.create_engine_config()
     vllms = renderer_from_config(config)
     renderer = PromptRenderer(vllms, config.model_config, settings)
+    model = replace(engine.model, services=services_of(["generate"], renderer))
     twin = VllmEngine(
-        engine.llm, engine._launch, settings, renderer, engine._vocabulary, engine._usage, engine.model
+        engine.llm, engine._launch, settings, renderer, engine._vocabulary, engine._usage, model
     )
     yield twin
     # What is its own; the rest ends with the engine.
     twin._checker.close()
     vllms.shutdown()
+
+
+@pytest.fixture(scope="session")
+def thinking_checkpoint(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint whose template and tokenizer know of reasoning."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "thinker"
+    write_thinking_checkpoint(Path(model_path), folder)
+    return folder
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def versatile(
+    thinking_checkpoint: Path, model_path: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[VllmEngine]:
+    """An engine that thinks, knows priorities, and has two adapters and room for two more."""
+    from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.engine import create_engine
+
+    adapters = tmp_path_factory.mktemp("adapters")
+    for name, strength in (("silent", 0.0), ("loud", 1.0)):
+        write_adapter(Path(model_path), adapters / name, strength=strength)
+    flags = (
+        *ENGINE_FLAGS,
+        *("--max-num-seqs", "1", "--scheduling-policy", "priority", "--reasoning-parser", "deepseek_r1"),
+        *("--enable-lora", "--max-cpu-loras", "4"),
+        *("--lora-modules", f"silent={adapters / 'silent'}", f"loud={adapters / 'loud'}"),
+    )
+    engine = await create_engine(parse_engine_args([str(thinking_checkpoint), *flags]))
+    yield engine
+    engine.close()
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -78,14 +131,49 @@ async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
     await server.stop()
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["forgiving", "strict"])
+async def conversing(
+    request: pytest.FixtureRequest, engine: VllmEngine, strict: VllmEngine
+) -> AsyncIterator[AsyncClient]:
+    """A client of a server in this process, over the checkpoint's own chat template and over a strict one."""
+    server = Server(ServerConfig(port=0))
+    await server.start()
+    try:
+        await server.attach(strict if request.param == "strict" else engine)
+        async with AsyncClient(f"127.0.0.1:{server.port}") as client:
+            yield client
+    finally:
+        await server.stop()
+
+
 @pytest.fixture(scope="session")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server started by `octet serve`, on the checkpoint that ships unless another is put to the test."""
     model = [os.environ["OCTET_TEST_MODEL"]] if "OCTET_TEST_MODEL" in os.environ else []
-    command = [sys.executable, "-m", "octet", "serve", *model, "--served-model-name", MODEL_NAME]
+    yield from _served(tmp_path_factory, *model, "--smg")
+
+
+@pytest.fixture(scope="session")
+def strict_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Likewise, with a chat template as strict as the one published with Gemma 3."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
+    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
+    yield from _served(tmp_path_factory, str(folder))
+
+
+@pytest.fixture(params=["target", "strict_target"])
+def either_target(request: pytest.FixtureRequest) -> str:
+    """Both, for conversations."""
+    target: str = request.getfixturevalue(request.param)
+    return target
+
+
+def _served(tmp_path_factory: pytest.TempPathFactory, *arguments: str) -> Iterator[str]:
+    """The address of a server that ends behind the last test."""
+    command = [sys.executable, "-m", "octet", "serve", *arguments, "--served-model-name", MODEL_NAME]
     log = tmp_path_factory.mktemp("serve") / "server.log"
     with log.open("w") as file:
-        server = subprocess.Popen([*command, "--port", "0", "--smg"], stderr=file)
+        server = subprocess.Popen([*command, "--port", "0"], stderr=file)
     try:
         yield _wait_until_serving(server, log)
         server.send_signal(signal.SIGTERM)

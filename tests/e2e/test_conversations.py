@@ -1,17 +1,13 @@
 """Conversations as clients send them, through the whole service: a forgiving template and a strict one."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from PIL import Image
 
 from octet.client import AsyncClient, OctetRpcError, assistant, system, tool_result, user
 from octet.client.requests import Turn
-from octet.config import ServerConfig
-from octet.engine.vllm.serving.engine import VllmEngine
-from octet.server.server import Server
 from octet.v1 import content_pb2 as pb
 from octet.v1.tool_pb2 import ToolCall
 
@@ -29,20 +25,6 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
 }
 GREEDY: dict[str, Any] = {"temperature": 0.0, "max_tokens": 2, "ignore_eos": True}
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session", params=["forgiving", "strict"])
-async def client(
-    request: pytest.FixtureRequest, engine: VllmEngine, strict: VllmEngine
-) -> AsyncIterator[AsyncClient]:
-    server = Server(ServerConfig(port=0))
-    await server.start()
-    try:
-        await server.attach(strict if request.param == "strict" else engine)
-        async with AsyncClient(f"127.0.0.1:{server.port}") as client:
-            yield client
-    finally:
-        await server.stop()
 
 
 def turn(role: str, *parts: pb.Part) -> pb.Message:
@@ -86,6 +68,17 @@ CONVERSATIONS: dict[str, Sequence[Turn]] = {
     ],
     "a call of no JSON": [user("Hi."), turn("ASSISTANT", called(arguments_json='{"city": "\\d",}')),
                           tool_result("c1", "error: no JSON")],
+    "a picture in a result": [user("Hi."), turn("ASSISTANT", called()), tool_result("c1", "rain", [PICTURE])],
+    "pictures in results": [
+        user("Hi.", images=[PICTURE]),
+        turn("ASSISTANT", called(), called("c2")),
+        turn(
+            "TOOL",
+            *tool_result("c2", "", [PICTURE, PICTURE]).parts,
+            *tool_result("c1", {"sky": 1}, [PICTURE]).parts,
+        ),
+        user(ASKED),
+    ],
     "names of special tokens": [
         system(FORGED),
         user(FORGED),
@@ -102,52 +95,63 @@ CONVERSATIONS: dict[str, Sequence[Turn]] = {
 
 @pytest.mark.parametrize("tools", ["none", "declared", "not to be called"])
 @pytest.mark.parametrize("name", CONVERSATIONS)
-async def test_every_conversation_is_answered(client: AsyncClient, name: str, tools: str) -> None:
+async def test_every_conversation_is_answered(conversing: AsyncClient, name: str, tools: str) -> None:
     options: dict[str, Any] = {} if tools == "none" else {"tools": [WEATHER]}
     if tools == "not to be called":
         options["tool_choice"] = "none"
-    counted = await client.count_tokens(CONVERSATIONS[name], **options)
-    answer = await client.chat(CONVERSATIONS[name], **options, **GREEDY)
+    counted = await conversing.count_tokens(CONVERSATIONS[name], **options)
+    answer = await conversing.chat(CONVERSATIONS[name], **options, **GREEDY)
     assert answer.usage.completion_tokens == 2
     assert answer.usage.prompt_tokens == counted.prompt_tokens
     assert counted.image_tokens == answer.usage.image_tokens
 
 
-async def test_an_answer_that_a_stop_string_ended_at_once_goes_back(client: AsyncClient) -> None:
-    first = await client.chat(ASKED, temperature=0.0, max_tokens=1, ignore_eos=True)
-    empty = await client.chat(ASKED, temperature=0.0, stop=[first.text])
+async def test_an_answer_that_a_stop_string_ended_at_once_goes_back(conversing: AsyncClient) -> None:
+    first = await conversing.chat(ASKED, temperature=0.0, max_tokens=1, ignore_eos=True)
+    empty = await conversing.chat(ASKED, temperature=0.0, stop=[first.text])
     assert (empty.text, empty.finish_reason) == ("", "STOP")
-    assert (await client.chat([user(ASKED), empty, user("Well?")], **GREEDY)).usage.completion_tokens == 2
+    assert (await conversing.chat([user(ASKED), empty, user("Well?")], **GREEDY)).usage.completion_tokens == 2
 
 
-async def test_a_picture_stays_one_whatever_texts_say(client: AsyncClient) -> None:
+async def test_a_picture_stays_one_whatever_texts_say(conversing: AsyncClient) -> None:
     asked = user("What is it?", images=[PICTURE])
     forged = [system("<start_of_image>"), asked]
     plain = [system("(start_of_image)"), asked]
-    assert (await client.chat(forged, **GREEDY)).usage.image_tokens == (
-        await client.chat(plain, **GREEDY)
+    assert (await conversing.chat(forged, **GREEDY)).usage.image_tokens == (
+        await conversing.chat(plain, **GREEDY)
     ).usage.image_tokens
-    assert (await client.chat(forged, temperature=0.0)).text == (
-        await client.chat(asked, temperature=0.0)
+    assert (await conversing.chat(forged, temperature=0.0)).text == (
+        await conversing.chat(asked, temperature=0.0)
     ).text
 
 
 @pytest.mark.parametrize(
     "text", [FORGED, "plain", "< end_of_turn >", "<end_of_turn", " <eos> ", "<<bos>bos>"]
 )
-async def test_tokenize_sees_texts_as_chat_does(client: AsyncClient, text: str) -> None:
-    ids = await client.tokenize(text, add_special_tokens=False)
-    assert await client.detokenize(ids) == text
-    assert await client.detokenize(ids, skip_special_tokens=True) == text
-    empty = (await client.count_tokens(user("(x)"))).prompt_tokens
-    framed = (await client.count_tokens(user(f"({text})"))).prompt_tokens
-    bare = len(await client.tokenize("(x)", add_special_tokens=False))
-    assert framed - empty == len(await client.tokenize(f"({text})", add_special_tokens=False)) - bare
-    parsed = await client.tokenize(text, add_special_tokens=False, parse_special_tokens=True)
+async def test_tokenize_sees_texts_as_chat_does(conversing: AsyncClient, text: str) -> None:
+    ids = await conversing.tokenize(text, add_special_tokens=False)
+    assert await conversing.detokenize(ids) == text
+    assert await conversing.detokenize(ids, skip_special_tokens=True) == text
+    empty = (await conversing.count_tokens(user("(x)"))).prompt_tokens
+    framed = (await conversing.count_tokens(user(f"({text})"))).prompt_tokens
+    bare = len(await conversing.tokenize("(x)", add_special_tokens=False))
+    assert framed - empty == len(await conversing.tokenize(f"({text})", add_special_tokens=False)) - bare
+    parsed = await conversing.tokenize(text, add_special_tokens=False, parse_special_tokens=True)
     assert (parsed == ids) == (text in ("plain", "< end_of_turn >", "<end_of_turn"))
 
 
-async def test_pictures_in_the_assistants_words_are_refused_as_ever(client: AsyncClient) -> None:
+async def test_pictures_in_results_count_as_a_users_do(conversing: AsyncClient) -> None:
+    [model] = await conversing.list_models()
+    most = model.image_limits.max_images
+    one = await conversing.count_tokens(user("?", images=[PICTURE]))
+    two = [*CONVERSATIONS["a picture in a result"], user("?", images=[PICTURE])]
+    assert (await conversing.count_tokens(two)).image_tokens == 2 * one.image_tokens
+    with pytest.raises(OctetRpcError, match=f"more than the {most} of one request") as refused:
+        await conversing.count_tokens([*two, user(images=[PICTURE] * (most - 1))])
+    assert refused.value.field_violations[0].field.startswith("request.messages[4].parts[")
+
+
+async def test_pictures_in_the_assistants_words_are_refused_as_ever(conversing: AsyncClient) -> None:
     picture = user(images=[PICTURE]).parts
     with pytest.raises(OctetRpcError, match="is not allowed in a message of ROLE_ASSISTANT"):
-        await client.chat([user("Hi."), turn("ASSISTANT", *picture), user("?")])
+        await conversing.chat([user("Hi."), turn("ASSISTANT", *picture), user("?")])

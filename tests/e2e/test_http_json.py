@@ -84,6 +84,22 @@ async def test_a_streamed_answer_is_one_object_a_line(proxy: str, counted: str) 
     assert deltas[-1]["finish_reason"] == "FINISH_REASON_STOP"
 
 
+async def test_completions(proxy: str, counted: str) -> None:
+    prompt = "<start_of_turn>user\nCount to five.<end_of_turn>\n<start_of_turn>model\n"
+    body = {"prompts": [{"parts": [{"text": prompt}]}] * 2, "sampling": {"temperature": 0}}
+    status, answered = await curl(f"http://{proxy}/v1/completions", body)
+    assert status == 200
+    texts = [result["completions"][0]["text"] for result in json.loads(answered)["results"]]
+    assert texts == [counted, counted]
+    status, streamed = await curl(f"http://{proxy}/v1/completions:stream", body)
+    chunks = [json.loads(line) for line in streamed.splitlines() if line]
+    deltas = [delta for chunk in chunks for delta in chunk.get("deltas", [])]
+    assert status == 200
+    assert "".join(delta.get("text", "") for delta in deltas if delta.get("prompt_index") == 1) == counted
+    status, answered = await curl(f"http://{proxy}/v1/embeddings", {"inputs": []})
+    assert status == 501
+
+
 async def test_a_picture_in_base64(proxy: str) -> None:
     image = Image.new("RGB", (200, 200), "white")
     ImageDraw.Draw(image).ellipse((50, 50, 150, 150), fill=(220, 20, 20))

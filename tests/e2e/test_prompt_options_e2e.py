@@ -1,14 +1,12 @@
 """Adapters, priorities, salts, template variables and reasoning, on an engine that has them all."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-import pytest_asyncio
 
 from octet.config import ServerConfig
 from octet.engine.types import (
@@ -17,7 +15,10 @@ from octet.engine.types import (
     Deltas,
     FinishReason,
     GenerationRequest,
+    LogprobsDelta,
     Message,
+    OutputFormat,
+    OutputKind,
     PromptAccepted,
     ReasoningDelta,
     ReasoningPart,
@@ -26,8 +27,10 @@ from octet.engine.types import (
     TextDelta,
     TextPart,
     Tool,
+    ToolCallDelta,
+    Usage,
 )
-from octet.engine.vllm.serving.engine import VllmEngine, create_engine
+from octet.engine.vllm.serving.engine import VllmEngine
 from octet.errors import InvalidRequestError, StartupError
 from octet.server.server import Server
 from octet.v1 import (
@@ -36,7 +39,7 @@ from octet.v1 import (
     model_service_pb2,
     model_service_pb2_grpc,
 )
-from tests.e2e.checkpoints import write_adapter, write_thinking_checkpoint
+from tests.e2e.checkpoints import THINKING_TEMPLATE
 from tests.e2e.conftest import ENGINE_FLAGS
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -45,32 +48,6 @@ GREEDY = Sampling(temperature=0.0, max_tokens=12, ignore_eos=True)
 ONE = Sampling(temperature=0.0, max_tokens=1)
 
 _ids = iter(range(10**6))
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "thinker"
-    write_thinking_checkpoint(Path(model_path), folder)
-    return folder
-
-
-@pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def versatile(
-    checkpoint: Path, model_path: str, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[VllmEngine]:
-    from octet.engine.vllm.launch.args import parse_engine_args
-
-    adapters = tmp_path_factory.mktemp("adapters")
-    for name, strength in (("silent", 0.0), ("loud", 1.0)):
-        write_adapter(Path(model_path), adapters / name, strength=strength)
-    flags = (
-        *ENGINE_FLAGS,
-        *("--max-num-seqs", "1", "--scheduling-policy", "priority", "--reasoning-parser", "deepseek_r1"),
-        *("--enable-lora", "--lora-modules", f"silent={adapters / 'silent'}", f"loud={adapters / 'loud'}"),
-    )
-    engine = await create_engine(parse_engine_args([str(checkpoint), *flags]))
-    yield engine
-    engine.close()
 
 
 def ask(text: str = "What is the capital of France?", **fields: Any) -> GenerationRequest:
@@ -112,7 +89,8 @@ async def test_an_adapter_that_cannot_be_loaded(versatile: VllmEngine, tmp_path:
     from octet.engine.vllm.serving import adapters
 
     with pytest.raises(StartupError, match="--lora-modules: nothing cannot be loaded") as raised:
-        await adapters.load(versatile.llm, {"nothing": str(tmp_path)})
+        # Two are there already.
+        await adapters.load(versatile.llm, dict.fromkeys(("silent", "loud", "nothing"), str(tmp_path)))
     assert "\n" not in str(raised.value)
 
 
@@ -168,6 +146,81 @@ async def test_template_variables_and_reasoning(versatile: VllmEngine) -> None:
     assert plain.prompt_tokens == accepted.prompt_tokens + 1
 
 
+async def thought_and_said(engine: VllmEngine, request: GenerationRequest) -> tuple[str, str, Usage]:
+    _, steps = await steps_of(engine, request)
+    deltas = deltas_of(steps)
+    reasoning = "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta))
+    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    return reasoning, text, steps[-1].usage
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 5, 11])
+async def test_a_limit_ends_what_the_model_thinks(versatile: VllmEngine, most: int) -> None:
+    """This model never comes to an end by itself."""
+    thinking = {"enable_thinking": True}
+    sampling = replace(GREEDY, max_reasoning_tokens=most, logprobs=True)
+    _, steps = await steps_of(versatile, ask(chat_template_args=thinking, sampling=sampling))
+    tokens = [
+        p.chosen.token_id
+        for d in deltas_of(steps)
+        if isinstance(d, LogprobsDelta)
+        for p in d.positions
+        if p.chosen
+    ]
+    end = versatile.llm.renderer.tokenizer.convert_tokens_to_ids("</think>")
+    assert tokens.index(end) == most
+    reasoning, text, usage = await thought_and_said(
+        versatile, ask(chat_template_args=thinking, sampling=replace(sampling, logprobs=False))
+    )
+    assert bool(reasoning) == (most > 0)
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (most, 12)
+    assert text or most
+
+
+async def test_reasoning_is_counted(versatile: VllmEngine) -> None:
+    _, _, usage = await thought_and_said(versatile, ask(chat_template_args={"enable_thinking": True}))
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (12, 12)
+    _, _, usage = await thought_and_said(versatile, ask())
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (0, 12)
+    several = Sampling(temperature=1.0, seed=1, n=3, max_tokens=5, ignore_eos=True, max_reasoning_tokens=2)
+    asked = ask(chat_template_args={"enable_thinking": True}, sampling=several)
+    _, _, usage = await thought_and_said(versatile, asked)
+    assert (usage.reasoning_tokens, usage.completion_tokens) == (6, 15)
+
+
+@pytest.mark.parametrize("taken", [1, 4, 9])
+async def test_reasoning_that_was_cut_off_goes_on(versatile: VllmEngine, taken: int) -> None:
+    """Within it, and behind it."""
+    sampling = replace(GREEDY, max_tokens=14, max_reasoning_tokens=6)
+    asked = ask(chat_template_args={"enable_thinking": True}, sampling=sampling)
+    reasoning, text, usage = await thought_and_said(versatile, asked)
+    assert usage.reasoning_tokens == 6
+    first = replace(asked, request_id=f"first-{taken}", sampling=replace(sampling, max_tokens=taken))
+    thought, said, _ = await thought_and_said(versatile, first)
+    parts = (ReasoningPart(thought), *([TextPart(said)] if taken > 7 else []))
+    rest = replace(
+        asked,
+        request_id=f"rest-{taken}",
+        messages=(*asked.messages, Message(Role.ASSISTANT, parts)),
+        sampling=replace(sampling, max_tokens=14 - taken),
+    )
+    more, further, usage = await thought_and_said(versatile, rest)
+    assert (thought + more, said + further) == (reasoning, text)
+    assert usage.reasoning_tokens == max(0, 6 - taken)
+
+
+async def test_a_form_holds_behind_the_reasoning(versatile: VllmEngine) -> None:
+    sampling = replace(GREEDY, ignore_eos=False, max_tokens=20, max_reasoning_tokens=3)
+    form = OutputFormat(OutputKind.CHOICE, ("yellow", "green"))
+    asked = ask(chat_template_args={"enable_thinking": True}, sampling=sampling, output_format=form)
+    reasoning, text, _ = await thought_and_said(versatile, asked)
+    assert reasoning
+    assert text in ("yellow", "green")
+    said = Message(Role.ASSISTANT, (ReasoningPart(reasoning), TextPart(text[:2])))
+    rest = replace(asked, request_id="form-rest", messages=(*asked.messages, said))
+    assert (await thought_and_said(versatile, rest))[:2] == ("", text[2:])
+
+
 async def test_earlier_reasoning_goes_to_the_template(versatile: VllmEngine) -> None:
     parts = (ReasoningPart("hm"), TextPart("Paris."))
     asked = ask().messages[0]
@@ -194,6 +247,64 @@ async def test_octets_template_steps_in_where_the_models_own_has_no_tools(versat
     with pytest.raises(InvalidRequestError) as raised:
         await steps_of(versatile, ask(tools=(tool,), chat_template_args={"enable_thinking": True}))
     assert raised.value.field == "chat_template_args.enable_thinking"
+
+
+@pytest.fixture(scope="module")
+def thinking_with_tools(
+    versatile: VllmEngine, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
+    """The same engine, with a template that has tools beside reasoning; prompts are rendered here."""
+    from vllm.renderers import renderer_from_config
+
+    from octet.engine.vllm.launch.args import parse_engine_args
+    from octet.engine.vllm.serving.render import PromptRenderer
+
+    template = tmp_path_factory.mktemp("template") / "tools.jinja"
+    template.write_text("{{- tools | tojson if tools -}}" + THINKING_TEMPLATE)
+    settings = parse_engine_args([str(checkpoint), *ENGINE_FLAGS, "--chat-template", str(template)])
+    config = settings.engine.create_engine_config()
+    vllms = renderer_from_config(config)
+    own = (PromptRenderer(vllms, config.model_config, settings), versatile._vocabulary, versatile._usage)
+    twin = VllmEngine(versatile.llm, versatile._launch, settings, *own, versatile.model)
+    yield twin
+    twin._checker.close()
+    vllms.shutdown()
+
+
+CITY = {"type": "object", "properties": {"city": {"enum": ["Rome", "Lima"]}}, "required": ["city"]}
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+async def test_calls_or_a_form_behind_the_reasoning(thinking_with_tools: VllmEngine, thinks: bool) -> None:
+    end = thinking_with_tools.llm.renderer.tokenizer.convert_tokens_to_ids("</think>")
+    form = OutputFormat(OutputKind.CHOICE, ("red", "green"))
+    request = ask(
+        "What is the weather in Oslo?",
+        tools=(Tool("get_weather", "The weather.", CITY),),
+        output_format=form,
+        chat_template_args={"enable_thinking": thinks},
+        # Whenever it may, the model ends its reasoning.
+        sampling=Sampling(temperature=0.0, max_tokens=200, logit_bias={end: 100.0}),
+    )
+    _, steps = await steps_of(thinking_with_tools, request)
+    deltas = deltas_of(steps)
+    text = "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+    calls = "".join(delta.arguments_json for delta in deltas if isinstance(delta, ToolCallDelta))
+    assert (text in form.spec) != bool(calls)  # type: ignore[operator]
+    reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP
+    assert deltas[-1] == CandidateFinished(0, reason)
+
+
+async def test_strict_tools_behind_the_reasoning(thinking_with_tools: VllmEngine) -> None:
+    request = ask(
+        "What is the weather in Oslo?",
+        tools=(Tool("get_weather", "The weather of a city.", CITY, strict=True),),
+        chat_template_args={"enable_thinking": False},
+        sampling=Sampling(temperature=0.0, max_tokens=60),
+    )
+    _, steps = await steps_of(thinking_with_tools, request)
+    for delta in deltas_of(steps):
+        assert not isinstance(delta, ToolCallDelta) or "Oslo" not in delta.arguments_json
 
 
 async def test_reasoning_over_a_channel(versatile: VllmEngine) -> None:

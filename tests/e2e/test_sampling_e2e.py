@@ -242,6 +242,72 @@ async def test_stop_strings_over_tokens_never_leak(chat: Any) -> None:
             assert said == whole[:end]
 
 
+STOPS: dict[str, tuple[dict[str, Any], str | int | None]] = {
+    "the end of the turn": ({}, "<end_of_turn>"),
+    "a stop string": ({"stop": ["xyz", "Par", "is."]}, "Par"),
+    "one that is in the text": ({"stop": ["Paris"], "include_stop_string": True}, "Paris"),
+    "one that begins before another": ({"stop": ["is Paris.", " is"]}, " is"),
+    "max_tokens": ({"max_tokens": 2}, None),
+    "max_tokens before a stop string": ({"max_tokens": 2, "stop": ["Paris"]}, None),
+    "max_tokens past the end": ({"max_tokens": 60, "ignore_eos": True}, None),
+}
+
+
+def stop_of(candidate: pb.Candidate) -> str | int | None:
+    which = candidate.WhichOneof("stop")
+    return getattr(candidate, which) if which else None
+
+
+@pytest.mark.parametrize("name", STOPS)
+async def test_what_ended_an_answer(chat: Any, models: Any, name: str) -> None:
+    sampling, stop = STOPS[name]
+    if stop == "<end_of_turn>":
+        named = model_service_pb2.TokenizeRequest(
+            text=stop, add_special_tokens=False, parse_special_tokens=True
+        )
+        [stop] = (await models.Tokenize(named)).token_ids
+    request = ask(**sampling)
+    candidate = await first(chat, request)
+    ended = pb.FINISH_REASON_LENGTH if stop is None else pb.FINISH_REASON_STOP
+    assert (stop_of(candidate), candidate.finish_reason) == (stop, ended)
+    assert (await streamed(chat, request)).candidates[0] == candidate
+
+
+async def test_a_stop_token_ended_an_answer(chat: Any) -> None:
+    plain = await first(chat, ask(logprobs=True))
+    written = [position.chosen.token_id for position in plain.logprobs]
+    stop = written[3]
+    for include in (False, True):
+        stopped = await first(chat, ask(stop_token_ids=[1, stop], include_stop_string=include))
+        assert (stop_of(stopped), stopped.finish_reason) == (stop, pb.FINISH_REASON_STOP)
+
+
+async def test_each_candidate_says_what_ended_it(chat: Any) -> None:
+    sampling = {"temperature": 1, "seed": 5, "n": 6, "max_tokens": 24}
+    response = await chat.Chat(ask("Tell me a story.", stop=["a", "e"], **sampling))
+    for candidate in response.candidates:
+        reason, stop = candidate.finish_reason, stop_of(candidate)
+        assert (stop is None) == (reason == pb.FINISH_REASON_LENGTH)
+        assert "a" not in text(candidate)
+        assert "e" not in text(candidate)
+    assert {"a", "e"} & {stop_of(candidate) for candidate in response.candidates}
+
+
+async def test_what_ended_an_answer_of_calls(chat: Any) -> None:
+    request = ask("What is the weather in Oslo?", max_tokens=80)
+    request.tools.append(weather_tool())
+    request.tool_choice.mode = tool_pb2.ToolChoice.MODE_REQUIRED
+    turn = await first(chat, request)
+    assert turn.finish_reason == pb.FINISH_REASON_TOOL_CALLS
+    assert turn.WhichOneof("stop") == "stop_token_id"
+    request.sampling.stop.append("}}")
+    behind = await first(chat, request)
+    assert (stop_of(behind), behind.finish_reason) == ("}}", pb.FINISH_REASON_STOP)
+    request.sampling.include_stop_string = True
+    within = await first(chat, request)
+    assert (stop_of(within), within.finish_reason) == ("}}", pb.FINISH_REASON_TOOL_CALLS)
+
+
 async def test_special_tokens_in_the_text(chat: Any, models: Any) -> None:
     tokens = await models.Tokenize(model_service_pb2.TokenizeRequest(text="a"))
     special = tokens.token_ids[0]

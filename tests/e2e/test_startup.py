@@ -18,6 +18,7 @@ from octet.errors import StartupError
         (["MODEL", "--worker-extension-cls", "x.Y"], "--worker-extension-cls"),
         (["MODEL", "--tool-call-parser", "no-such-parser"], "--tool-call-parser: vLLM knows no parser"),
         (["MODEL", "--reasoning-parser", "no-such-parser"], "--reasoning-parser: vLLM knows no parser"),
+        (["MODEL", "--no-enable-auto-tool-choice"], "unrecognized arguments: --no-enable-auto-tool-choice"),
         (["MODEL", "--chat-template", "/no/such/template.jinja"], "--chat-template"),
     ],
 )

@@ -13,9 +13,20 @@ from google.protobuf.struct_pb2 import Struct
 from google.rpc import error_details_pb2, status_pb2
 from referencing.exceptions import Unresolvable
 
-from octet.v1 import chat_service_pb2, tool_pb2
+from octet.translate.calls_or_text import CALLS_BEGIN
+from octet.translate.completion import CompletionAccumulator
+from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS
-from tests.fuzz.methods import CHAT, GATEWAY, OWN, STREAM_CHAT, methods
+from tests.fuzz.methods import (
+    ADMIN,
+    CHAT,
+    COMPLETE,
+    EMBED,
+    OWN,
+    STREAM_CHAT,
+    STREAM_COMPLETE,
+    methods,
+)
 from tests.fuzz.play import Outcome
 
 Code = grpc.StatusCode
@@ -34,6 +45,7 @@ _OWN_CODES = {
     Code.RESOURCE_EXHAUSTED,
     Code.ABORTED,
     Code.UNIMPLEMENTED,
+    Code.FAILED_PRECONDITION,
 }
 
 # What gRPC itself ends has no details: messages that are too long, and metadata.
@@ -65,7 +77,7 @@ def _problems(outcome: Outcome, constrains: bool, keys: bool) -> Iterator[str]:
         # gRPC's core ends malformed metadata and compression INTERNAL by itself.
         if code is Code.UNKNOWN or (code in _NEVER and outcome.details.startswith("an error inside")):
             yield f"by hand ended {code.name}: {outcome.details}"
-    elif code in _NEVER:
+    elif code in _NEVER and not (code is Code.FAILED_PRECONDITION and call.method.startswith(ADMIN)):
         yield f"ended {code.name}: {outcome.details}"
     elif code is Code.CANCELLED:
         if not outcome.cancelled:
@@ -80,7 +92,8 @@ def _problems(outcome: Outcome, constrains: bool, keys: bool) -> Iterator[str]:
             yield f"ended {code.name}, which no call does: {outcome.details}"
         elif code is Code.UNAUTHENTICATED and not (keys and _has_other_key(outcome)):
             yield f"ended UNAUTHENTICATED although it carries a key: {outcome.details}"
-        elif code is Code.UNIMPLEMENTED:
+        elif code is Code.UNIMPLEMENTED and call.method != EMBED:
+            # The engines of these servers write.
             yield "is unimplemented"
         elif not (code is Code.RESOURCE_EXHAUSTED and _is_too_long(outcome)):
             yield from _wrong_details(outcome)
@@ -189,8 +202,34 @@ def _wrong_answer(outcome: Outcome, constrains: bool) -> Iterator[str]:
         yield from _wrong_stream(call.request, answers, constrains)
     elif call.method == CHAT:
         yield from _wrong_response(call.request, answers[0], constrains)
-    elif call.method.startswith(GATEWAY) or call.request is None:
-        return
+    elif call.method == COMPLETE:
+        yield from _wrong_completions(call.request, answers[0], constrains)
+    elif call.method == STREAM_COMPLETE:
+        received = CompletionAccumulator(len(call.request.prompts))
+        for chunk in answers:
+            received.add(chunk)
+        yield from _wrong_completions(call.request, received.response(), constrains)
+
+
+def _wrong_completions(request: Any, answer: Any, constrains: bool) -> Iterator[str]:
+    wanted = request.sampling.n or 1
+    if not answer.id or not answer.model or not answer.HasField("usage"):
+        yield "has no id, model or usage"
+    if len(answer.results) != len(request.prompts):
+        yield f"has {len(answer.results)} results for {len(request.prompts)} prompts"
+    for result in answer.results:
+        yield from _wrong_usage(result.usage)
+        if [completion.index for completion in result.completions] != list(range(wanted)):
+            yield f"has completions {[completion.index for completion in result.completions]} of {wanted}"
+        for completion in result.completions:
+            if not completion.finish_reason:
+                yield "has a completion without a reason to end"
+            stops = request.sampling.stop or request.sampling.stop_token_ids
+            if constrains and not stops and completion.finish_reason == chat_service_pb2.FINISH_REASON_STOP:
+                yield from _wrong_form(request.output_format, completion.text)
+    total = sum(result.usage.total_tokens for result in answer.results)
+    if total != answer.usage.total_tokens:
+        yield f"has a usage that is not its prompts': {answer.usage}"
 
 
 def _wrong_response(request: Any, answer: Any, constrains: bool) -> Iterator[str]:
@@ -256,23 +295,39 @@ def _wrong_candidate(
         yield "has a candidate without a reason to end"
     if "\ufffd" in text and not constrains and "\ufffd" not in str(request):
         yield f"has half a character in {text!r:.200}"
-    names = {tool.name for tool in request.tools}
+    names = set(request.tool_choice.allowed_names) or {tool.name for tool in request.tools}
     for name, arguments in calls:
         if name not in names:
-            yield f"calls {name}, which is no tool"
+            yield f"calls {name}, which is no tool that may be called"
         elif reason == chat_service_pb2.FINISH_REASON_TOOL_CALLS or (constrains and reason in _COMPLETE):
             # With another reason the scripted model's end may have cut off the last call.
             yield from _wrong_arguments(request, name, arguments, constrains)
     if not constrains or request.sampling.stop or request.sampling.stop_token_ids:
         return
-    if reason in _COMPLETE and not calls and _demands_calls(request):
+    begun = _said(request) if request.messages[-1].role == content_pb2.ROLE_ASSISTANT else ""
+    if reason in _COMPLETE and not calls and _demands_calls(request) and not begun:
         yield f"calls no tool although it must: {text!r:.200}"
-    if reason == chat_service_pb2.FINISH_REASON_STOP:
-        yield from _wrong_form(request.output_format, text)
+    within_calls = any(part.HasField("tool_call") for part in request.messages[-1].parts) or (
+        _may_call(request) and begun.startswith(CALLS_BEGIN)
+    )
+    if reason == chat_service_pb2.FINISH_REASON_STOP and not within_calls:
+        yield from _wrong_form(request.output_format, begun + text)
+
+
+def _may_call(request: Any) -> bool:
+    """Whether calls may take the place of an answer in the output format."""
+    free = (tool_pb2.ToolChoice.MODE_UNSPECIFIED, tool_pb2.ToolChoice.MODE_AUTO)
+    return bool(request.tools) and request.tool_choice.mode in free
 
 
 def _demands_calls(request: Any) -> bool:
     return request.tool_choice.mode in (tool_pb2.ToolChoice.MODE_REQUIRED, tool_pb2.ToolChoice.MODE_NAMED)
+
+
+def _holds_calls(request: Any, name: str) -> bool:
+    """Whether a call's arguments are held to the schema of the tool."""
+    either = request.output_format.WhichOneof("format") not in (None, "text")
+    return _demands_calls(request) or either or any(t.strict for t in request.tools if t.name == name)
 
 
 def _said(request: Any) -> str:
@@ -286,13 +341,13 @@ def _wrong_arguments(request: Any, name: str, arguments: str, constrains: bool) 
     except (ValueError, RecursionError) as error:
         # Of an object that names its tool first they are passed on as written, from the fault on.
         rest = arguments[getattr(error, "pos", 0) :]
-        if _demands_calls(request) if constrains else rest not in _said(request):
+        if _holds_calls(request, name) if constrains else rest not in _said(request):
             yield f"calls {name} with arguments that are no JSON, {error}: {arguments!r:.300}"
         return
     if not isinstance(value, dict):
         yield f"calls {name} with arguments that are no object: {arguments!r:.300}"
         return
-    if constrains and _demands_calls(request):
+    if constrains and _holds_calls(request, name):
         [tool] = [tool for tool in request.tools if tool.name == name]
         yield from _breaks(value, _schema(tool.parameters, tool.parameters_json), f"the arguments of {name}")
 

@@ -94,6 +94,7 @@ def json_texts(draw: st.DrawFn) -> str:
 _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     "model": st.sampled_from(["", "fake", "fake", "nobody"]),
     "name": st.one_of(st.sampled_from([*NAMES, "fake", ""]), texts),
+    "allowed_names": st.sampled_from([*NAMES, *NAMES, ""]),
     "request_id": st.one_of(st.sampled_from(["", *REQUEST_IDS]), texts),
     "request_ids": st.one_of(st.sampled_from(REQUEST_IDS), texts),
     "call_id": st.sampled_from(["c1", "c2", ""]),
@@ -111,6 +112,9 @@ _BY_NAME: dict[str, st.SearchStrategy[Any]] = {
     ),
     "text": st.one_of(texts, tool_texts(NAMES)),
     "max_tokens": st.one_of(st.integers(1, 24), _INT32),
+    "path": st.sampled_from(
+        ["good", "good/", "other", "broken", "empty", "missing", "out", "../root/good", "/etc", "x" * 2000]
+    ),
     "service": st.sampled_from(["", "octet.v1.ChatService", "grpc.health.v1.Health", "nobody"]),
     "file_containing_symbol": st.one_of(
         st.sampled_from(

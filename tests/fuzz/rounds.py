@@ -6,12 +6,21 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
+from octet.v1 import chat_service_pb2, completion_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS, Call, Case
 from tests.fuzz.constraints import grammars, regexes, schema_texts, schemas
 from tests.fuzz.gateway import generate_requests
 from tests.fuzz.messages import NAMES, REQUEST_IDS, json_objects, messages, set_field, structs, texts
-from tests.fuzz.methods import CANCEL_CHAT, CHAT, COUNT_TOKENS, GATEWAY, STREAM_CHAT, methods
+from tests.fuzz.methods import (
+    CANCEL_CHAT,
+    CHAT,
+    COMPLETE,
+    COUNT_TOKENS,
+    GATEWAY,
+    STREAM_CHAT,
+    STREAM_COMPLETE,
+    methods,
+)
 from tests.fuzz.mutate import mutated
 from tests.fuzz.pictures import picture_files
 from tests.fuzz.tool_text import tool_texts
@@ -106,6 +115,7 @@ _ALLOWED: dict[str, st.SearchStrategy[Any]] = {
     "prompt_logprobs": st.integers(0, 20),
     "include_stop_string": st.booleans(),
     "skip_special_tokens": st.booleans(),
+    "max_reasoning_tokens": st.integers(0, 9),
 }
 _LISTS: dict[str, st.SearchStrategy[Any]] = {
     "stop": st.lists(st.one_of(_SAID, st.sampled_from(["a", " ", "\n", "é"])), max_size=4),
@@ -139,8 +149,42 @@ def chats(draw: st.DrawFn) -> chat_service_pb2.ChatRequest:
         _sample(draw, request.sampling)
     if "form" in subjects:
         _constrain(draw, request)
+    if draw(st.integers(0, 3)) == 0:
+        _begin(draw, request)
     if "options" in subjects:
         _set_options(draw, request)
+    if "spoilt" in subjects:
+        _spoil(draw, request)
+    return request
+
+
+@st.composite
+def completions(draw: st.DrawFn) -> completion_service_pb2.CompletionRequest:
+    """A request to Complete with little or nothing wrong with it."""
+    request = completion_service_pb2.CompletionRequest(
+        request_id=draw(st.sampled_from(["", "", "", *REQUEST_IDS]))
+    )
+    request.sampling.max_tokens = draw(st.integers(1, 24))
+    for _ in range(draw(st.sampled_from([1, 1, 2, 3, 7]))):
+        prompt = request.prompts.add()
+        for _ in range(draw(st.integers(1, 3))):
+            form = draw(st.integers(0, 4))
+            if form <= 2:
+                prompt.parts.add(text=draw(st.one_of(_SAID, texts.filter(bool))))
+            elif form == 3:
+                ids = draw(st.lists(st.integers(0, 300), min_size=1, max_size=9))
+                prompt.parts.add().tokens.ids.extend(ids * draw(st.sampled_from([1, 1, 1, 100, 1000])))
+            else:
+                prompt.parts.add().image.data = draw(picture_files())
+    subjects = draw(_SUBJECTS)
+    if "sampling" in subjects:
+        _sample(draw, request.sampling)
+    if "form" in subjects:
+        _constrain(draw, request)
+    if "options" in subjects:
+        request.cache_salt = draw(st.sampled_from(["", "a", "é" * 128]))
+        request.add_special_tokens = draw(st.booleans())
+        request.parse_special_tokens = draw(st.booleans())
     if "spoilt" in subjects:
         _spoil(draw, request)
     return request
@@ -166,12 +210,16 @@ def _add_tools(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
             tool.parameters_json = draw(schema_texts())
         elif form == 2:
             tool.parameters_json = '{"type":"object","properties":{"a":{"type":"string"}},"required":["a"]}'
+        tool.strict = draw(st.integers(0, 3)) == 0
     if draw(st.booleans()):
         request.tool_choice.mode = draw(st.sampled_from(tool_pb2.ToolChoice.Mode.values()))
         if request.tool_choice.mode == tool_pb2.ToolChoice.MODE_NAMED:
             request.tool_choice.name = request.tools[0].name
         if draw(st.booleans()):
             request.tool_choice.parallel_calls = draw(st.booleans())
+        if draw(st.booleans()):
+            names = [tool.name for tool in request.tools]
+            request.tool_choice.allowed_names.extend(draw(st.lists(st.sampled_from(names), unique=True)))
 
 
 @cache
@@ -191,8 +239,11 @@ def _converse(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
             continue
         call = tool_pb2.ToolCall(id=f"c{number}", name=request.tools[0].name, arguments_json='{"a": "b"}')
         answer.parts.add(tool_call=call)
-        result = add(role=content_pb2.ROLE_TOOL).parts.add().tool_result
+        turn = add(role=content_pb2.ROLE_TOOL)
+        result = turn.parts.add().tool_result
         result.call_id = call.id
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1]))):
+            turn.parts.add().image.data = draw(picture_files())
         if draw(st.booleans()):
             result.text = draw(texts)
         else:
@@ -201,6 +252,35 @@ def _converse(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 2]))):
         last.parts.add().image.data = draw(picture_files())
     last.parts.add(text=draw(st.one_of(_SAID, tool_texts(NAMES), texts.filter(bool))))
+
+
+def _begin(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
+    """Begins the answer, in a form that it is to have or in another."""
+    said = request.messages.add(role=content_pb2.ROLE_ASSISTANT)
+    form = request.output_format
+    whole = draw(
+        st.sampled_from(
+            [
+                *form.choice.values[:1],
+                *[
+                    '{"a":"b"}',
+                    '{"city": "Oslo"}',
+                    '[{"name": "f", "parameters": {"a": "b"}}]',
+                    "",
+                    " \n",
+                    "Well. ",
+                ],
+            ]
+        )
+        | tool_texts(NAMES)
+        | _SAID
+    )
+    if draw(st.booleans()):
+        said.parts.add(text=whole[: draw(st.integers(0, len(whole)))])
+    if request.tools and draw(st.booleans()):
+        arguments = draw(st.sampled_from(["", "{", '{"a": "', '{"a": 1, "b', '{"a": "b"}', "nonsense"]))
+        call = tool_pb2.ToolCall(id="begun", name=request.tools[0].name, arguments_json=arguments)
+        said.parts.add(tool_call=call)
 
 
 def _sample(draw: st.DrawFn, sampling: chat_service_pb2.SamplingParams) -> None:
@@ -216,7 +296,9 @@ def _sample(draw: st.DrawFn, sampling: chat_service_pb2.SamplingParams) -> None:
         )
 
 
-def _constrain(draw: st.DrawFn, request: chat_service_pb2.ChatRequest) -> None:
+def _constrain(
+    draw: st.DrawFn, request: chat_service_pb2.ChatRequest | completion_service_pb2.CompletionRequest
+) -> None:
     form = request.output_format
     match draw(st.integers(0, 5)):
         case 0:
@@ -309,7 +391,7 @@ def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
     """One call."""
     served = {path: method for path, method in methods().items() if gateways or not path.startswith(GATEWAY)}
     request: Any
-    form = draw(st.integers(0, 11))
+    form = draw(st.integers(0, 13))
     if form == 10:
         return draw(by_hand())
     if form == 11 and gateways:
@@ -319,6 +401,8 @@ def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
         path = draw(st.sampled_from([STREAM_CHAT, STREAM_CHAT, CHAT, COUNT_TOKENS]))
         if path == COUNT_TOKENS:
             request = served[path].request(request=request)
+    elif form >= 12:
+        path, request = draw(st.sampled_from([STREAM_COMPLETE, COMPLETE])), draw(completions())
     elif form == 6:
         path, request = CANCEL_CHAT, chat_service_pb2.CancelChatRequest(request_ids=REQUEST_IDS)
     else:

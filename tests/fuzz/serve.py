@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import sys
+import tempfile
 import threading
 import time
 import zlib
@@ -37,12 +38,12 @@ from octet.engine.types import (
 )
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import is_constrained, to_constraint, verified
-from octet.engine.vllm.serving.answer import AnswerReader
+from octet.engine.vllm.serving.answer import AnswerReader, scanner_of
+from octet.engine.vllm.serving.begun import begun_turn
 from octet.server import lifecycle
 from octet.server.server import Server
-from octet.translate.tools import ToolCallScanner
 from tests.fuzz.cases import KEYS
-from tests.integration.fake_engine import FakeEngine, accepted, usage
+from tests.integration.fake_engine import FakeEngine, accepted, said_in, usage
 
 logger = logging.getLogger("octet")
 
@@ -68,7 +69,10 @@ class Scripted:
         self._leaked: list[bytes] = []
 
     async def __call__(self, request: GenerationRequest) -> AsyncGenerator[Event, None]:
-        said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
+        if request.prompt is not None:
+            said = said_in(request.prompt)
+        else:
+            said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
         if self._faults and said in _FAULTS:
             await self._fail(said)
         await self.constrain(request)
@@ -91,7 +95,10 @@ class Scripted:
     async def constrain(self, request: GenerationRequest) -> None:
         """Compiles what the answer is held to."""
         if is_constrained(request):
-            await verified(await asyncio.to_thread(to_constraint, request), self._checker.check)
+            constraint = await asyncio.to_thread(to_constraint, request)
+            if begun := begun_turn(request.messages):
+                constraint = constraint.going_on(begun.text, begun.field)
+            await verified(constraint, self._checker.check)
 
     async def _fail(self, fault: str) -> None:
         match fault:
@@ -117,8 +124,8 @@ class Scripted:
 
 def _reader(request: GenerationRequest, index: int) -> AnswerReader:
     one_call = not request.tool_choice.parallel_calls
-    names = [tool.name for tool in request.tools]
-    scanner = ToolCallScanner(names, one_call=one_call) if names else None
+    begun = begun_turn(request.messages)
+    scanner = scanner_of(request, begun, whole_calls=False) if request.tools else None
     return AnswerReader(index, scanner, None, None, one_call=one_call)
 
 
@@ -260,8 +267,25 @@ async def _create_servicer(engine: Any) -> Any:
     return await smg.create_servicer(engine, max_image_bytes=2**20, image_threads=2)
 
 
+def _write_adapters(folder: Path) -> None:
+    """What AdminService is given: the keys of callers; some adapters, and what is none."""
+    root = folder / "root"
+    for name in ("good", "other", "broken", "empty"):
+        (root / name).mkdir(parents=True)
+        for file in ("adapter_config.json", "adapter_model.safetensors") if name != "empty" else ():
+            (root / name / file).write_text("{}")
+    (root / "out").symlink_to("/etc")
+    (folder / "keys").write_text("".join(f"{name} {name}\n" for name in KEYS))
+
+
 def main() -> None:
     """The command."""
+    with tempfile.TemporaryDirectory(prefix="octet-fuzz-") as folder:
+        _write_adapters(Path(folder))
+        _serve(Path(folder))
+
+
+def _serve(folder: Path) -> None:
     demo = sys.argv[1] == "demo"
 
     async def start() -> Engine:
@@ -276,6 +300,8 @@ def main() -> None:
         api_keys=keys,
         channelz=True,
         smg=demo,
+        admin_keys_file=str(folder / "keys"),
+        adapter_root=str(folder / "root"),
         max_image_bytes=2**20,
         image_decode_seconds=2,
     )

@@ -1,7 +1,7 @@
 """A real server on a real port, with a scripted engine behind it."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,19 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from octet.config import ServerConfig
+from octet.engine.types import Service
 from octet.fetch import ImageFetcher
 from octet.server.server import Server
-from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2, model_service_pb2_grpc
+from octet.v1 import (
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    completion_service_pb2,
+    completion_service_pb2_grpc,
+    content_pb2,
+    embedding_service_pb2_grpc,
+    model_service_pb2_grpc,
+    prompt_pb2,
+)
 from tests.integration.fake_engine import FakeEngine, Script, echo
 
 
@@ -35,6 +45,14 @@ class Running:
         return chat_service_pb2_grpc.ChatServiceStub(self.channel)
 
     @property
+    def completions(self) -> completion_service_pb2_grpc.CompletionServiceStub:
+        return completion_service_pb2_grpc.CompletionServiceStub(self.channel)
+
+    @property
+    def embeddings(self) -> embedding_service_pb2_grpc.EmbeddingServiceStub:
+        return embedding_service_pb2_grpc.EmbeddingServiceStub(self.channel)
+
+    @property
     def models(self) -> model_service_pb2_grpc.ModelServiceStub:
         return model_service_pb2_grpc.ModelServiceStub(self.channel)
 
@@ -49,9 +67,10 @@ async def running_server(
     config: ServerConfig | None = None,
     fetcher: ImageFetcher | None = None,
     attach: bool = True,
+    services: tuple[Service, ...] = (Service.CHAT, Service.COMPLETION),
 ) -> AsyncIterator[Running]:
     server = Server(config or ServerConfig(port=0), fetcher=fetcher)
-    engine = FakeEngine(script)
+    engine = FakeEngine(script, services=services)
     await server.start()
     try:
         if attach:
@@ -111,6 +130,23 @@ def ask(said: str = "one two three", **fields: object) -> chat_service_pb2.ChatR
     """A request of one user turn."""
     turn = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[content_pb2.Part(text=said)])
     return chat_service_pb2.ChatRequest(messages=[turn], **fields)  # type: ignore[arg-type]
+
+
+def prompt(*parts: str | Sequence[int]) -> prompt_pb2.Prompt:
+    """A prompt of these texts and token ids."""
+    made = prompt_pb2.Prompt()
+    for part in parts:
+        if isinstance(part, str):
+            made.parts.add(text=part)
+        else:
+            made.parts.add(tokens=prompt_pb2.TokenIds(ids=part))
+    return made
+
+
+def complete(*texts: str, **fields: object) -> completion_service_pb2.CompletionRequest:
+    """A request for completions of these texts."""
+    prompts = [prompt(text) for text in texts]
+    return completion_service_pb2.CompletionRequest(prompts=prompts, **fields)  # type: ignore[arg-type]
 
 
 async def until(condition: Callable[[], bool]) -> None:

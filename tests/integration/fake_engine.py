@@ -4,26 +4,34 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import replace as replace_fields
+from pathlib import Path
 
 from octet.engine.types import (
     CandidateFinished,
     Deltas,
+    Embedding,
+    EmbeddingRequest,
     Event,
     FinishReason,
     GenerationRequest,
+    ImagePart,
     ModelInfo,
+    Prompt,
     PromptAccepted,
     Quantization,
+    Service,
     TextDelta,
     TextPart,
     Tokens,
+    TokensPart,
     ToolCallDelta,
     ToolCallPart,
     ToolResultPart,
     Usage,
+    Vectors,
 )
-from octet.errors import EngineDeadError
+from octet.errors import AdapterExistsError, AdapterLimitError, EngineDeadError, InvalidRequestError
 from octet.server.warmup import REQUEST_ID as WARM_UP_ID
 
 Script = Callable[[GenerationRequest], AsyncGenerator[Event, None]]
@@ -34,8 +42,17 @@ PROMPT_TOKENS = 7
 class FakeEngine:
     """Plays a script for each request and remembers what it was asked and which answers are unfinished."""
 
-    def __init__(self, script: Script, *, takes_images: bool = True) -> None:
+    def __init__(
+        self,
+        script: Script,
+        *,
+        takes_images: bool = True,
+        services: tuple[Service, ...] = (Service.CHAT, Service.COMPLETION),
+    ) -> None:
         self.script = script
+        self.embedded: list[EmbeddingRequest] = []
+        self.embeds = asyncio.Event()
+        self.embeds.set()
         self.requests: list[GenerationRequest] = []
         self.counted: list[GenerationRequest] = []
         self.unfinished: set[str] = set()
@@ -43,6 +60,10 @@ class FakeEngine:
         self.death: EngineDeadError | None = None
         self.closed = False
         self.kv_usage: float | None = 0.25
+        self.folders: dict[str, Path] = {}
+        self.loading = asyncio.Event()
+        self.may_load = asyncio.Event()
+        self.may_load.set()
         self._model = ModelInfo(
             names=("fake", "fake-alias"),
             source="tests/fake",
@@ -55,6 +76,8 @@ class FakeEngine:
             tokens_per_image=16 if takes_images else 0,
             vocabulary_size=1000,
             adapters=("pirate",),
+            services=services,
+            vectors=Vectors(4, (2, 3)) if Service.EMBEDDING in services else None,
         )
 
     @property
@@ -63,7 +86,7 @@ class FakeEngine:
 
     def set_max_sequences(self, sequences: int) -> None:
         """Sets how many sequences the engine computes at the same time."""
-        self._model = replace(self._model, max_sequences=sequences)
+        self._model = replace_fields(self._model, max_sequences=sequences)
 
     @property
     def asked(self) -> list[GenerationRequest]:
@@ -86,6 +109,21 @@ class FakeEngine:
             if not self.unfinished:
                 self.idle.set()
 
+    async def embed(self, request: EmbeddingRequest) -> Embedding:
+        """Gives the length of the text, once `embeds` is set; a token is a character."""
+        self.embedded.append(request)
+        self.unfinished.add(request.request_id)
+        self.idle.clear()
+        try:
+            await self.embeds.wait()
+        finally:
+            self.unfinished.discard(request.request_id)
+            if not self.unfinished:
+                self.idle.set()
+        said = said_in(request.prompt)
+        values = [float(len(said)), 1.0, 2.0, 3.0][: request.dimensions or 4]
+        return Embedding(values, Usage(len(said), 0, 0, 0))
+
     async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
         """Goes as far as the script's first event."""
         self.counted.append(request)
@@ -106,6 +144,31 @@ class FakeEngine:
         ids = [i for i in token_ids if not (skip_special_tokens and i == 2)]
         return "".join("<bos>" if i == 2 else chr(i) for i in ids)
 
+    async def load_adapter(self, name: str, folder: Path, *, replace: bool) -> bool:
+        """Takes any two adapters; one whose folder is called "broken" cannot be loaded."""
+        self.loading.set()
+        await self.may_load.wait()
+        if folder.name == "broken":
+            raise InvalidRequestError("path", "names an adapter that cannot be loaded: broken")
+        if name in self._model.adapters and not replace:
+            if self.folders.get(name) == folder:
+                return False
+            raise AdapterExistsError(f"another adapter has the name {name!r}")
+        if len(self._model.adapters) == 2 and name not in self._model.adapters:
+            raise AdapterLimitError("2 adapters are loaded")
+        self.folders[name] = folder
+        self._model = replace_fields(
+            self._model, adapters=tuple({**dict.fromkeys(self._model.adapters), name: 0})
+        )
+        return True
+
+    async def unload_adapter(self, name: str) -> int | None:
+        if name not in self._model.adapters:
+            return None
+        left = tuple(adapter for adapter in self._model.adapters if adapter != name)
+        self._model = replace_fields(self._model, adapters=left)
+        return len(self.unfinished)
+
     async def num_unfinished(self) -> int:
         return len(self.unfinished)
 
@@ -118,6 +181,16 @@ class FakeEngine:
 
     def close(self) -> None:
         self.closed = True
+
+
+def said_in(prompt: Prompt) -> str:
+    """The texts of a prompt, and its tokens as characters."""
+    parts = (
+        part.text if isinstance(part, TextPart) else "".join(map(chr, part.ids))
+        for part in prompt.parts
+        if isinstance(part, TextPart | TokensPart)
+    )
+    return "".join(parts)
 
 
 def usage(completion_tokens: int) -> Usage:
@@ -137,8 +210,11 @@ def finished(tokens: int, reason: FinishReason = FinishReason.STOP, index: int =
 
 
 async def echo(request: GenerationRequest) -> AsyncGenerator[Event, None]:
-    """Gives the last message's text back, a word at a time, in each of the candidates."""
-    said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
+    """Gives the last message's text or the prompt's back, a word at a time, in each of the candidates."""
+    if request.prompt is not None:
+        said = said_in(request.prompt)
+    else:
+        said = "".join(part.text for part in request.messages[-1].parts if isinstance(part, TextPart))
     words = [f"{word} " for word in said.split()]
     tokens = 0
     yield accepted()
@@ -187,7 +263,8 @@ async def use_tool(request: GenerationRequest) -> AsyncGenerator[Event, None]:
             yield event
         return
     yield accepted()
-    yield text(f"It gave {', '.join(results)}.", 1)
+    shown = " and a picture" * any(isinstance(part, ImagePart) for part in last.parts)
+    yield text(f"It gave {', '.join(results)}{shown}.", 1)
     yield finished(1)
 
 

@@ -154,6 +154,24 @@ def test_a_conversation_on_standard_input(echoing: Process, tmp_path: Path) -> N
     assert (result.returncode, said) == (0, ["one ", "/two ", "three "])
 
 
+def test_an_answer_begins_with_what_is_given(echoing: Process, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    picture = ("--image", str(tmp_path / "a.png"), "--system", "Be brief.")
+    result = chat("--target", echoing.target, *picture, "--begin", "one two", "what?")
+    # It gives the last message back, which is the beginning.
+    assert (result.returncode, result.stdout, result.stderr) == (0, "one two \n", "")
+    assert "--begin goes with a TEXT" in chat("--target", echoing.target, "--begin", "a").stderr
+
+
+def test_a_conversation_goes_on_with_an_answer(echoing: Process) -> None:
+    result = chat(
+        "--target", echoing.target, typed="/continue\none\n/continue\n/continue\n/reset\n/continue\n"
+    )
+    # Each time it gives back all of the answer that it is to go on with.
+    assert (result.returncode, result.stdout.splitlines()) == (0, ["one ", "one ", "one one "])
+    assert result.stderr.count("go on with an answer that was cut off") == 2
+
+
 def test_commands_and_pictures_that_do_not_exist_end_no_conversation(echoing: Process) -> None:
     result = chat("--target", echoing.target, typed="/nonsense\n/image /nonexistent.png\nlost\nstill here\n")
     assert (result.returncode, result.stdout) == (0, "still here \n")
@@ -170,6 +188,17 @@ def test_a_conversation_asks_for_the_results_of_calls(tmp_path: Path) -> None:
     call, said = result.stdout.splitlines()
     assert json.loads(call)["name"] == "get_weather"
     assert said == "It gave clear skies."
+
+
+def test_pictures_go_with_the_results_of_calls(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a.png")
+    (tmp_path / "tools.json").write_text(json.dumps([{"name": "get_weather", "strict": True}]))
+    typed = f"weather?\n/image /nonexistent.png\nlost\n/image {tmp_path / 'a.png'}\n//a shot\n"
+    with server_process("use_tool") as server:
+        arguments = ("--tools", str(tmp_path / "tools.json"), "--allowed-tool", "get_weather")
+        result = chat("--target", server.target, *arguments, typed=typed)
+    assert result.stdout.splitlines()[1:] == ["It gave /a shot and a picture."]
+    assert result.stderr == "octet: /nonexistent.png: No such file or directory\n"
 
 
 def test_a_server_that_is_not_encrypted(echoing: Process) -> None:

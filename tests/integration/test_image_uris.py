@@ -14,7 +14,7 @@ from PIL import Image
 from octet.config import ServerConfig
 from octet.engine.types import ImagePart
 from octet.fetch import ImageFetcher
-from octet.v1 import chat_service_pb2, content_pb2
+from octet.v1 import chat_service_pb2, completion_service_pb2, content_pb2, prompt_pb2
 from tests.https_origin import Origin, serve_origin
 from tests.integration.conftest import Start, ask, details_of
 from tests.integration.fake_engine import FakeEngine
@@ -82,6 +82,32 @@ async def test_pictures_are_fetched_and_keep_their_places(
     await running.chat.Chat(picture(red, blue, red))
     assert colors(running.engine) == [(255, 0, 0), (0, 0, 255), (255, 0, 0)]
     assert sorted(origin.asked) == ["/blue", "/red"]
+
+
+async def test_pictures_of_raw_prompts_are_fetched_as_well(
+    start: Start, origin: Origin, fetcher: ImageFetcher
+) -> None:
+    running = await start(fetcher=fetcher, config=ServerConfig(port=0, max_running_requests=1))
+    for color in ("red", "blue"):
+        origin.answer(f"/{color}", body=png(color))
+    prompts = [
+        prompt_pb2.Prompt(parts=[prompt_pb2.PromptPart(image={"uri": origin.uri(f"/{color}", "localhost")})])
+        for color in ("red", "blue")
+    ]
+    await running.completions.Complete(completion_service_pb2.CompletionRequest(prompts=prompts))
+    shown = {}
+    for asked in running.engine.asked:
+        assert asked.prompt is not None
+        [part] = asked.prompt.parts
+        assert isinstance(part, ImagePart)
+        shown[asked.prompt.field] = part.image.getpixel((0, 0))
+    assert shown == {"prompts[0]": (255, 0, 0), "prompts[1]": (0, 0, 255)}
+    assert running.server.admission.load().image_bytes == 0
+    origin.answer("/red", body=b"none")
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await running.completions.Complete(completion_service_pb2.CompletionRequest(prompts=prompts))
+    [violation] = details_of(raised.value).bad_request.field_violations
+    assert violation.field == "prompts[0].parts[0].image.uri"
 
 
 async def test_where_nothing_is_fetched(start: Start, origin: Origin) -> None:

@@ -12,9 +12,10 @@ from grpc_channelz.v1 import channelz_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from octet.config import ServerConfig
-from octet.v1 import chat_service_pb2, model_service_pb2
+from octet.v1 import chat_service_pb2, embedding_service_pb2, model_service_pb2
+from octet.v1.completion_service_pb2 import CancelCompletionRequest
 from tests.integration import http2
-from tests.integration.conftest import Running, Start, ask, details_of, until
+from tests.integration.conftest import Running, Start, ask, complete, details_of, until
 from tests.integration.fake_engine import call_tool
 
 CHAT = "/octet.v1.ChatService/Chat"
@@ -25,6 +26,10 @@ METHODS = {
     CHAT: ask(),
     "/octet.v1.ChatService/StreamChat": ask(),
     "/octet.v1.ChatService/CancelChat": chat_service_pb2.CancelChatRequest(request_ids=["a"]),
+    "/octet.v1.CompletionService/Complete": complete("a"),
+    "/octet.v1.CompletionService/StreamComplete": complete("a"),
+    "/octet.v1.CompletionService/CancelCompletion": CancelCompletionRequest(request_ids=["a"]),
+    "/octet.v1.EmbeddingService/CancelEmbed": embedding_service_pb2.CancelEmbedRequest(request_ids=["a"]),
     "/octet.v1.ModelService/GetModel": model_service_pb2.GetModelRequest(name="fake"),
     "/octet.v1.ModelService/ListModels": model_service_pb2.ListModelsRequest(),
     "/octet.v1.ModelService/CountTokens": model_service_pb2.CountTokensRequest(request=ask()),
@@ -184,9 +189,11 @@ async def test_the_methods_take_their_own_requests(start: Start, method: str) ->
 async def test_health_lists_every_service_without_a_key(start: Start) -> None:
     guarded = await start(config=ServerConfig(port=0, api_key="key"))
     listed = await health_pb2_grpc.HealthStub(guarded.channel).List(health_pb2.HealthListRequest())
-    assert {name: status.status for name, status in listed.statuses.items()} == dict.fromkeys(
-        ("", "octet.v1.ChatService", "octet.v1.ModelService"), health_pb2.HealthCheckResponse.SERVING
-    )
+    answers = ("octet.v1.ChatService", "octet.v1.CompletionService", "octet.v1.ModelService")
+    assert {name: status.status for name, status in listed.statuses.items()} == {
+        **dict.fromkeys(("", *answers), health_pb2.HealthCheckResponse.SERVING),
+        "octet.v1.EmbeddingService": health_pb2.HealthCheckResponse.NOT_SERVING,
+    }
     await guarded.server.drain()
     listed = await health_pb2_grpc.HealthStub(guarded.channel).List(health_pb2.HealthListRequest())
     assert {status.status for status in listed.statuses.values()} == {

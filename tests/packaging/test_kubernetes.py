@@ -100,7 +100,8 @@ def test_ports_and_probes_are_those_of_the_server(
     probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
     if settings.tls_certificate is None:
         assert [probe["grpc"]["port"] for probe in probes] == [settings.port] * 3
-        assert probes[1]["grpc"]["service"] == "octet.v1.ChatService"
+        # The whole server: what a model is for may be any service.
+        assert all("service" not in probe["grpc"] for probe in probes)
         return
     known = {name for option in health.params for name in option.opts}
     for probe in probes:

@@ -12,8 +12,10 @@ from octet import __version__
 _COMMANDS = {
     "bench": "Measure the kernels on this machine.",
     "chat": "Ask a server, and print its answer as it streams.",
+    "complete": "Have a server's model go on from a prompt as it is.",
     "demo": "Serve the checkpoint that ships with Octet, and ask it three things.",
     "doctor": "Say what is installed, and whether a model would run.",
+    "embed": "Ask a server for the vectors of texts.",
     "eval": "Measure what quantization costs a model.",
     "health": "Ask a server whether it serves.",
     "quantize": "Make an FP8-Dynamic checkpoint.",

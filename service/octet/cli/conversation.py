@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from octet.client import Answer, ChatOptions
+    from octet.client import Answer, ChatOptions, ToolCall
     from octet.client.requests import Turn
+    from octet.v1 import content_pb2
 
 HELP = """\
-  /image FILE  show a picture along with the next line
+  /image FILE  show a picture along with the next line, or with the result that is asked for
+  /continue    go on with an answer that was cut off
   /reset       forget all that was said
   /quit        end; so does the end of the input
 A line beginning with // is sent with one slash. What the model's tool calls give is asked for."""
@@ -28,6 +30,7 @@ class Talk:
         self._options = options
         self._images = list(options.pop("images", ()))
         self._turns: list[Turn] = []
+        self._answered = False  # whether an answer is what was said last
 
     def run(self) -> None:
         """Takes lines until the input ends or somebody quits.
@@ -46,14 +49,16 @@ class Talk:
     def _command(self, line: str) -> None:
         name, _, argument = line.partition(" ")
         if name == "/reset":
-            self._turns, self._images = [], []
+            self._turns, self._images, self._answered = [], [], False
+        elif name == "/continue" and self._answered:
+            self._go_on()
         elif name == "/image" and argument:
             self._images.append(argument.strip())
         else:
             click.echo(HELP, err=True)
 
     def _say(self, text: str) -> None:
-        from octet.client import tool_result, user
+        from octet.client import user
 
         try:
             turn = user(text, self._images)
@@ -63,17 +68,45 @@ class Talk:
         finally:
             self._images = []
         self._turns.append(turn)
-        answer = self._answer()
-        while answer.tool_calls:
-            for call in answer.tool_calls:
-                result = next(_lines(f"result of {call.name}> "), "")
-                self._turns.append(tool_result(call.id, result))
-            answer = self._answer()
-
-    def _answer(self) -> "Answer":
+        self._answered = False
         answer = self._ask(self._turns, self._options)
         self._turns.append(answer)
-        return answer
+        self._answered = True
+        self._give_results(answer)
+
+    def _go_on(self) -> None:
+        from octet.client import joined
+
+        answer = self._ask(self._turns, self._options)
+        self._turns[-1] = joined(self._turns[-1], answer)
+        self._give_results(answer)
+
+    def _give_results(self, answer: "Answer") -> None:
+        """Asks for what the answer's calls give, until the model has no more of them."""
+
+        while answer.finish_reason == "TOOL_CALLS":
+            for call in answer.tool_calls:
+                self._turns.append(self._result(call))
+            answer = self._ask(self._turns, self._options)
+            self._turns.append(answer)
+
+    def _result(self, call: "ToolCall") -> "content_pb2.Message":
+        """What a call gave, as it is typed in: pictures, then a line."""
+        from octet.client import tool_result
+
+        images: list[str] = []
+        for line in _lines(f"result of {call.name}> "):
+            name, _, argument = line.partition(" ")
+            if name == "/image" and argument:
+                images.append(argument.strip())
+                continue
+            result = line.removeprefix("/") if line.startswith("//") else line
+            try:
+                return tool_result(call.id, result, images)
+            except OSError as error:
+                click.echo(f"octet: {error.filename}: {error.strerror}", err=True)
+                images = []
+        return tool_result(call.id, "", images)
 
 
 def _lines(prompt: str) -> Iterator[str]:

@@ -1,9 +1,14 @@
 """`octet health`: ask a server whether it serves, for container health checks and scripts."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from grpc_health.v1 import health_pb2
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -66,13 +71,21 @@ def health(
         channel = grpc.insecure_channel(target, options)
     else:
         channel = grpc.secure_channel(target, encryption.credentials(), options)
+    stub = health_pb2_grpc.HealthStub(channel)
     with channel:
         try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(service=service), timeout=timeout
-            )
+            answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout)
+            if service and answer.status != health_pb2.HealthCheckResponse.SERVING:
+                _tell_others(stub.List(health_pb2.HealthListRequest(), timeout=timeout).statuses, service)
         except grpc.RpcError as error:
             click.echo(f"octet: error: {target}: {error.code().name}: {error.details()}", err=True)
             sys.exit(1)
     click.echo(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
     sys.exit(0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1)
+
+
+def _tell_others(statuses: "Mapping[str, health_pb2.HealthCheckResponse]", service: str) -> None:
+    """Says which services serve where one does not: the model may be for something else."""
+    serving = [name for name, answer in statuses.items() if name and answer.status == 1]
+    if serving:
+        click.echo(f"octet: {service} does not serve; {', '.join(sorted(serving))} do", err=True)

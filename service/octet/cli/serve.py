@@ -11,7 +11,7 @@ import click
 
 from octet.cli.serve_options import server_options
 from octet.config import ServerConfig
-from octet.errors import OctetError
+from octet.errors import OctetError, StartupError
 
 if TYPE_CHECKING:
     from octet.engine.protocol import Engine
@@ -154,7 +154,10 @@ def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
         engine_args = [str(demo.PATH), *_DEMO_FLAGS, *engine_args]
     if (collector := find_collector(config.otlp_traces_endpoint, os.environ)) is not None:
         engine_args = [*engine_args, "--otlp-traces-endpoint", collector.endpoint]
-    return parse_engine_args(engine_args)
+    settings = parse_engine_args(engine_args)
+    if config.adapter_root is not None and not settings.engine.enable_lora:
+        raise StartupError("--adapter-root: adapters need --enable-lora, too")
+    return settings
 
 
 def _print_engine_help() -> None:

@@ -110,6 +110,18 @@ IDENTITY = (
         help="Such lines themselves, meant for the environment.",
     ),
     click.option(
+        "--admin-keys-file",
+        metavar="FILE",
+        help="Keys of those who may load and drop LoRA adapters while the server runs "
+        "(octet.v1.AdminService), a line each: NAME KEY. Read again when it changes. Needs --adapter-root "
+        "and --enable-lora.",
+    ),
+    click.option(
+        "--adapter-root",
+        metavar="DIRECTORY",
+        help="Directory below which such adapters lie.",
+    ),
+    click.option(
         "--tls-certificate",
         metavar="FILE",
         help="Serve with TLS, with this PEM file's certificate chain. This and the next two files are read "

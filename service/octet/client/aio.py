@@ -1,7 +1,6 @@
 """The client for asyncio."""
 
-import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from inspect import isawaitable
 from types import TracebackType
 from typing import Any, Self, Unpack
@@ -9,6 +8,15 @@ from typing import Any, Self, Unpack
 import grpc
 
 from octet.client.answer import Answer
+from octet.client.completions import (
+    CompletionOptions,
+    Completions,
+    Embeddings,
+    EmbedOptions,
+    Prompts,
+    completion_request,
+    embed_request,
+)
 from octet.client.connection import (
     CHAT_TIMEOUT,
     DEFAULT_TARGET,
@@ -20,72 +28,17 @@ from octet.client.connection import (
 from octet.client.errors import to_octet_error
 from octet.client.functions import MAX_ROUNDS, Function, ToolConversation, ToolRun
 from octet.client.requests import ChatOptions, Conversation, chat_request
-from octet.translate.response import ChunkAccumulator
-from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-
-
-class AsyncChatStream:
-    """`octet.client.ChatStream` for asyncio: iterate it with `async for`, await `answer`.
-
-    Attributes:
-        request_id: the request's id, which `AsyncClient.cancel` takes.
-    """
-
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
-        self._received = ChunkAccumulator()
-        self._cancelled = False
-        self.request_id = request_id
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        """The first candidate's text, piece by piece.
-
-        Raises:
-            OctetRpcError: when the call fails.
-        """
-        async for delta in self.deltas():
-            if delta.text and delta.index == 0:
-                yield delta.text
-
-    async def deltas(self) -> AsyncIterator[chat_service_pb2.CandidateDelta]:
-        """All that is added: text and tool calls of every candidate, and why each ended.
-
-        Raises:
-            OctetRpcError: when the call fails; a call that `cancel` ended has not failed.
-        """
-        try:
-            while (chunk := await self._call.read()) is not grpc.aio.EOF:
-                self._received.add(chunk)
-                for delta in chunk.deltas:
-                    yield delta
-        except grpc.aio.AioRpcError as error:
-            if not (self._cancelled and error.code() == grpc.StatusCode.CANCELLED):
-                raise to_octet_error(error) from None
-        except asyncio.CancelledError:
-            # What gRPC raises out of a cancelled call is what asyncio raises in a cancelled task.
-            if not self._cancelled:
-                raise
-
-    async def answer(self) -> Answer:
-        """The whole answer; reads what is left of it first.
-
-        Raises:
-            OctetRpcError: when the call fails.
-        """
-        async for _ in self.deltas():
-            pass
-        return Answer(self._received.response())
-
-    def cancel(self) -> None:
-        """Stops the model's work. What was received remains; iterators end."""
-        self._cancelled = True
-        self._call.cancel()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.cancel()
+from octet.client.streams import AsyncChatStream, AsyncCompletionStream
+from octet.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    completion_service_pb2_grpc,
+    embedding_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 
 
 class AsyncClient:
@@ -106,7 +59,10 @@ class AsyncClient:
             else grpc.aio.secure_channel(target, tls.credentials(), options=options)
         )
         self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
+        self._completions = completion_service_pb2_grpc.CompletionServiceStub(self._channel)
+        self._embeddings = embedding_service_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         self._metadata = metadata(api_key)
         self._timeout = timeout
 
@@ -133,10 +89,11 @@ class AsyncClient:
         functions: Iterable[Function],
         *,
         max_rounds: int = MAX_ROUNDS,
+        strict: bool = False,
         **options: Unpack[ChatOptions],
     ) -> ToolRun:
         """`octet.client.Client.chat_with_tools`; functions may be asynchronous, and are called one by one."""
-        run = ToolConversation(conversation, functions, max_rounds, options)
+        run = ToolConversation(conversation, functions, max_rounds, options, strict=strict)
         while True:
             answer = await self.chat(run.turns, **run.options)
             if not run.take(answer):
@@ -144,6 +101,44 @@ class AsyncClient:
             for call in answer.tool_calls:
                 result = run.call(call)
                 run.note(call, await result if isawaitable(result) else result)
+
+    async def complete(self, prompts: Prompts, **options: Unpack[CompletionOptions]) -> Completions:
+        """Gives what follows on one or more raw prompts; `CompletionOptions` says what the options are.
+
+        Args:
+            prompts: a text, token ids, what `octet.client.prompt` makes of texts, ids and pictures, or a list
+                of these.
+            options: how to go on from them.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = completion_request(prompts, options)
+        timeout = options.get("timeout", self._timeout)
+        return Completions(await self._call(self._completions.Complete, request, timeout))
+
+    def stream_complete(
+        self, prompts: Prompts, **options: Unpack[CompletionOptions]
+    ) -> AsyncCompletionStream:
+        """Starts completions and gives them as they are produced; takes what `complete` takes."""
+        request = completion_request(prompts, options)
+        timeout = options.get("timeout", self._timeout)
+        call = self._completions.StreamComplete(request, timeout=timeout, metadata=self._metadata)
+        return AsyncCompletionStream(call, request)
+
+    async def embed(self, texts: Prompts, **options: Unpack[EmbedOptions]) -> Embeddings:
+        """Gives the vectors of one or more texts; `EmbedOptions` says what the options are.
+
+        Args:
+            texts: a text, token ids, or a list of these.
+            options: what the vectors are to be like.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = embed_request(texts, options)
+        timeout = options.get("timeout", self._timeout)
+        return Embeddings(await self._call(self._embeddings.Embed, request, timeout))
 
     async def cancel(self, *request_ids: str) -> list[str]:
         """Stops requests by id, also those of other connections; returns the ids that were running.
@@ -229,6 +224,35 @@ class AsyncClient:
         )
         text: str = (await self._call(self._models.Detokenize, request)).text
         return text
+
+    async def load_adapter(self, name: str, path: str, *, replace: bool = False) -> list[str]:
+        """Loads a LoRA adapter, on a server that has AdminService, with a key for that.
+
+        Args:
+            name: what requests will call it.
+            path: where it lies, below the server's --adapter-root.
+            replace: whether it takes the place of another one that has the name.
+
+        Returns:
+            The adapters that requests may name now.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = admin_service_pb2.LoadAdapterRequest(name=name, path=path, replace=replace)
+        return list((await self._call(self._admin.LoadAdapter, request, CHAT_TIMEOUT)).adapters)
+
+    async def unload_adapter(self, name: str) -> list[str]:
+        """Drops a LoRA adapter, likewise; requests that run on it finish.
+
+        Returns:
+            The adapters that requests may name now.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = admin_service_pb2.UnloadAdapterRequest(name=name)
+        return list((await self._call(self._admin.UnloadAdapter, request)).adapters)
 
     async def close(self) -> None:
         """Ends the connection and every call on it."""

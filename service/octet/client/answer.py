@@ -88,6 +88,13 @@ class Answer:
         return name.removeprefix("FINISH_REASON_")
 
     @property
+    def stop(self) -> str | int | None:
+        """The stop string that ended it, or the id of the token that did; None where nothing written did."""
+        [candidate] = self.response.candidates[:1] or [chat_service_pb2.Candidate()]
+        which = candidate.WhichOneof("stop")
+        return getattr(candidate, which) if which else None
+
+    @property
     def usage(self) -> chat_service_pb2.Usage:
         """What it cost, in tokens."""
         return self.response.usage

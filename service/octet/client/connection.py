@@ -28,7 +28,10 @@ _SERVICE_CONFIG = {
     "loadBalancingConfig": [{"round_robin": {}}],
     "methodConfig": [
         {
-            "name": [{"service": "octet.v1.ChatService"}, {"service": "octet.v1.ModelService"}],
+            "name": [
+                {"service": f"octet.v1.{name}Service"}
+                for name in ("Chat", "Completion", "Embedding", "Model")
+            ],
             "retryPolicy": {
                 "maxAttempts": 4,
                 "retryableStatusCodes": ["RESOURCE_EXHAUSTED", "UNAVAILABLE"],

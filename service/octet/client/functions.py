@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from inspect import cleandoc
 from typing import Any, TypeAlias
 
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 
@@ -21,7 +22,8 @@ MAX_ROUNDS = 8
 
 Function: TypeAlias = Callable[..., Any]
 """A function whose parameters have type hints. Its docstring's first paragraph tells the model what it does;
-`typing.Annotated[str, pydantic.Field(description="...")]` tells it what a parameter means."""
+`typing.Annotated[str, pydantic.Field(description="...")]` tells it what a parameter means. What it returns
+goes to the model as text or JSON; a PIL picture, alone or in a list or tuple with the rest, is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,13 @@ class ToolRoundsExceededError(RuntimeError):
 class Toolbox:
     """The functions that a model may use, by name."""
 
-    def __init__(self, functions: Iterable[Function]) -> None:
+    def __init__(self, functions: Iterable[Function], *, strict: bool = False) -> None:
+        """With `strict` the server holds the arguments of their calls to the functions' schemas."""
         by_name = {function.__name__: function for function in functions}
         self._adapters = {name: _adapter(function) for name, function in by_name.items()}
-        self.tools = [_declaration(by_name[name], adapter) for name, adapter in self._adapters.items()]
+        self.tools = [
+            _declaration(by_name[name], adapter, strict=strict) for name, adapter in self._adapters.items()
+        ]
 
     def call(self, call: ToolCall) -> Any:
         """Makes a call and returns what the function does, a coroutine when it is asynchronous.
@@ -82,9 +87,15 @@ class ToolConversation:
     """The turns of a conversation with functions, and what to ask next; both clients drive it."""
 
     def __init__(
-        self, conversation: Conversation, functions: Iterable[Function], rounds: int, options: ChatOptions
+        self,
+        conversation: Conversation,
+        functions: Iterable[Function],
+        rounds: int,
+        options: ChatOptions,
+        *,
+        strict: bool = False,
     ) -> None:
-        self.toolbox = Toolbox(functions)
+        self.toolbox = Toolbox(functions, strict=strict)
         self.turns: list[Turn] = list(turns_of(conversation, options))
         self._rounds = rounds
         self._left = rounds
@@ -126,19 +137,31 @@ def _adapter(function: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(function)
 
 
-def _declaration(function: Function, adapter: "TypeAdapter[Any]") -> tool_pb2.Tool:
+def _declaration(function: Function, adapter: "TypeAdapter[Any]", *, strict: bool) -> tool_pb2.Tool:
     parameters = adapter.json_schema(mode="validation")
     if parameters.get("type") != "object":
         raise TypeError(f"{function.__name__}: parameters that can be given by name only make a tool")
     description = cleandoc(function.__doc__ or "").split("\n\n")[0].replace("\n", " ")
-    return tool({"name": function.__name__, "description": description, "parameters": parameters})
+    name = function.__name__
+    return tool({"name": name, "description": description, "parameters": parameters, "strict": strict})
 
 
 def _to_result(call: ToolCall, result: Any) -> content_pb2.Message:
+    result, pictures = _apart(result)
     plain = to_jsonable_python(result)
     if not isinstance(plain, str | dict):
         plain = json.dumps(plain, ensure_ascii=False)
-    return tool_result(call.id, plain)
+    return tool_result(call.id, plain, pictures)
+
+
+def _apart(result: Any) -> tuple[Any, list[Image.Image]]:
+    """What a function gave without its pictures, and these."""
+    items = list(result) if isinstance(result, list | tuple) else [result]
+    pictures = [item for item in items if isinstance(item, Image.Image)]
+    if not pictures:
+        return result, []
+    others = [item for item in items if not isinstance(item, Image.Image)]
+    return others[0] if len(others) == 1 else others or "", pictures
 
 
 def _summary(error: ValidationError) -> str:

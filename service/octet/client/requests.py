@@ -11,7 +11,7 @@ from octet.translate.values import check_representable, dict_to_struct
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
 ToolSource: TypeAlias = tool_pb2.Tool | Mapping[str, Any]
-"""A tool, or a mapping with name, description and parameters (a JSON Schema), also inside of "function"."""
+"""A tool, or a mapping with name, description, parameters (a JSON Schema) and strict, also in "function"."""
 
 Turn: TypeAlias = content_pb2.Message | Answer
 Conversation: TypeAlias = str | Turn | Sequence[Turn]
@@ -49,6 +49,7 @@ class SamplingOptions(TypedDict, total=False):
     prompt_logprobs: int
     include_stop_string: bool
     skip_special_tokens: bool
+    max_reasoning_tokens: int
 
 
 class ChatOptions(SamplingOptions, total=False):
@@ -60,6 +61,7 @@ class ChatOptions(SamplingOptions, total=False):
         tools: functions that the model may ask for.
         tool_choice: "auto", "none", "required", or a tool's name.
         parallel_calls: whether one answer may hold several calls; default: it may.
+        allowed_tools: names of the tools that may be called; the model sees the others as well. Default: all.
         output_format: a form that the answer must have.
         model: a served model's name; default: the server's first.
         request_id: the request's id; default: a new one.
@@ -76,6 +78,7 @@ class ChatOptions(SamplingOptions, total=False):
     tools: Sequence[ToolSource]
     tool_choice: str | tool_pb2.ToolChoice
     parallel_calls: bool
+    allowed_tools: Sequence[str]
     output_format: chat_service_pb2.OutputFormat
     model: str
     request_id: str
@@ -102,7 +105,7 @@ def chat_request(conversation: Conversation, options: ChatOptions) -> chat_servi
         model=options.get("model", ""),
         messages=_messages(conversation, options),
         tools=[tool(source) for source in options.get("tools", ())],
-        sampling=_sampling(options),
+        sampling=sampling_params(options),
         request_id=options.get("request_id") or uuid.uuid4().hex,
         priority=options.get("priority", 0),
         adapter=options.get("adapter", ""),
@@ -112,6 +115,9 @@ def chat_request(conversation: Conversation, options: ChatOptions) -> chat_servi
         request.tool_choice.CopyFrom(_tool_choice(options["tool_choice"]))
     if "parallel_calls" in options:
         request.tool_choice.parallel_calls = options["parallel_calls"]
+    if "allowed_tools" in options:
+        del request.tool_choice.allowed_names[:]
+        request.tool_choice.allowed_names.extend(options["allowed_tools"])
     if "output_format" in options:
         request.output_format.CopyFrom(options["output_format"])
     if "chat_template_args" in options:
@@ -139,14 +145,44 @@ def assistant(text: str) -> content_pb2.Message:
     return content_pb2.Message(role=content_pb2.ROLE_ASSISTANT, parts=[content_pb2.Part(text=text)])
 
 
-def tool_result(call_id: str, result: str | Mapping[str, Any]) -> content_pb2.Message:
-    """What the tool call `call_id` gave: text, or structured data."""
+def joined(*turns: Turn) -> content_pb2.Message:
+    """The assistant's turn that an answer and those that went on with it make together."""
+    whole = content_pb2.Message(role=content_pb2.ROLE_ASSISTANT)
+    for turn in turns:
+        for part in (turn.message if isinstance(turn, Answer) else turn).parts:
+            last = whole.parts[-1] if whole.parts else content_pb2.Part()
+            kind = part.WhichOneof("kind")
+            if kind != last.WhichOneof("kind"):
+                whole.parts.append(part)
+            elif kind == "text":
+                last.text += part.text
+            elif kind == "reasoning":
+                last.reasoning += part.reasoning
+            elif kind == "tool_call" and part.tool_call.id == last.tool_call.id:
+                # A call that was cut off comes again as a whole.
+                last.CopyFrom(part)
+            else:
+                whole.parts.append(part)
+    return whole
+
+
+def tool_result(
+    call_id: str, result: str | Mapping[str, Any], images: Iterable[ImageSource] = ()
+) -> content_pb2.Message:
+    """What the tool call `call_id` gave: text, or structured data, and pictures that belong to it.
+
+    Raises:
+        OSError: when a picture's file cannot be read.
+        ValueError: when the data hold what JSON cannot hold.
+    """
     answer = tool_pb2.ToolResult(call_id=call_id)
     if isinstance(result, str):
         answer.text = result
     else:
         answer.data.CopyFrom(dict_to_struct(result))
-    return content_pb2.Message(role=content_pb2.ROLE_TOOL, parts=[content_pb2.Part(tool_result=answer)])
+    parts = [content_pb2.Part(tool_result=answer)]
+    parts += [content_pb2.Part(image=to_image(image)) for image in images]
+    return content_pb2.Message(role=content_pb2.ROLE_TOOL, parts=parts)
 
 
 def tool(source: ToolSource) -> tool_pb2.Tool:
@@ -162,7 +198,9 @@ def tool(source: ToolSource) -> tool_pb2.Tool:
     if not isinstance(declaration, Mapping):
         raise TypeError(f"a tool is a mapping, not {declaration!r}")
     name, parameters = declaration.get("name", ""), declaration.get("parameters")
-    result = tool_pb2.Tool(name=name, description=declaration.get("description", ""))
+    result = tool_pb2.Tool(
+        name=name, description=declaration.get("description", ""), strict=declaration.get("strict", False)
+    )
     if parameters is not None:
         if not isinstance(parameters, Mapping):
             raise TypeError(f"the parameters of a tool are a mapping, not {parameters!r}")
@@ -214,7 +252,8 @@ def _messages(conversation: Conversation, options: ChatOptions) -> list[content_
     return [turn.message if isinstance(turn, Answer) else turn for turn in turns]
 
 
-def _sampling(options: ChatOptions) -> chat_service_pb2.SamplingParams | None:
+def sampling_params(options: SamplingOptions) -> chat_service_pb2.SamplingParams | None:
+    """How tokens are chosen, out of all options of a request; None where they say nothing of that."""
     given = {name: options[name] for name in SamplingOptions.__annotations__ if name in options}  # type: ignore[literal-required]
     return chat_service_pb2.SamplingParams(**given) if given else None
 

@@ -1,12 +1,21 @@
 """The blocking client."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
 from octet.client.answer import Answer
+from octet.client.completions import (
+    CompletionOptions,
+    Completions,
+    Embeddings,
+    EmbedOptions,
+    Prompts,
+    completion_request,
+    embed_request,
+)
 from octet.client.connection import (
     CHAT_TIMEOUT,
     DEFAULT_TARGET,
@@ -18,67 +27,17 @@ from octet.client.connection import (
 from octet.client.errors import to_octet_error
 from octet.client.functions import MAX_ROUNDS, Function, ToolConversation, ToolRun
 from octet.client.requests import ChatOptions, Conversation, chat_request
-from octet.translate.response import ChunkAccumulator
-from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
-
-
-class ChatStream:
-    """An answer that is being produced. Iterate it for text; all iterators continue where another stopped.
-
-    Attributes:
-        request_id: the request's id, which `Client.cancel` takes.
-    """
-
-    def __init__(self, call: Any, request_id: str) -> None:
-        self._call = call
-        self._received = ChunkAccumulator()
-        self._cancelled = False
-        self.request_id = request_id
-
-    def __iter__(self) -> Iterator[str]:
-        """The first candidate's text, piece by piece.
-
-        Raises:
-            OctetRpcError: when the call fails.
-        """
-        for delta in self.deltas():
-            if delta.text and delta.index == 0:
-                yield delta.text
-
-    def deltas(self) -> Iterator[chat_service_pb2.CandidateDelta]:
-        """All that is added: text and tool calls of every candidate, and why each ended.
-
-        Raises:
-            OctetRpcError: when the call fails; a call that `cancel` ended has not failed.
-        """
-        try:
-            for chunk in self._call:
-                self._received.add(chunk)
-                yield from chunk.deltas
-        except grpc.RpcError as error:
-            if not (self._cancelled and error.code() == grpc.StatusCode.CANCELLED):
-                raise to_octet_error(error) from None
-
-    def answer(self) -> Answer:
-        """The whole answer; reads what is left of it first.
-
-        Raises:
-            OctetRpcError: when the call fails.
-        """
-        for _ in self.deltas():
-            pass
-        return Answer(self._received.response())
-
-    def cancel(self) -> None:
-        """Stops the model's work. What was received remains; iterators end."""
-        self._cancelled = True
-        self._call.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.cancel()
+from octet.client.streams import ChatStream, CompletionStream
+from octet.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    chat_service_pb2,
+    chat_service_pb2_grpc,
+    completion_service_pb2_grpc,
+    embedding_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 
 
 class Client:
@@ -113,7 +72,10 @@ class Client:
             else grpc.secure_channel(target, tls.credentials(), options=options)
         )
         self._chat = chat_service_pb2_grpc.ChatServiceStub(self._channel)
+        self._completions = completion_service_pb2_grpc.CompletionServiceStub(self._channel)
+        self._embeddings = embedding_service_pb2_grpc.EmbeddingServiceStub(self._channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._admin = admin_service_pb2_grpc.AdminServiceStub(self._channel)
         self._metadata = metadata(api_key)
         self._timeout = timeout
 
@@ -140,6 +102,7 @@ class Client:
         functions: Iterable[Function],
         *,
         max_rounds: int = MAX_ROUNDS,
+        strict: bool = False,
         **options: Unpack[ChatOptions],
     ) -> ToolRun:
         """Lets the model call Python functions until it has its answer.
@@ -147,22 +110,59 @@ class Client:
         Args:
             conversation: what is asked.
             functions: what the model may call; `Function` says how they are described to it. What one returns
-                goes to the model as JSON. Arguments that do not fit are reported to the model, which may try
-                again; what a function raises ends the run.
+                goes to the model as JSON, and pictures as pictures. Arguments that do not fit are reported to
+                the model, which may try again; what a function raises ends the run.
             max_rounds: how often the model may ask for calls.
+            strict: whether the server holds arguments to the functions' types while the model writes them.
             options: `ChatOptions` says what they are. A tool choice holds for the first answer only.
 
         Raises:
             OctetRpcError: when a call to the server fails.
             ToolRoundsExceededError: when the model never comes to an answer.
         """
-        run = ToolConversation(conversation, functions, max_rounds, options)
+        run = ToolConversation(conversation, functions, max_rounds, options, strict=strict)
         while True:
             answer = self.chat(run.turns, **run.options)
             if not run.take(answer):
                 return ToolRun(answer, run.turns)
             for call in answer.tool_calls:
                 run.note(call, run.call(call))
+
+    def complete(self, prompts: Prompts, **options: Unpack[CompletionOptions]) -> Completions:
+        """Gives what follows on one or more raw prompts; `CompletionOptions` says what the options are.
+
+        Args:
+            prompts: a text, token ids, what `octet.client.prompt` makes of texts, ids and pictures, or a list
+                of these.
+            options: how to go on from them.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = completion_request(prompts, options)
+        timeout = options.get("timeout", self._timeout)
+        return Completions(self._call(self._completions.Complete, request, timeout))
+
+    def stream_complete(self, prompts: Prompts, **options: Unpack[CompletionOptions]) -> CompletionStream:
+        """Starts completions and gives them as they are produced; takes what `complete` takes."""
+        request = completion_request(prompts, options)
+        timeout = options.get("timeout", self._timeout)
+        call = self._completions.StreamComplete(request, timeout=timeout, metadata=self._metadata)
+        return CompletionStream(call, request)
+
+    def embed(self, texts: Prompts, **options: Unpack[EmbedOptions]) -> Embeddings:
+        """Gives the vectors of one or more texts; `EmbedOptions` says what the options are.
+
+        Args:
+            texts: a text, token ids, or a list of these.
+            options: what the vectors are to be like.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = embed_request(texts, options)
+        timeout = options.get("timeout", self._timeout)
+        return Embeddings(self._call(self._embeddings.Embed, request, timeout))
 
     def cancel(self, *request_ids: str) -> list[str]:
         """Stops requests by id, also those of other connections; returns the ids that were running.
@@ -247,6 +247,35 @@ class Client:
         )
         text: str = self._call(self._models.Detokenize, request).text
         return text
+
+    def load_adapter(self, name: str, path: str, *, replace: bool = False) -> list[str]:
+        """Loads a LoRA adapter, on a server that has AdminService, with a key for that.
+
+        Args:
+            name: what requests will call it.
+            path: where it lies, below the server's --adapter-root.
+            replace: whether it takes the place of another one that has the name.
+
+        Returns:
+            The adapters that requests may name now.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = admin_service_pb2.LoadAdapterRequest(name=name, path=path, replace=replace)
+        return list(self._call(self._admin.LoadAdapter, request, CHAT_TIMEOUT).adapters)
+
+    def unload_adapter(self, name: str) -> list[str]:
+        """Drops a LoRA adapter, likewise; requests that run on it finish.
+
+        Returns:
+            The adapters that requests may name now.
+
+        Raises:
+            OctetRpcError: when the call fails.
+        """
+        request = admin_service_pb2.UnloadAdapterRequest(name=name)
+        return list(self._call(self._admin.UnloadAdapter, request).adapters)
 
     def close(self) -> None:
         """Ends the connection and every call on it."""

@@ -1,5 +1,6 @@
 """Who may call, and how both sides prove who they are."""
 
+import os
 from dataclasses import dataclass, field
 
 
@@ -11,6 +12,9 @@ class IdentityConfig:
         api_key: a key that calls may carry; without any key every call is let in.
         api_keys: keys with names and limits, a line each; see `octet.server.keys`.
         api_keys_file: file of such lines; read again when it changes.
+        admin_keys_file: file of such lines, without limits, of those who may call AdminService; None: there
+            is no such service. Read again when it changes.
+        adapter_root: the directory below which AdminService finds adapters.
         tls_certificate: PEM file of the server's certificate chain; None: plain text. Read again, like the
             other two, when it changes.
         tls_key: PEM file of its private key, not encrypted.
@@ -22,6 +26,8 @@ class IdentityConfig:
     api_key: str | None = field(default=None, repr=False)
     api_keys: str | None = field(default=None, repr=False)
     api_keys_file: str | None = None
+    admin_keys_file: str | None = None
+    adapter_root: str | None = None
     tls_certificate: str | None = None
     tls_key: str | None = None
     tls_client_ca: str | None = None
@@ -49,5 +55,9 @@ class IdentityConfig:
         ):
             if given is not None and None in (self.tls_certificate, self.tls_key):
                 raise ValueError(f"{flag}: needs {other}, too")
+        if (self.admin_keys_file is None) != (self.adapter_root is None):
+            raise ValueError("--admin-keys-file: goes with --adapter-root; give both, or neither")
+        if self.adapter_root is not None and not os.path.isdir(self.adapter_root):
+            raise ValueError(f"--adapter-root: {self.adapter_root} is no directory")
         if self.tls_client_ca is not None and self.tls_certificate is None:
             raise ValueError("--tls-client-ca: needs --tls-certificate and --tls-key, too")

@@ -1,8 +1,9 @@
 """What goes into an engine and what comes out, free of protobuf, gRPC and vLLM."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from itertools import chain
 from typing import Any
 
 from PIL import Image
@@ -44,7 +45,10 @@ class ToolCallPart:
 
 @dataclass(frozen=True, slots=True)
 class ToolResultPart:
-    """What the call `call_id` of the tool `name` gave; structured results are JSON text."""
+    """What the call `call_id` of the tool `name` gave; structured results are JSON text.
+
+    Pictures that belong to it are the message's next parts.
+    """
 
     call_id: str
     name: str
@@ -76,12 +80,41 @@ class Tool:
     Attributes:
         parameters: a JSON Schema of type object; its order is the one that the model sees.
         as_text: whether the request gave it as JSON text.
+        strict: whether the arguments of calls that the model makes on its own are held to the schema, too.
     """
 
     name: str
     description: str
     parameters: Mapping[str, Any]
     as_text: bool = False
+    strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokensPart:
+    """Tokens by their ids, all of which are in the vocabulary."""
+
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt to which no chat template is applied.
+
+    Attributes:
+        field: its path in the request, for errors.
+        parts: what it consists of, in order; at least one.
+        add_special_tokens: whether tokens such as the one that begins a sequence are put around it, where it
+            has no token ids and does not have them already.
+        parse_special_tokens: whether names of special tokens in its texts become these tokens.
+        siblings: prompts of the same request, itself included, which share what one request may ask for.
+    """
+
+    field: str
+    parts: tuple[TextPart | TokensPart | ImagePart, ...]
+    add_special_tokens: bool = True
+    parse_special_tokens: bool = True
+    siblings: int = 1
 
 
 class ToolChoiceMode(Enum):
@@ -95,11 +128,18 @@ class ToolChoiceMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ToolChoice:
-    """`name` is set with NAMED only; without `parallel_calls` an answer holds at most one call."""
+    """Whether, and which, tools may be called.
+
+    Attributes:
+        name: of the tool; set with NAMED only.
+        parallel_calls: whether an answer may hold more than one call.
+        allowed_names: the only tools that may be called, with AUTO and REQUIRED; empty for all.
+    """
 
     mode: ToolChoiceMode = ToolChoiceMode.AUTO
     name: str = ""
     parallel_calls: bool = True
+    allowed_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +168,7 @@ class Sampling:
     prompt_logprobs: int | None = None
     include_stop_string: bool = False
     skip_special_tokens: bool = True
+    max_reasoning_tokens: int | None = None
 
 
 class OutputKind(Enum):
@@ -159,9 +200,11 @@ class OutputFormat:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """A conversation to be continued. Already checked, except for what only the engine can know.
+    """A conversation or a prompt to be continued. Already checked, except for what only the engine can know.
 
     Attributes:
+        messages: the conversation; empty where there is a `prompt`.
+        prompt: what is continued in a conversation's place, and then without tools.
         priority: smaller goes first; 0 unless the model's `takes_priorities`.
         rank: among requests of equal priority the smaller goes first, and gives way last. It is how much its
             caller had running before.
@@ -175,7 +218,7 @@ class GenerationRequest:
     """
 
     request_id: str
-    messages: tuple[Message, ...]
+    messages: tuple[Message, ...] = ()
     tools: tuple[Tool, ...] = ()
     tool_choice: ToolChoice = field(default_factory=ToolChoice)
     sampling: Sampling = field(default_factory=Sampling)
@@ -187,11 +230,20 @@ class GenerationRequest:
     chat_template_args: Mapping[str, Any] = field(default_factory=dict)
     pan_and_scan: bool | None = None
     trace_headers: Mapping[str, str] = field(default_factory=dict)
+    prompt: Prompt | None = None
+
+    @property
+    def prompt_field(self) -> str:
+        """The field that the prompt comes from, for errors."""
+        return "messages" if self.prompt is None else self.prompt.field
 
     @property
     def image_bytes(self) -> int:
         """What its decoded pictures take in memory."""
-        parts = (part for message in self.messages for part in message.parts)
+        parts = chain(
+            (part for message in self.messages for part in message.parts),
+            self.prompt.parts if self.prompt else (),
+        )
         return sum(
             RESULT_PIXEL_BYTES * part.image.width * part.image.height
             for part in parts
@@ -286,10 +338,15 @@ class LogprobsDelta:
 
 @dataclass(frozen=True, slots=True)
 class CandidateFinished:
-    """Candidate `index` has ended."""
+    """Candidate `index` has ended.
+
+    Attributes:
+        stop: the stop string that ended it, or the id of the token; None where nothing that was written did.
+    """
 
     index: int
     reason: FinishReason
+    stop: str | int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +357,13 @@ class Usage:
     completion_tokens: int
     cached_tokens: int
     image_tokens: int
+    reasoning_tokens: int = 0
+
+
+def total(usages: Iterable[Usage]) -> Usage:
+    """What all of these have used together."""
+    counts = list(usages)
+    return Usage(*(sum(getattr(usage, count.name) for usage in counts) for count in fields(Usage)))
 
 
 Delta = TextDelta | ReasoningDelta | ToolCallDelta | LogprobsDelta | CandidateFinished
@@ -327,6 +391,66 @@ class Tokens:
 
     ids: tuple[int, ...]
     texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """A prompt whose vector is asked for. Already checked, except for what only the engine can know.
+
+    Attributes:
+        prompt: texts and tokens.
+        normalize: whether the vector is scaled to length 1; None leaves that to the model's configuration.
+        dimensions: how many of its numbers are wanted; None for all.
+        truncate: whether a prompt that is too long is cut.
+        priority, rank, adapter, cache_salt, trace_headers: as in GenerationRequest.
+    """
+
+    request_id: str
+    prompt: Prompt
+    normalize: bool | None = None
+    dimensions: int | None = None
+    truncate: bool = False
+    priority: int = 0
+    rank: int = 0
+    adapter: str = ""
+    cache_salt: str = ""
+    trace_headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """A prompt's vector.
+
+    Attributes:
+        values: its D numbers, as exact as f32.
+        usage: what it took.
+        truncated: whether the prompt was cut.
+    """
+
+    values: Sequence[float]
+    usage: Usage
+    truncated: bool = False
+
+
+class Service(Enum):
+    """What a model can be asked for."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True, slots=True)
+class Vectors:
+    """What vectors a model gives.
+
+    Attributes:
+        dimensions: numbers of one.
+        offered: the smaller numbers that a request may ask for; empty where it may ask for none.
+    """
+
+    dimensions: int
+    offered: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +487,10 @@ class ModelInfo:
         crops_by_default: whether pan and scan is on for requests that do not say.
         visual_tokens_per_image: of `tokens_per_image`, those that the picture itself becomes, which alone are
             counted in `Usage.image_tokens`.
+        limits_reasoning: whether it thinks, and can be made to come to an end with that.
         image_view: what the processor makes of every picture; None where that depends on the picture.
+        services: what it can be asked for.
+        vectors: those that it gives; None when it gives none.
     """
 
     names: tuple[str, ...]
@@ -386,6 +513,9 @@ class ModelInfo:
     tokens_per_cropped_image: int = 0
     crops_by_default: bool = False
     visual_tokens_per_image: int = 0
+    services: tuple[Service, ...] = (Service.CHAT, Service.COMPLETION)
+    vectors: Vectors | None = None
+    limits_reasoning: bool = False
 
     def image_cost(self, pan_and_scan: bool | None) -> int:
         """The most tokens that one picture adds to a prompt; `pan_and_scan` as GenerationRequest has it."""

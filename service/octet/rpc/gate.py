@@ -1,7 +1,9 @@
 """The gate between the calls and the engine: open while the engine is ready."""
 
 from octet.engine.protocol import Engine
-from octet.errors import UnavailableError
+from octet.engine.types import ModelInfo, Service
+from octet.errors import ServiceNotOfferedError, UnavailableError
+from octet.translate.model import SERVICE_NAMES
 
 
 class EngineGate:
@@ -29,3 +31,30 @@ class EngineGate:
         if self._engine is None:
             raise self._closed_by
         return self._engine
+
+    def engine_for(self, service: Service) -> Engine:
+        """The engine, if its model is for that.
+
+        Raises:
+            UnavailableError: while there is none to be had.
+            ServiceNotOfferedError: its model is for something else.
+        """
+        engine = self.engine()
+        if service not in engine.model.services:
+            raise ServiceNotOfferedError(_wrong_service(engine.model, service))
+        return engine
+
+
+def _wrong_service(model: ModelInfo, service: Service) -> str:
+    """Says why a model does not answer that, and what it is for."""
+    name, offered = model.names[0], " and ".join(SERVICE_NAMES[other] for other in model.services)
+    if Service.EMBEDDING in model.services:
+        return f"{name} makes vectors of texts and writes none; call {offered}"
+    if service is Service.EMBEDDING:
+        return (
+            f"{name} writes texts and makes no vectors of them; call {offered}, or serve a model that embeds"
+        )
+    return (
+        f"{name} has no chat template, as base models have none; call {offered} with a prompt of your own, "
+        "or start the server with --chat-template"
+    )

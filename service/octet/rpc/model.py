@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 
 from octet.engine.protocol import Engine
-from octet.engine.types import PromptAccepted
+from octet.engine.types import PromptAccepted, Service
 from octet.errors import InvalidRequestError
 from octet.rpc import call
 from octet.rpc.admission.admission import Admission
@@ -88,7 +88,7 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         """Counts the tokens of a prompt."""
         if not request.HasField("request"):
             raise InvalidRequestError("request", "is missing; set the request as it would be sent to Chat")
-        engine = self._gate.engine()
+        engine = self._gate.engine_for(Service.CHAT)
         try:
             cost = await self._translator.to_cost(request.request, engine.model)
             count = partial(self._count, engine, request)

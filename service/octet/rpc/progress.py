@@ -6,29 +6,32 @@ from octet.engine.types import CandidateFinished, Deltas, Event, FinishReason, P
 
 
 class Progress:
-    """Follows the events of one answer."""
+    """Follows the events of one prompt's answer.
 
-    def __init__(self) -> None:
+    Attributes:
+        usage: what it has taken until now.
+
+    Args:
+        candidates: how many the answer will have.
+    """
+
+    def __init__(self, candidates: int) -> None:
         self._accepted = False
-        self._unfinished = {0}
-        self._usage = Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0, image_tokens=0)
-
-    def expect(self, candidates: int) -> None:
-        """Sets how many candidates the answer will have."""
         self._unfinished = set(range(candidates))
+        self.usage = Usage(prompt_tokens=0, completion_tokens=0, cached_tokens=0, image_tokens=0)
 
     def note(self, event: Event) -> None:
         """Takes account of `event`."""
         if isinstance(event, PromptAccepted):
             self._accepted = True
-            self._usage = Usage(
+            self.usage = Usage(
                 prompt_tokens=event.prompt_tokens,
                 completion_tokens=0,
                 cached_tokens=0,
                 image_tokens=event.image_tokens,
             )
             return
-        self._usage = event.usage
+        self.usage = event.usage
         for delta in event.deltas:
             if isinstance(delta, CandidateFinished):
                 self._unfinished.discard(delta.index)
@@ -46,4 +49,4 @@ class Progress:
             unfinished = sorted(self._unfinished)
             self._unfinished.clear()
             ends = tuple(CandidateFinished(index, FinishReason.CANCELLED) for index in unfinished)
-            yield Deltas(deltas=ends, usage=self._usage)
+            yield Deltas(deltas=ends, usage=self.usage)

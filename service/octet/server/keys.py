@@ -17,6 +17,7 @@ import hmac
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from octet.config import ServerConfig
 from octet.errors import StartupError
@@ -50,11 +51,20 @@ class ApiKey:
     source: str
 
 
+class LoadKeys(Protocol):
+    """Reads keys; `changed` says whether their file has just changed, and so may not be whole."""
+
+    def __call__(self, *, changed: bool = False) -> tuple[ApiKey, ...]:
+        """All keys; raises StartupError."""
+        ...
+
+
 class KeyRing:
     """The keys that are valid now; none before `load`."""
 
-    def __init__(self, config: ServerConfig) -> None:
-        self._config = config
+    def __init__(self, load: LoadKeys) -> None:
+        """`load` reads the keys, such as `load_keys` of a server's settings."""
+        self._load = load
         self._keys: tuple[ApiKey, ...] = ()
 
     def load(self) -> None:
@@ -64,7 +74,7 @@ class KeyRing:
             StartupError: when that is not possible, with one line that names the file and the line, and
                 never a key; the keys stay as they were.
         """
-        self._keys = load_keys(self._config, changed=bool(self._keys))
+        self._keys = self._load(changed=bool(self._keys))
 
     def find(self, key: bytes) -> ApiKey | None:
         """The valid key that equals `key`, in a time that does not depend on either's bytes.
@@ -96,25 +106,44 @@ def load_keys(config: ServerConfig, *, changed: bool = False) -> tuple[ApiKey, .
     if config.api_keys is not None:
         keys += _parse(config.api_keys, ENVIRONMENT)
     if config.api_keys_file is not None:
-        text = _read(Path(config.api_keys_file))
-        if changed and not text.endswith("\n"):
-            raise StartupError(
-                f"{config.api_keys_file}: the last line does not end in a newline; "
-                "the file may be half written"
-            )
-        keys += _parse(text, config.api_keys_file)
+        keys += _read_keys(config.api_keys_file, "--api-keys-file", changed=changed)
     _check_together(keys)
     return tuple(keys)
 
 
-def _read(path: Path) -> str:
+def load_admin_keys(file: str, *, changed: bool = False) -> tuple[ApiKey, ...]:
+    """The keys of --admin-keys-file.
+
+    Args:
+        file: its name.
+        changed: whether it has just changed, and so may not be whole.
+
+    Raises:
+        StartupError: when they cannot be read, contradict each other, or have limits, which are callers'.
+    """
+    keys = _read_keys(file, "--admin-keys-file", changed=changed)
+    _check_together(keys)
+    for key in keys:
+        if key.limits != CallerLimits():
+            raise StartupError(f"{key.source}: limits are for callers; leave them out")
+    return tuple(keys)
+
+
+def _read_keys(file: str, flag: str, *, changed: bool) -> list[ApiKey]:
+    text = _read(Path(file), flag)
+    if changed and not text.endswith("\n"):
+        raise StartupError(f"{file}: the last line does not end in a newline; the file may be half written")
+    return _parse(text, file)
+
+
+def _read(path: Path, flag: str) -> str:
     try:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise StartupError(f"--api-keys-file: cannot read {path}: {error.strerror}") from None
+        raise StartupError(f"{flag}: cannot read {path}: {error.strerror}") from None
     if len(content) > _MAX_FILE_BYTES:
-        raise StartupError(f"--api-keys-file: {path} is longer than {_MAX_FILE_BYTES} bytes")
+        raise StartupError(f"{flag}: {path} is longer than {_MAX_FILE_BYTES} bytes")
     try:
         return content.decode("ascii")
     except UnicodeDecodeError as error:

@@ -4,17 +4,24 @@ import asyncio
 import contextlib
 import logging
 import os
+from collections.abc import Collection
+from functools import partial
 from typing import TYPE_CHECKING
 
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from octet.config import ServerConfig
 from octet.engine.protocol import Engine
+from octet.engine.types import Service
 from octet.errors import EngineDeadError, StartupError, UnavailableError
+from octet.rpc.admin import AdminService
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.limits import limits_of
+from octet.rpc.answering import Answering
 from octet.rpc.chat import ChatService
+from octet.rpc.completion import CompletionService
 from octet.rpc.decoders import Decoders
+from octet.rpc.embedding import EmbeddingService
 from octet.rpc.fair_threads import FairThreads
 from octet.rpc.gate import EngineGate
 from octet.rpc.model import ModelService
@@ -23,7 +30,7 @@ from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
 from octet.server.health import HealthServicer
 from octet.server.interceptors import interceptors
-from octet.server.keys import KeyRing
+from octet.server.keys import KeyRing, load_admin_keys, load_keys
 from octet.server.listener import addresses, explain_bind_error, listen, make_server
 from octet.server.reflection import add_reflection
 from octet.server.reload import Reloader
@@ -36,7 +43,16 @@ from octet.telemetry.metrics import Metrics
 from octet.telemetry.tracing import Tracing, find_collector
 from octet.translate import request_limits
 from octet.translate.media import ImageLimits
-from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, model_service_pb2, model_service_pb2_grpc
+from octet.translate.model import SERVICE_NAMES
+from octet.v1 import (
+    admin_service_pb2,
+    admin_service_pb2_grpc,
+    chat_service_pb2_grpc,
+    completion_service_pb2_grpc,
+    embedding_service_pb2_grpc,
+    model_service_pb2,
+    model_service_pb2_grpc,
+)
 
 if TYPE_CHECKING:
     from octet.fetch import ImageFetcher
@@ -53,8 +69,8 @@ STOP_GRACE_SECONDS = 0.5
 _THREADS = 3
 """For what is costly beside pictures: large requests and schemas, many log probabilities."""
 
-SERVICE_NAMES: tuple[str, ...] = (
-    chat_service_pb2.DESCRIPTOR.services_by_name["ChatService"].full_name,
+OWN_SERVICES: tuple[str, ...] = (
+    *SERVICE_NAMES.values(),
     model_service_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name,
 )
 
@@ -63,7 +79,7 @@ class Server:
     """Serves an engine over gRPC: `start`, `attach`, then `retire`, `drain` and `stop`.
 
     Until `attach` has returned and from `drain` on, calls end UNAVAILABLE. Health says SERVING between
-    `attach` and `retire`, else NOT_SERVING.
+    `attach` and `retire`, else NOT_SERVING; of services that the model is not for it says NOT_SERVING always.
     """
 
     def __init__(
@@ -114,28 +130,30 @@ class Server:
                 self.metrics,
                 self._tracing,
                 self._load_reporter if config.load_reports else None,
+                admin_keys=self._load_admin_keys(),
                 name_peers=config.tls_client_ca is not None,
             ),
         )
         AdmissionMetrics(self.metrics, self.admission)
         self.metrics.image_memory_limit.set(config.image_memory.server)
+        answering = Answering(self._running, self.admission, self.metrics, self._tracing, config.log_prompts)
+        answers = (self._gate, self._running, answering, translator)
+        write_timeout = config.write_timeout_seconds
         chat_service_pb2_grpc.add_ChatServiceServicer_to_server(
-            ChatService(
-                self._gate,
-                self._running,
-                self.admission,
-                translator,
-                config.write_timeout_seconds,
-                self.metrics,
-                self._tracing,
-                config.log_prompts,
-            ),
-            self._server,
+            ChatService(*answers, write_timeout), self._server
+        )
+        completion_service_pb2_grpc.add_CompletionServiceServicer_to_server(
+            CompletionService(*answers, write_timeout), self._server
+        )
+        embedding_service_pb2_grpc.add_EmbeddingServiceServicer_to_server(
+            EmbeddingService(*answers), self._server
         )
         model_service_pb2_grpc.add_ModelServiceServicer_to_server(
             ModelService(self._gate, self._running, self.admission, limits, translator), self._server
         )
-        self._service_names = SERVICE_NAMES
+        self._service_names = OWN_SERVICES
+        if config.adapter_root is not None:
+            self._add_admin(config.adapter_root)
         self._create_servicer = create_servicer
         self._vllm_engine = self._add_vllm_engine(limits, translator) if config.smg else None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -186,7 +204,10 @@ class Server:
         self.admission.open(limits_of(self._config, engine.model))
         self._load_reporter.attach(engine)
         self._gate.open(engine)
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        unserved = {SERVICE_NAMES[service] for service in Service} - {
+            SERVICE_NAMES[service] for service in engine.model.services
+        }
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING, but_for=unserved)
 
     async def watch(self, engine: Engine) -> EngineDeadError:
         """Returns when the engine has died; health says NOT_SERVING and nothing is let through any more."""
@@ -259,9 +280,18 @@ class Server:
         """The API keys, which follow their file; None where every call is let in."""
         if not self._config.has_keys:
             return None
-        keys = KeyRing(self._config)
+        keys = KeyRing(partial(load_keys, self._config))
         file = self._config.api_keys_file
         self._reloader.load("API keys", [] if file is None else [file], keys.load)
+        return keys
+
+    def _load_admin_keys(self) -> KeyRing | None:
+        """The keys of AdminService, which follow their file; None where there is no such service."""
+        file = self._config.admin_keys_file
+        if file is None:
+            return None
+        keys = KeyRing(partial(load_admin_keys, file))
+        self._reloader.load("admin keys", [file], keys.load)
         return keys
 
     async def _not_serving(self) -> None:
@@ -270,6 +300,12 @@ class Server:
             self._vllm_engine.leave()
         await self._health.enter_graceful_shutdown()
         self.metrics.serving.set(0)
+
+    def _add_admin(self, root: str) -> None:
+        """Adds the service that loads and drops adapters."""
+        service = AdminService(self._gate, root, self.metrics)
+        admin_service_pb2_grpc.add_AdminServiceServicer_to_server(service, self._server)
+        self._service_names += (admin_service_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name,)
 
     def _add_vllm_engine(self, limits: ImageLimits, translator: Translator) -> "VllmEngineService":
         """Adds the service that SMG gateways ask."""
@@ -293,9 +329,12 @@ class Server:
         self._service_names += (SERVICE_NAME,)
         return service
 
-    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+    async def _set_health(
+        self, status: health_pb2.HealthCheckResponse.ServingStatus, *, but_for: Collection[str] = ()
+    ) -> None:
         for name in ("", *self._service_names):
-            await self._health.set(name, status)
+            if name not in but_for:
+                await self._health.set(name, status)
         self.metrics.serving.set(status == health_pb2.HealthCheckResponse.SERVING)
 
 

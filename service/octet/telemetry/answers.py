@@ -1,9 +1,10 @@
 """What is measured of an answer, out of its events."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from octet.engine.types import CandidateFinished, Event, PromptAccepted, ToolCallDelta, Usage
+from octet.engine.types import CandidateFinished, Event, PromptAccepted, ToolCallDelta, Usage, total
 from octet.telemetry.metrics import Metrics
 
 
@@ -20,6 +21,17 @@ class AnswerSummary:
     usage: Usage | None = None
     time_to_first_token: float | None = None
     tool_calls: int = 0
+
+
+def summary_of(summaries: Sequence[AnswerSummary]) -> AnswerSummary:
+    """What is said of the answers to all prompts of a request together."""
+    used = [summary.usage for summary in summaries if summary.usage is not None]
+    begun = [summary.time_to_first_token for summary in summaries if summary.time_to_first_token is not None]
+    return AnswerSummary(
+        usage=total(used) if used else None,
+        time_to_first_token=min(begun, default=None),
+        tool_calls=sum(summary.tool_calls for summary in summaries),
+    )
 
 
 class AnswerMeter:

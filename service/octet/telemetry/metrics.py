@@ -123,9 +123,10 @@ class Metrics:
             "octet_candidates_total", "Candidates that were completed, by finish reason.", ["finish_reason"]
         )
         self.tool_calls = self._counter("octet_tool_calls_total", "Tool calls in answers.", ["key"])
+        self.adapters = self._gauge("octet_adapters", "LoRA adapters that requests may name.")
 
     def describe_model(self, model: ModelInfo) -> None:
-        """Sets what `octet_model_info` says."""
+        """Sets what `octet_model_info` says, and how many adapters there are."""
         quantization = model.quantization
         formats = (
             ("", "", "")
@@ -133,6 +134,7 @@ class Metrics:
             else (quantization.scheme, quantization.weight_format, quantization.activation_format)
         )
         self.model.labels(model.names[0], model.source, *formats).set(1)
+        self.adapters.set(len(model.adapters))
 
     def _counter(self, name: str, text: str, labels: Sequence[str] = ()) -> Counter:
         return Counter(name, text, labels, registry=self.registry)

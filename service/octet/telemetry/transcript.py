@@ -3,6 +3,7 @@
 import logging
 
 from octet.engine.types import (
+    EmbeddingRequest,
     Event,
     GenerationRequest,
     ImagePart,
@@ -11,6 +12,7 @@ from octet.engine.types import (
     ReasoningPart,
     TextDelta,
     TextPart,
+    TokensPart,
     ToolCallDelta,
     ToolCallPart,
 )
@@ -26,13 +28,15 @@ class Transcript:
         limit: how many characters of each are kept.
     """
 
-    def __init__(self, request: GenerationRequest, limit: int) -> None:
+    def __init__(self, request: GenerationRequest | EmbeddingRequest, limit: int) -> None:
         self._limit = limit
         self._prompt = ""
         self._answer = ""
-        for message in request.messages:
+        for message in request.messages if isinstance(request, GenerationRequest) else ():
             said = "".join(_shown(part) for part in message.parts)
             self._prompt = self._add(self._prompt, f"{message.role.value}: {said}\n")
+        for part in request.prompt.parts if request.prompt else ():
+            self._prompt = self._add(self._prompt, _shown(part))
 
     def note(self, event: Event) -> None:
         """Takes account of `event`."""
@@ -52,11 +56,13 @@ class Transcript:
         return text + more[: self._limit - len(text)]
 
 
-def _shown(part: Part) -> str:
+def _shown(part: Part | TokensPart) -> str:
     if isinstance(part, TextPart | ReasoningPart):
         return part.text
     if isinstance(part, ImagePart):
         return "<image>"
+    if isinstance(part, TokensPart):
+        return f"<{len(part.ids)} tokens>"
     if isinstance(part, ToolCallPart):
         return f"{part.name}{part.arguments_json}"
     return part.content

@@ -21,6 +21,11 @@ class AnswerText:
         """Whether no text precedes in the paragraph; calls are none."""
         return self._first or self._newlines > 1
 
+    @property
+    def held(self) -> int:
+        """Characters that were added and not taken."""
+        return sum(map(len, (*self._found, *self._space)))
+
     def add(self, text: str) -> None:
         """Appends text."""
         kept = text.rstrip()

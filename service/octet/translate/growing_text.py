@@ -51,13 +51,25 @@ class GrowingText:
         self.text = ""
         self.at = 0
         self.ended = False
+        self._before = 0  # characters that came before `text`
         self._start = 0  # what is held of `text` begins here
         self._held: list[str] = []  # and this comes before it
+
+    @property
+    def place(self) -> int:
+        """How many characters have been read from the beginning on."""
+        return self._before + self.at
+
+    @property
+    def held(self) -> int:
+        """Characters that have come and are neither taken nor dropped."""
+        return sum(map(len, self._held)) + len(self.text) - self._start
 
     def add(self, piece: str) -> None:
         """Puts the next piece behind what was not read."""
         if self._start < self.at:
             self._held.append(self.text[self._start : self.at])
+        self._before += self.at
         self.text = self.text[self.at :] + piece
         self.at = self._start = 0
 

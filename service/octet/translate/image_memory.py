@@ -1,19 +1,20 @@
 """The memory that the pictures of a request will take, from their headers alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 from octet.engine.types import ModelInfo
 from octet.errors import InvalidRequestError
-from octet.pictures.header import Base64Source, Source
 from octet.pictures.plan import Plan, make_plan, memory_for
-from octet.translate.data_uri import SCHEME, is_data_uri
+from octet.translate.data_uri import is_data_uri
 from octet.translate.media import ImageLimits, check_image
-from octet.v1 import chat_service_pb2, content_pb2
+from octet.translate.pictures import Pictures, file_of
+from octet.v1 import chat_service_pb2
 
 
 def image_memory(
-    request: chat_service_pb2.ChatRequest,
+    pictures: Pictures,
+    options: chat_service_pb2.ImageOptions,
     model: ModelInfo,
     limits: ImageLimits,
     fetched: Mapping[str, bytes] = MappingProxyType({}),
@@ -25,19 +26,19 @@ def image_memory(
     looking for its header would take long.
 
     Args:
-        request: a request of which nothing has been checked yet.
-        model: what is served.
+        pictures: those of a request of which nothing has been checked yet.
+        options: how they are prepared.
+        model: what is served; no more pictures are looked at than it takes.
         limits: of pictures.
-        fetched: the files that `octet.translate.messages.uris_to_fetch` named, by their URIs.
+        fetched: the files that `octet.translate.pictures.uris_of` named, by their URIs.
 
     Raises:
         InvalidRequestError: at the first picture that takes too much memory together with those before it.
     """
     plans: list[Plan] = []
     escaped = False
-    options = request.image_options
     pan_and_scan = options.pan_and_scan if options.HasField("pan_and_scan") else None
-    for path, image in _images(request, model.max_images):
+    for path, image in pictures[: model.max_images]:
         name = "uri" if image.HasField("uri") else "data"
         file = file_of(image.uri, fetched) if name == "uri" else image.data
         if file is None:
@@ -64,25 +65,3 @@ def check_memory(plans: list[Plan], limits: ImageLimits, where: str) -> None:
             f"{needed} bytes of memory, more than the limit of {limits.max_memory}; "
             "make them smaller or send fewer",
         )
-
-
-def _images(request: chat_service_pb2.ChatRequest, most: int) -> Iterator[tuple[str, content_pb2.Image]]:
-    """The first pictures of a request, as many as one may have, and their paths."""
-    found = 0
-    for i, message in enumerate(request.messages):
-        for j, part in enumerate(message.parts):
-            if part.HasField("image"):
-                found += 1
-                if found > most:
-                    return
-                yield f"messages[{i}].parts[{j}].image", part.image
-
-
-def file_of(uri: str, fetched: Mapping[str, bytes]) -> Source | None:
-    """The file that a URI holds or names, of which little is decoded; None when it cannot be looked at."""
-    if uri in fetched:
-        return fetched[uri]
-    if not is_data_uri(uri):
-        return None
-    body = uri[len(SCHEME) :].partition(",")[2]
-    return None if "%" in body else Base64Source(body)

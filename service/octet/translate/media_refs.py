@@ -13,8 +13,9 @@ from octet.errors import InvalidRequestError
 from octet.pictures.decode import DecodeError, decode_here
 from octet.pictures.plan import Plan, make_plan, memory_for
 from octet.translate.data_uri import is_data_uri, parse_data_uri
-from octet.translate.image_memory import check_memory, file_of
+from octet.translate.image_memory import check_memory
 from octet.translate.media import Decode, ImageLimits, check_image
+from octet.translate.pictures import file_of
 
 _SMALL_PIXELS = 2**20
 """Of a picture that vLLM's processor may decode by itself, in the server's own process and at full size."""

@@ -2,17 +2,14 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, assert_never
 
 from google.protobuf.struct_pb2 import Struct
-from PIL import Image
 
 from octet.engine.types import (
-    ImagePart,
     Message,
     ModelInfo,
     Part,
@@ -24,10 +21,11 @@ from octet.engine.types import (
 )
 from octet.errors import InvalidRequestError
 from octet.pictures.decode import decode_here
-from octet.translate.data_uri import is_data_uri, parse_data_uri
-from octet.translate.media import Decode, ImageLimits, decode_image
+from octet.translate.media import Decode, ImageLimits
+from octet.translate.pictures import PictureReader, Pictures, check_image_count
 from octet.translate.request_limits import count_values, limits_of
 from octet.translate.tool_declarations import check_tool_name
+from octet.translate.tool_values import is_cut_off
 from octet.translate.values import dict_to_struct, parse_json_object, struct_to_dict
 from octet.v1 import content_pb2, tool_pb2
 
@@ -45,7 +43,7 @@ _ALLOWED = {
     Role.SYSTEM: ("text",),
     Role.USER: ("text", "image"),
     Role.ASSISTANT: ("reasoning", "text", "tool_call"),
-    Role.TOOL: ("tool_result",),
+    Role.TOOL: ("tool_result", "image"),
 }
 
 
@@ -64,7 +62,7 @@ def to_messages(
         messages: the conversation.
         model: what is served.
         limits: of pictures.
-        fetched: the files that `uris_to_fetch` named, by their URIs.
+        fetched: the files that `octet.translate.pictures.uris_of` named, by their URIs.
         pan_and_scan: whether pictures are shown in crops as well; None where the request does not say.
         decode: decodes pictures.
 
@@ -74,40 +72,24 @@ def to_messages(
     if not messages:
         raise InvalidRequestError("messages", "is empty; a request needs at least one message")
     roles = _to_roles(messages)
-    _check_image_count(messages, model)
-    to_image = partial(
-        decode_image, limits=limits, view=model.image_view, pan_and_scan=pan_and_scan, decode=decode
-    )
-    conversation = _Conversation(limits, to_image, fetched, limits_of(model).values)
-    return tuple(
+    check_image_count(pictures_of(messages), model)
+    pictures = PictureReader(model, limits, fetched, pan_and_scan, decode)
+    conversation = _Conversation(pictures, limits_of(model).values)
+    converted = tuple(
         Message(role, conversation.to_parts(message.parts, role, f"messages[{i}]"))
         for i, (role, message) in enumerate(zip(roles, messages, strict=True))
     )
+    return (*converted[:-1], _to_go_on_with(converted[-1], messages[-1], f"messages[{len(messages) - 1}]"))
 
 
-def image_fields(messages: Iterable[content_pb2.Message]) -> list[str]:
-    """Gives the paths of all pictures."""
+def pictures_of(messages: Iterable[content_pb2.Message]) -> Pictures:
+    """Gives all pictures with their paths, in order."""
     return [
-        f"messages[{i}].parts[{j}].image"
+        (f"messages[{i}].parts[{j}].image", part.image)
         for i, message in enumerate(messages)
         for j, part in enumerate(message.parts)
         if part.HasField("image")
     ]
-
-
-def uris_to_fetch(messages: Sequence[content_pb2.Message], model: ModelInfo) -> dict[str, str]:
-    """Gives the URIs of pictures that are elsewhere, each with the path of the field that names it first.
-
-    Raises:
-        InvalidRequestError: there are more pictures than the model takes.
-    """
-    _check_image_count(messages, model)
-    uris: dict[str, str] = {}
-    for i, message in enumerate(messages):
-        for j, part in enumerate(message.parts):
-            if part.image.HasField("uri") and not is_data_uri(part.image.uri):
-                uris.setdefault(part.image.uri, f"messages[{i}].parts[{j}].image.uri")
-    return uris
 
 
 def _to_roles(messages: Sequence[content_pb2.Message]) -> list[Role]:
@@ -120,22 +102,7 @@ def _to_roles(messages: Sequence[content_pb2.Message]) -> list[Role]:
                 f"messages[{i}].role", f"{int(message.role)} is not a role; use {known}"
             )
         roles.append(role)
-    if roles[-1] is Role.ASSISTANT:
-        raise InvalidRequestError(
-            f"messages[{len(roles) - 1}].role", "of the last message must not be ROLE_ASSISTANT"
-        )
     return roles
-
-
-def _check_image_count(messages: Sequence[content_pb2.Message], model: ModelInfo) -> None:
-    fields = image_fields(messages)
-    if fields and not model.takes_images:
-        raise InvalidRequestError(fields[0], f"is a picture, but {model.names[0]} takes text only")
-    if len(fields) > model.max_images:
-        raise InvalidRequestError(
-            fields[model.max_images],
-            f"is one of {len(fields)} pictures, more than the {model.max_images} of one request",
-        )
 
 
 @dataclass(slots=True)
@@ -143,18 +110,14 @@ class _Conversation:
     """Converts the messages of one conversation in their order; remembers its tool calls.
 
     Attributes:
-        limits: of pictures.
-        decode_image: decodes a picture, see `octet.translate.media.decode_image`.
-        fetched: pictures by their URIs.
+        pictures: reads its pictures.
         max_values: JSON values that its tool calls and results may hold together.
         values: those that they have held so far.
         open_calls: ids of the calls without a result, with the names of their tools.
         answered: ids of the calls that have their result.
     """
 
-    limits: ImageLimits
-    decode_image: Callable[..., Image.Image]
-    fetched: Mapping[str, bytes]
+    pictures: PictureReader
     max_values: int
     values: int = 0
     open_calls: dict[str, str] = field(default_factory=dict)
@@ -163,6 +126,8 @@ class _Conversation:
     def to_parts(self, parts: Sequence[content_pb2.Part], role: Role, path: str) -> tuple[Part, ...]:
         if not parts and role is not Role.ASSISTANT:
             raise InvalidRequestError(f"{path}.parts", "is empty; a message needs at least one part")
+        if role is Role.TOOL:
+            _check_results(parts, path)
         return tuple(self._to_part(part, role, f"{path}.parts[{j}]") for j, part in enumerate(parts))
 
     def _to_part(self, part: content_pb2.Part, role: Role, path: str) -> Part:
@@ -182,40 +147,13 @@ class _Conversation:
             case "reasoning":
                 return ReasoningPart(part.reasoning)
             case "image":
-                return self._to_image(part.image, f"{path}.image")
+                return self.pictures.read(part.image, f"{path}.image")
             case "tool_call":
                 return self._to_tool_call(part.tool_call, f"{path}.tool_call")
             case "tool_result":
                 return self._to_tool_result(part.tool_result, f"{path}.tool_result")
             case _:
                 assert_never(kind)
-
-    def _to_image(self, image: content_pb2.Image, path: str) -> ImagePart:
-        source = image.WhichOneof("source")
-        match source:
-            case "data":
-                data, source_type = image.data, ""
-            case "uri":
-                data, source_type = self._open(image.uri, f"{path}.uri")
-            case _:
-                raise InvalidRequestError(
-                    path, "has no source; set data to the bytes of the picture file, or uri"
-                )
-        decoded = self.decode_image(
-            data, mime_type=image.mime_type, field=path, source=source, source_type=source_type
-        )
-        return ImagePart(decoded)
-
-    def _open(self, uri: str, path: str) -> tuple[bytes, str]:
-        """The file that a URI holds or names, and its media type where the URI says that."""
-        if is_data_uri(uri):
-            parsed = parse_data_uri(uri, max_bytes=self.limits.max_bytes, field=path)
-            return parsed.data, parsed.media_type
-        if uri not in self.fetched:
-            raise InvalidRequestError(
-                path, "is not a data: URI, and this server fetches no pictures (--image-host)"
-            )
-        return self.fetched[uri], ""
 
     def _to_tool_call(self, call: tool_pb2.ToolCall, path: str) -> ToolCallPart:
         if not 1 <= len(call.id) <= MAX_CALL_ID_LENGTH:
@@ -244,7 +182,8 @@ class _Conversation:
             case "data":
                 return ToolResultPart(result.call_id, name, self._to_json(result.data, f"{path}.data"))
             case _:
-                raise InvalidRequestError(path, "has no result; set text or data")
+                # Pictures are, which follow.
+                return ToolResultPart(result.call_id, name, "")
 
     def _to_arguments_json(self, call: tool_pb2.ToolCall, path: str) -> str:
         if not call.arguments_json:
@@ -283,6 +222,42 @@ class _Conversation:
                 f"takes the JSON values of tool calls and results to more than the {self.max_values} that "
                 "the model's context takes",
             )
+
+
+def _check_results(parts: Sequence[content_pb2.Part], path: str) -> None:
+    """Checks that pictures belong to results, and that each result has anything."""
+    for j, part in enumerate(parts):
+        if part.HasField("image") and j == 0:
+            raise InvalidRequestError(
+                f"{path}.parts[0].image",
+                "belongs to no tool result; in a message of ROLE_TOOL it goes behind the one that it is of",
+            )
+        followed = parts[j + 1].HasField("image") if j + 1 < len(parts) else False
+        if part.HasField("tool_result") and not (part.tool_result.WhichOneof("result") or followed):
+            raise InvalidRequestError(
+                f"{path}.parts[{j}].tool_result", "has no result; set text or data, or let pictures follow"
+            )
+
+
+def _to_go_on_with(message: Message, source: content_pb2.Message, path: str) -> Message:
+    """The last message. If it ends with a call, the model is to go on with that.
+
+    Raises:
+        InvalidRequestError: the call is whole.
+    """
+    last = message.parts[-1] if message.parts else None
+    if not isinstance(last, ToolCallPart):
+        return message
+    call = source.parts[-1].tool_call
+    if not call.arguments_json and not call.HasField("arguments"):
+        # The answer ended right before them.
+        return replace(message, parts=(*message.parts[:-1], replace(last, arguments_json="")))
+    if not is_cut_off(last.arguments_json):
+        raise InvalidRequestError(
+            f"{path}.parts[{len(message.parts) - 1}].tool_call",
+            "is the last of all and complete; its result comes next, in a message of ROLE_TOOL",
+        )
+    return message
 
 
 def _said(text: str, role: Role, path: str) -> str:

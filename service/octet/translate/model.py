@@ -1,11 +1,18 @@
 """What is served, for ModelService; texts to tokenize and tokens to put together."""
 
-from octet.engine.types import ModelInfo, PromptAccepted, Tokens
+from octet.engine.types import ModelInfo, PromptAccepted, Service, Tokens
 from octet.errors import InvalidRequestError
 from octet.translate.media import ImageLimits
 from octet.translate.request import resolve_model
 from octet.translate.sampling import check_token_id
 from octet.v1 import model_service_pb2
+
+SERVICE_NAMES = {
+    Service.CHAT: "octet.v1.ChatService",
+    Service.COMPLETION: "octet.v1.CompletionService",
+    Service.EMBEDDING: "octet.v1.EmbeddingService",
+}
+"""By what a model can be asked for: the service that answers it."""
 
 MAX_TEXT_LENGTH = 1048576
 MAX_TOKEN_IDS = 262144
@@ -22,12 +29,20 @@ def to_model(name: str, model: ModelInfo, limits: ImageLimits) -> model_service_
         name=name,
         source=model.source,
         input_modalities=[model_service_pb2.MODALITY_TEXT],
-        output_modalities=[model_service_pb2.MODALITY_TEXT],
+        output_modalities=[
+            model_service_pb2.MODALITY_TEXT if model.vectors is None else model_service_pb2.MODALITY_VECTOR
+        ],
         context_window=model.context_window,
         output_token_limit=model.output_token_limit,
         active_kernels=model.active_kernels,
         adapters=model.adapters,
+        services=[SERVICE_NAMES[service] for service in model.services],
     )
+    if model.vectors is not None:
+        message.embedding.dimensions = model.vectors.dimensions
+        message.embedding.any_dimensions = len(model.vectors.offered) == model.vectors.dimensions
+        if not message.embedding.any_dimensions:
+            message.embedding.dimensions_offered.extend(model.vectors.offered)
     if model.quantization is not None:
         message.quantization.scheme = model.quantization.scheme
         message.quantization.weight_format = model.quantization.weight_format

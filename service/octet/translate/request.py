@@ -1,7 +1,7 @@
 """Requests from the protocol to the engine's types; everything that can be wrong with them is found here."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from octet.engine.types import GenerationRequest, ModelInfo, ToolChoiceMode
@@ -17,10 +17,11 @@ from octet.translate.prompt_options import (
     to_pan_and_scan,
     to_priority,
 )
-from octet.translate.sampling import check_unconstrained, to_sampling
+from octet.translate.sampling import check_reasoning, check_unconstrained, to_sampling
 from octet.translate.schemas import SchemaReader
 from octet.translate.tool_declarations import to_tool_choice, to_tools
-from octet.v1 import chat_service_pb2
+from octet.translate.tool_schema import offered
+from octet.v1 import chat_service_pb2, completion_service_pb2
 
 MAX_CANCELLED_IDS = 1000
 
@@ -48,7 +49,7 @@ def to_generation_request(
         model: what is served.
         limits: of pictures.
         request_id: the request's own id, or the one that the server made.
-        fetched: the files that `octet.translate.messages.uris_to_fetch` named, by their URIs.
+        fetched: the files that `octet.translate.pictures.uris_of` named, by their URIs.
         decode: decodes pictures.
 
     Raises:
@@ -67,10 +68,15 @@ def to_generation_request(
     if request.HasField("output_format"):
         output_format = to_output_format(request.output_format, tool_choice, schemas)
     sampling = to_sampling(request.sampling, model.vocabulary_size)
+    check_reasoning(sampling, model)
     if output_format is not None:
         check_unconstrained(sampling, "output_format")
     if tool_choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED):
         check_unconstrained(sampling, "tool_choice")
+    if tool_choice.mode is ToolChoiceMode.AUTO:
+        for i in offered(tools, tool_choice):
+            if tools[i].strict:
+                check_unconstrained(sampling, f"tools[{i}].strict")
     priority = to_priority(request.priority, model)
     cache_salt = to_cache_salt(request.cache_salt)
     chat_template_args = to_chat_template_args(request.chat_template_args)
@@ -99,8 +105,10 @@ def to_generation_request(
     )
 
 
-def is_costly(request: chat_service_pb2.ChatRequest, size: int) -> bool:
-    """Whether `to_generation_request` takes long even without pictures, so that a thread should do it.
+def is_costly(
+    request: chat_service_pb2.ChatRequest | completion_service_pb2.CompletionRequest, size: int
+) -> bool:
+    """Whether checking and converting it takes long even without pictures, so that a thread should do it.
 
     Args:
         request: what the client sent.
@@ -108,7 +116,9 @@ def is_costly(request: chat_service_pb2.ChatRequest, size: int) -> bool:
     """
     if size > _COSTLY_BYTES:
         return True
-    schemas = sum(tool.ByteSize() for tool in request.tools) + request.output_format.ByteSize()
+    schemas = request.output_format.ByteSize()
+    if isinstance(request, chat_service_pb2.ChatRequest):
+        schemas += sum(tool.ByteSize() for tool in request.tools)
     return schemas > _COSTLY_SCHEMA_BYTES
 
 
@@ -131,13 +141,12 @@ def check_request_id(request_id: str, field: str = "request_id") -> None:
         raise InvalidRequestError(field, "is not 1 to 128 printable ASCII characters")
 
 
-def to_cancelled_ids(request: chat_service_pb2.CancelChatRequest) -> tuple[str, ...]:
-    """Checks CancelChatRequest and gives its ids, each once, in order.
+def to_cancelled_ids(ids: Sequence[str]) -> tuple[str, ...]:
+    """Checks the `request_ids` of a request that cancels others, and gives them, each once, in order.
 
     Raises:
         InvalidRequestError: at the wrong field.
     """
-    ids = request.request_ids
     if not 1 <= len(ids) <= MAX_CANCELLED_IDS:
         raise InvalidRequestError("request_ids", f"has {len(ids)} ids, not 1 to {MAX_CANCELLED_IDS}")
     for i, request_id in enumerate(ids):

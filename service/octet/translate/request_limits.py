@@ -1,5 +1,6 @@
 """How much a request may hold: what follows from the model's context window, and is counted first."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,7 +8,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 
 from octet.engine.types import ModelInfo
 from octet.errors import InvalidRequestError
-from octet.v1 import chat_service_pb2
+from octet.v1 import chat_service_pb2, prompt_pb2
 
 _OTHER_BYTES = 4 * 1024 * 1024
 _OTHER_FIELDS = 64 * 1024
@@ -72,6 +73,33 @@ def check_counts(request: chat_service_pb2.ChatRequest, limits: RequestLimits) -
                 f"messages[{i}].parts",
                 f"takes the parts of the request to {parts}, more than the {limits.parts} that the model's "
                 "context takes; put texts together",
+            )
+
+
+def check_prompt_counts(
+    prompts: Sequence[prompt_pb2.Prompt], name: str, most: int, limits: RequestLimits
+) -> None:
+    """Counts prompts and their parts, in a time that the limits bound.
+
+    Args:
+        prompts: the request's.
+        name: the field that they are.
+        most: how many prompts there may be.
+        limits: of one request.
+
+    Raises:
+        InvalidRequestError: at the field that holds too much.
+    """
+    if not 1 <= len(prompts) <= most:
+        raise InvalidRequestError(name, f"has {len(prompts)} prompts, not 1 to {most}")
+    parts = 0
+    for i, prompt in enumerate(prompts):
+        parts += len(prompt.parts)
+        if parts > limits.parts:
+            raise InvalidRequestError(
+                f"{name}[{i}].parts",
+                f"takes the parts of the request to {parts}, more than the {limits.parts} that it may have; "
+                "put texts together, or send fewer prompts",
             )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, assert_never
+from typing import Any, Literal, TypeAlias, assert_never
 
 from octet.engine.types import (
     CandidateFinished,
@@ -21,9 +21,12 @@ from octet.engine.types import (
 )
 from octet.translate.logprobs import to_positions
 from octet.translate.values import dict_to_struct, parse_json_object
-from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
+from octet.v1 import chat_service_pb2, completion_service_pb2, content_pb2, tool_pb2
 
-_FINISH_REASONS = {
+Stop: TypeAlias = dict[str, Any]
+"""The field that says what ended a candidate, with its value; empty where nothing that it wrote did."""
+
+FINISH_REASONS = {
     FinishReason.STOP: chat_service_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: chat_service_pb2.FINISH_REASON_LENGTH,
     FinishReason.TOOL_CALLS: chat_service_pb2.FINISH_REASON_TOOL_CALLS,
@@ -73,14 +76,36 @@ def delta_chunk(steps: Sequence[Deltas]) -> chat_service_pb2.ChatChunk:
 
 def add_usage(chunk: chat_service_pb2.ChatChunk, usage: Usage) -> None:
     """Makes `chunk` the last one: it carries the whole usage."""
-    chunk.usage.CopyFrom(
-        chat_service_pb2.Usage(
-            prompt_tokens=usage.prompt_tokens,
-            completion_tokens=usage.completion_tokens,
-            total_tokens=usage.prompt_tokens + usage.completion_tokens,
-            cached_tokens=usage.cached_tokens,
-            image_tokens=usage.image_tokens,
-        )
+    chunk.usage.CopyFrom(to_usage(usage))
+
+
+def add_end(
+    delta: chat_service_pb2.CandidateDelta | completion_service_pb2.CompletionDelta, end: CandidateFinished
+) -> None:
+    """Says in `delta` why the candidate has ended, and what it wrote that ended it."""
+    delta.finish_reason = FINISH_REASONS[end.reason]
+    match end.stop:
+        case str():
+            delta.stop_string = end.stop
+        case int():
+            delta.stop_token_id = end.stop
+
+
+def to_stop(delta: chat_service_pb2.CandidateDelta | completion_service_pb2.CompletionDelta) -> Stop:
+    """The field of `delta` that says what ended the candidate, with its value; empty where none does."""
+    name = delta.WhichOneof("stop")
+    return {name: getattr(delta, name)} if name else {}
+
+
+def to_usage(usage: Usage) -> chat_service_pb2.Usage:
+    """Gives what was used."""
+    return chat_service_pb2.Usage(
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        cached_tokens=usage.cached_tokens,
+        image_tokens=usage.image_tokens,
+        reasoning_tokens=usage.reasoning_tokens,
     )
 
 
@@ -145,6 +170,7 @@ class _Candidate:
     calls: dict[int, _ToolCall] = field(default_factory=dict)
     logprobs: list[chat_service_pb2.PositionLogprobs] = field(default_factory=list)
     finish_reason: chat_service_pb2.FinishReason = chat_service_pb2.FINISH_REASON_UNSPECIFIED
+    stop: Stop = field(default_factory=dict)
 
     def add(self, delta: chat_service_pb2.CandidateDelta) -> None:
         self.logprobs.extend(delta.logprobs)
@@ -159,6 +185,7 @@ class _Candidate:
             call.arguments.append(call_delta.arguments_json)
         if delta.finish_reason:
             self.finish_reason = delta.finish_reason
+        self.stop = to_stop(delta) or self.stop
 
     def to_message(self) -> content_pb2.Message:
         parts = [part.to_part() for part in self.parts]
@@ -209,6 +236,7 @@ class ChunkAccumulator:
                 message=candidate.to_message(),
                 finish_reason=candidate.finish_reason,
                 logprobs=candidate.logprobs,
+                **candidate.stop,
             )
         return response
 
@@ -249,7 +277,7 @@ def _append(delta: Delta, candidate: chat_service_pb2.CandidateDelta) -> None:
         case LogprobsDelta():
             candidate.logprobs.extend(to_positions(delta.positions))
         case CandidateFinished():
-            candidate.finish_reason = _FINISH_REASONS[delta.reason]
+            add_end(candidate, delta)
         case _:
             assert_never(delta)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from octet.engine.types import Sampling
+from octet.engine.types import ModelInfo, Sampling
 from octet.errors import InvalidRequestError
 from octet.v1 import chat_service_pb2
 
@@ -57,9 +57,23 @@ def to_sampling(params: chat_service_pb2.SamplingParams, vocabulary_size: int) -
         prompt_logprobs=_integer(params, "prompt_logprobs", 0, MAX_TOP_LOGPROBS),
         include_stop_string=params.include_stop_string,
         skip_special_tokens=params.skip_special_tokens if params.HasField("skip_special_tokens") else True,
+        max_reasoning_tokens=_integer(params, "max_reasoning_tokens", 0),
     )
     _check_consistent(sampling)
     return sampling
+
+
+def check_reasoning(sampling: Sampling, model: ModelInfo) -> None:
+    """Refuses a limit of what a model thinks that does not do so apart from its answer.
+
+    Raises:
+        InvalidRequestError: at the field.
+    """
+    if sampling.max_reasoning_tokens is not None and not model.limits_reasoning:
+        raise InvalidRequestError(
+            "sampling.max_reasoning_tokens",
+            "is set, but this server tells no reasoning from answers (--reasoning-parser); leave it out",
+        )
 
 
 def check_unconstrained(sampling: Sampling, by: str) -> None:

@@ -1,7 +1,7 @@
 """The tools that a request offers, and the choice among them."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
@@ -43,7 +43,15 @@ def to_tools(tools: Sequence[tool_pb2.Tool], schemas: SchemaReader) -> tuple[Too
             raise InvalidRequestError(f"{field}.name", f"{tool.name!r} is the name of an earlier tool, too")
         names.add(tool.name)
         parameters = _to_parameters(tool, schemas, field)
-        converted.append(Tool(tool.name, tool.description, parameters, as_text=bool(tool.parameters_json)))
+        converted.append(
+            Tool(
+                tool.name,
+                tool.description,
+                parameters,
+                as_text=bool(tool.parameters_json),
+                strict=tool.strict,
+            )
+        )
     return tuple(converted)
 
 
@@ -57,6 +65,7 @@ def to_tool_choice(choice: tool_pb2.ToolChoice, tools: Iterable[Tool]) -> ToolCh
     if mode is None:
         raise InvalidRequestError("tool_choice.mode", f"{int(choice.mode)} is not a mode of this API")
     names = {tool.name for tool in tools}
+    _check_allowed(choice.allowed_names, mode, names)
     if mode is ToolChoiceMode.NAMED:
         if not choice.name:
             raise InvalidRequestError("tool_choice.name", "is empty; MODE_NAMED needs the name of a tool")
@@ -71,7 +80,25 @@ def to_tool_choice(choice: tool_pb2.ToolChoice, tools: Iterable[Tool]) -> ToolCh
     if mode is ToolChoiceMode.REQUIRED and not names:
         raise InvalidRequestError("tool_choice.mode", "is MODE_REQUIRED, but the request has no tools")
     parallel_calls = choice.parallel_calls if choice.HasField("parallel_calls") else True
-    return ToolChoice(mode, choice.name, parallel_calls)
+    return ToolChoice(mode, choice.name, parallel_calls, tuple(choice.allowed_names))
+
+
+def _check_allowed(allowed: Sequence[str], mode: ToolChoiceMode, names: Collection[str]) -> None:
+    """Checks ToolChoice.allowed_names against the names of the request's tools."""
+    field = "tool_choice.allowed_names"
+    if allowed and mode not in (ToolChoiceMode.AUTO, ToolChoiceMode.REQUIRED):
+        raise InvalidRequestError(
+            field, f"is set, but MODE_{mode.name} leaves no choice of tools; use MODE_AUTO or MODE_REQUIRED"
+        )
+    seen: set[str] = set()
+    for i, name in enumerate(allowed):
+        if name not in names:
+            raise InvalidRequestError(
+                f"{field}[{i}]", f"{name[:64]!r} is not the name of one of the request's tools"
+            )
+        if name in seen:
+            raise InvalidRequestError(f"{field}[{i}]", f"{name!r} is in the list already")
+        seen.add(name)
 
 
 def check_tool_name(name: str, field: str) -> None:

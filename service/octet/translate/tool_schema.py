@@ -8,8 +8,10 @@ from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
 
 def offered(tools: Sequence[Tool], choice: ToolChoice) -> list[int]:
     """Which of a request's tools its choice leaves, by their places in it."""
-    named = choice.mode is ToolChoiceMode.NAMED
-    return [i for i, tool in enumerate(tools) if not named or tool.name == choice.name]
+    if choice.mode is ToolChoiceMode.NONE:
+        return []
+    wanted = (choice.name,) if choice.mode is ToolChoiceMode.NAMED else choice.allowed_names
+    return [i for i, tool in enumerate(tools) if not wanted or tool.name in wanted]
 
 
 def place(i: int) -> str:

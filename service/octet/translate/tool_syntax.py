@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,14 +12,16 @@ from octet.translate.tool_values import ValueReader, object_of_text
 # Modules that models have been taught to write before a function's name.
 PREFIXES = ("default_api", "functions", "tools")
 
-_NAME_KEYS = ("name", "function", "tool", "tool_name")
+NAME_KEYS = ("name", "function", "tool", "tool_name")
+"""The keys of an object under which the name of the function may stand."""
+
 # What may hold an object with the name and the arguments, and a list of such.
 _CALL_KEYS = ("function", "function_call", "tool_call")
 _LIST_KEY = "tool_calls"
 _ARGUMENT_KEYS = ("parameters", "arguments", "args", "input")
 # What else an object that is a call may say; a number, a short string, or nothing.
 _OTHER_KEYS = ("id", "call_id", "tool_call_id", "index", "type")
-_KEYS = Words([*_NAME_KEYS, *_CALL_KEYS, _LIST_KEY, *_ARGUMENT_KEYS, *_OTHER_KEYS])
+_KEYS = Words([*NAME_KEYS, *_CALL_KEYS, _LIST_KEY, *_ARGUMENT_KEYS, *_OTHER_KEYS])
 _OTHER_LENGTH = 128
 
 NAME = re.compile(r"[A-Za-z0-9_.-]*")
@@ -29,6 +31,16 @@ SPACE = re.compile(r"\s*")
 _VARIABLE_IN_TEXT = re.compile(r"[a-z_][A-Za-z0-9_]{0,63}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _IN_STRING = re.compile(r"[^\"'\\\n]*")
+
+
+def spellings(names: Iterable[str]) -> dict[str, str]:
+    """How tools are called, alone and with a module before them, and the names that this means."""
+    spelled = {}
+    for name in names:
+        spelled[name] = name
+        for prefix in PREFIXES:
+            spelled.setdefault(f"{prefix}.{name}", name)
+    return spelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +90,19 @@ class CallReader:
         names: Iterable[str],
         parameters: Mapping[str, Sequence[str]],
         sink: CallSink,
+        held: Mapping[str, Callable[[int], bool]],
     ) -> None:
-        """`parameters` are the names that tools' arguments have, in order; `sink` takes what objects make."""
-        self._names = {}
-        for name in names:
-            self._names[name] = name
-            for prefix in PREFIXES:
-                self._names.setdefault(f"{prefix}.{name}", name)
+        """Prepares to read.
+
+        Args:
+            source: the answer.
+            names: the tools on offer.
+            parameters: the names that their arguments have, in order.
+            sink: takes what objects make.
+            held: for those of which nothing else is a call, whether arguments that begin at a place are such.
+        """
+        self._names = spellings(names)
+        self._held = held
         self._spellings = Words(self._names)
         self._source = source
         self._parameters = parameters
@@ -102,6 +120,8 @@ class CallReader:
         has_arguments = not members.keys.isdisjoint(_ARGUMENT_KEYS)
         # A name alone is a call without arguments; with anything else it is a thing that has a name.
         if not members.name or not (has_arguments or members.nested or len(members.keys) == 1):
+            raise NoCall
+        if members.name in self._held:
             raise NoCall
         self._sink.begin(members.name, [members.arguments or "{}"])
         self._sink.end()
@@ -141,7 +161,7 @@ class CallReader:
         elif key == _LIST_KEY and char == "[" and len(members.keys) == 1 and not self._lists:
             yield from self._list()
             members.given = True
-        elif key in _NAME_KEYS:
+        elif key in NAME_KEYS:
             if members.name:
                 raise NoCall
             members.name = self._names[(yield from self._one_of(self._spellings))]
@@ -165,6 +185,8 @@ class CallReader:
 
     def _arguments(self, name: str) -> Steps[None]:
         """Arguments of a call whose name is known, which goes on whatever they are."""
+        if name in self._held and not self._held[name](self._source.place):
+            raise NoCall
         reader = ValueReader(self._source, python=False)
         self.within = True
         self._sink.begin(name, reader.out)
@@ -222,6 +244,8 @@ class CallReader:
         if (yield from self._source.need()) != "(":
             raise NoCall
         name = self._names[name]
+        if name in self._held and not self._held[name](self._source.place):
+            raise NoCall
         reader = ValueReader(self._source, python=True)
         self.within = True
         try:

@@ -11,6 +11,7 @@ from typing import Any
 from octet.translate.answer_text import AnswerText
 from octet.translate.growing_text import CutOff, GrowingText, NoCall, Steps, Words
 from octet.translate.quoted_code import FENCE, TICKS, QuotedCode
+from octet.translate.strict_calls import HeldArguments, strict_spellings
 from octet.translate.tool_syntax import BLANKS, SPACE, Call, CallReader
 
 # What a fenced block with calls is marked as, in capitals or not; the second ones are marks of calls only.
@@ -76,6 +77,8 @@ class ToolCallScanner:
         names: Collection[str],
         *,
         parameters: Mapping[str, Sequence[str]] | None = None,
+        strict: Collection[str] = (),
+        functions: Collection[str] = (),
         one_call: bool = False,
         whole_calls: bool = False,
     ) -> None:
@@ -84,6 +87,9 @@ class ToolCallScanner:
         Args:
             names: the tools on offer.
             parameters: what their arguments are called, in order, for calls that give them by place.
+            strict: those of them whose arguments decoding holds to a schema; calls in forms that it does not
+                hold are none.
+            functions: those of the strict ones that it holds in Python's form, too.
             one_call: the answer ends behind the first call.
             whole_calls: no call is reported before its arguments are complete, for an answer that may end
                 within them.
@@ -92,7 +98,13 @@ class ToolCallScanner:
         self._whole_calls = whole_calls
         self._source = GrowingText()
         self._text = AnswerText()
-        self._reader = CallReader(self._source, names, parameters or {}, self)
+        self._held = (
+            HeldArguments(strict_spellings(names, strict), strict_spellings(names, functions))
+            if strict
+            else None
+        )
+        held = dict.fromkeys(strict, self._held.begin_at) if self._held else {}
+        self._reader = CallReader(self._source, names, parameters or {}, self, held)
         self._code = QuotedCode(self._source)
         self._calls = 0
         self._begun = ""  # the name of a call whose arguments are awaited
@@ -112,8 +124,20 @@ class ToolCallScanner:
         """Whether the answer has ended within a call's arguments."""
         return self._source.ended and self._reader.within
 
+    @property
+    def within_reported(self) -> bool:
+        """Whether the last call that was reported is not complete yet."""
+        return bool(self._begun) and not self._whole_calls
+
+    @property
+    def held(self) -> int:
+        """Characters of text that are not reported, as they may belong to a call."""
+        return self._source.held + self._text.held
+
     def feed(self, text: str) -> list[Found]:
         """Takes the next piece of the answer; returns what has become certain."""
+        if self._held is not None:
+            self._held.feed(text)
         self._source.add(text)
         return self._resume()
 

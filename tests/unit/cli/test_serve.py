@@ -1,5 +1,6 @@
 """What `octet serve` makes of its command line."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from click.testing import CliRunner
 from octet.cli import serve as serve_module
 from octet.cli.serve import serve
 from octet.config import ServerConfig
+from octet.errors import StartupError
 
 
 @pytest.fixture
@@ -131,3 +133,11 @@ def test_wrong_settings_are_wrong_usage(
     assert result.exit_code == 2
     assert message in result.stderr
     assert started == {}
+
+
+def test_adapters_of_administrators_need_lora(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("ops key\n")
+    config = ServerConfig(admin_keys_file=str(tmp_path / "keys"), adapter_root=str(tmp_path))
+    with pytest.raises(StartupError, match="--adapter-root: adapters need --enable-lora"):
+        serve_module._parse(config, [])
+    assert serve_module._parse(config, ["--enable-lora"]).engine.enable_lora

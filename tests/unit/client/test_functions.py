@@ -5,6 +5,7 @@ import json
 from typing import Annotated, Literal
 
 import pytest
+from PIL import Image
 from pydantic import Field, TypeAdapter
 
 from octet.client import Answer, ToolCall, ToolRoundsExceededError, user
@@ -119,6 +120,46 @@ def test_results(kind: str, text: str, data: object) -> None:
     assert result.call_id == "call_1"
     assert result.text == text
     assert (struct_to_dict(result.data) if result.HasField("data") else None) == data
+
+
+PICTURE = Image.new("RGB", (2, 1), "red")
+
+
+def shows(kind: str) -> object:
+    return {
+        "alone": PICTURE,
+        "with text": ("a shot", PICTURE),
+        "with data": [PICTURE, {"page": 2}],
+        "two, and two": [PICTURE, 1, PICTURE, 2],
+        "none": [1, 2],
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "data", "pictures"),
+    [
+        ("alone", "", None, 1),
+        ("with text", "a shot", None, 1),
+        ("with data", "", {"page": 2}, 1),
+        ("two, and two", "[1, 2]", None, 2),
+        ("none", "[1, 2]", None, 0),
+    ],
+)
+def test_pictures_that_a_function_gives(kind: str, text: str, data: object, pictures: int) -> None:
+    run = ToolConversation("hi", [shows], 1, {})
+    asked = call("shows", kind=kind)
+    run.note(asked, run.toolbox.call(asked))
+    first, *others = run.turns[-1].parts  # type: ignore[union-attr]
+    assert first.tool_result.text == text
+    given = first.tool_result.data
+    assert (struct_to_dict(given) if first.tool_result.HasField("data") else None) == data
+    assert [part.WhichOneof("kind") for part in others] == ["image"] * pictures
+
+
+def test_functions_may_be_strict() -> None:
+    assert not any(tool.strict for tool in ToolConversation("hi", [returns], 1, {}).options["tools"])
+    strict = ToolConversation("hi", [returns, shows], 1, {}, strict=True)
+    assert all(tool.strict for tool in strict.options["tools"])
 
 
 def test_a_forced_choice_holds_for_the_first_answer_only() -> None:

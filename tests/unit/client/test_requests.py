@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from octet.client import Answer, assistant, tool, tool_result, user
+from octet.client import Answer, assistant, joined, tool, tool_result, user
 from octet.client.requests import ChatOptions, SamplingOptions, chat_request, json_schema
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 
@@ -101,6 +101,63 @@ def test_tools_of_the_wrong_type(source: dict[str, object]) -> None:
 def test_tool_results() -> None:
     assert tool_result("c", "text").parts[0].tool_result.text == "text"
     assert tool_result("c", {"a": 1}).parts[0].tool_result.data["a"] == 1
+
+
+def test_pictures_of_tool_results() -> None:
+    message = tool_result("c1", "shot", [b"1", b"2"])
+    assert [part.WhichOneof("kind") for part in message.parts] == ["tool_result", "image", "image"]
+    assert (message.parts[0].tool_result.text, message.parts[2].image.data) == ("shot", b"2")
+
+
+def test_tools_may_be_strict() -> None:
+    plain = {"name": "f", "parameters": {"type": "object"}}
+    assert not tool(plain).strict
+    assert tool({**plain, "strict": True}).strict
+    assert tool({"type": "function", "function": {**plain, "strict": True}}).strict
+
+
+def test_allowed_tools() -> None:
+    request = chat_request(
+        "hi", {"tools": [{"name": "f"}], "allowed_tools": ["f"], "tool_choice": "required"}
+    )
+    assert request.tool_choice.mode == tool_pb2.ToolChoice.MODE_REQUIRED
+    assert list(request.tool_choice.allowed_names) == ["f"]
+    given = tool_pb2.ToolChoice(allowed_names=["g"])
+    assert list(chat_request("hi", {"tool_choice": given}).tool_choice.allowed_names) == ["g"]
+    both = chat_request("hi", {"tool_choice": given, "allowed_tools": ["f"]})
+    assert (list(both.tool_choice.allowed_names), list(given.allowed_names)) == (["f"], ["g"])
+
+
+def turn(*parts: content_pb2.Part) -> content_pb2.Message:
+    return content_pb2.Message(role=content_pb2.ROLE_ASSISTANT, parts=parts)
+
+
+def called(call_id: str, arguments_json: str) -> content_pb2.Part:
+    return content_pb2.Part(tool_call=tool_pb2.ToolCall(id=call_id, name="f", arguments_json=arguments_json))
+
+
+TEXT, THOUGHT = content_pb2.Part(text="a "), content_pb2.Part(reasoning="r")
+
+
+@pytest.mark.parametrize(
+    ("turns", "whole"),
+    [
+        ([], turn()),
+        ([turn()], turn()),
+        ([turn(TEXT), turn(), turn(TEXT)], turn(content_pb2.Part(text="a a "))),
+        ([turn(THOUGHT), turn(THOUGHT, TEXT)], turn(content_pb2.Part(reasoning="rr"), TEXT)),
+        ([turn(TEXT, called("1", '{"a')), turn(called("1", "{}"))], turn(TEXT, called("1", "{}"))),
+        ([turn(called("1", "{}")), turn(called("2", "{}"))], turn(called("1", "{}"), called("2", "{}"))),
+        ([turn(called("1", "{}")), turn(TEXT)], turn(called("1", "{}"), TEXT)),
+    ],
+)
+def test_turns_that_went_on(turns: list[content_pb2.Message], whole: content_pb2.Message) -> None:
+    before = [content_pb2.Message.FromString(one.SerializeToString()) for one in turns]
+    assert joined(*turns) == whole
+    assert turns == before
+    candidates = [chat_service_pb2.Candidate(message=one) for one in turns]
+    answers = [Answer(chat_service_pb2.ChatResponse(candidates=[one])) for one in candidates]
+    assert joined(*answers) == whole
 
 
 def test_unknown_options() -> None:

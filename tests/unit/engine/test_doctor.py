@@ -11,6 +11,7 @@ from octet import doctor as doctor_module
 from octet.cli.doctor import doctor
 from octet.doctor import Status, examine
 from octet.engine.vllm.launch.environment import BrokenPackage
+from tests.e2e.checkpoints import write_embedding_checkpoint, write_templated_checkpoint
 
 
 def finding(subject: str, model: str | None = None) -> doctor_module.Finding:
@@ -65,6 +66,18 @@ def test_nothing_is_told_of_pictures_to_a_model_without(tmp_path: Path) -> None:
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps(config | {"architectures": ["Gemma3ForCausalLM"]}))
     assert all(found.subject != "pictures" for found in examine(str(tmp_path)).findings)
+
+
+def test_what_a_model_is_for_is_told(tmp_path: Path) -> None:
+    assert "chats and completions" in finding("model's services", str(demo.PATH)).detail
+    base, embedder = tmp_path / "base", tmp_path / "embedder"
+    write_templated_checkpoint(demo.PATH, base, None)
+    found = finding("model's services", str(base))
+    assert found.status is Status.WARNING
+    assert "completions only" in found.detail
+    assert "--chat-template" in found.remedy
+    write_embedding_checkpoint(demo.PATH, embedder)
+    assert "octet.v1.EmbeddingService" in finding("model's services", str(embedder)).detail
 
 
 def test_a_plugin_that_vllm_is_told_to_leave_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

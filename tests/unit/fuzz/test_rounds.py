@@ -51,8 +51,11 @@ def test_every_method_of_the_api_is_called() -> None:
         f"/octet.v1.{name}"
         for name in (
             *("ChatService/Chat", "ChatService/StreamChat", "ChatService/CancelChat"),
+            *("CompletionService/Complete", "CompletionService/StreamComplete"),
+            *("CompletionService/CancelCompletion", "EmbeddingService/Embed", "EmbeddingService/CancelEmbed"),
             *("ModelService/ListModels", "ModelService/GetModel", "ModelService/CountTokens"),
             *("ModelService/Tokenize", "ModelService/Detokenize"),
+            *("AdminService/LoadAdapter", "AdminService/UnloadAdapter"),
         )
     }
     assert "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo" in methods()

@@ -5,8 +5,7 @@ USAGE = Usage(prompt_tokens=5, completion_tokens=3, cached_tokens=1, image_token
 
 
 def test_cancelled_candidates_get_their_end_and_finished_ones_keep_theirs() -> None:
-    progress = Progress()
-    progress.expect(3)
+    progress = Progress(3)
     progress.note(PromptAccepted(5, 2))
     progress.note(Deltas((TextDelta(0, "a"), CandidateFinished(1, FinishReason.STOP)), USAGE))
     assert not progress.complete
@@ -19,7 +18,7 @@ def test_cancelled_candidates_get_their_end_and_finished_ones_keep_theirs() -> N
 
 
 def test_usage_of_the_prompt_counts_before_the_first_step() -> None:
-    progress = Progress()
+    progress = Progress(1)
     progress.note(PromptAccepted(5, 2))
     [end] = progress.cancel()
     assert isinstance(end, Deltas)
@@ -27,14 +26,14 @@ def test_usage_of_the_prompt_counts_before_the_first_step() -> None:
 
 
 def test_cancelled_before_the_prompt_was_accepted() -> None:
-    first, end = Progress().cancel()
+    first, end = Progress(1).cancel()
     assert first == PromptAccepted(0, 0)
     assert isinstance(end, Deltas)
     assert end.deltas == (CandidateFinished(0, FinishReason.CANCELLED),)
 
 
 def test_complete() -> None:
-    progress = Progress()
+    progress = Progress(1)
     progress.note(PromptAccepted(5, 2))
     progress.note(Deltas((CandidateFinished(0, FinishReason.LENGTH),), USAGE))
     assert progress.complete

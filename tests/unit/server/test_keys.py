@@ -1,4 +1,5 @@
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from octet.server.keys import KeyRing, load_keys
 
 
 def ring(**settings: str) -> KeyRing:
-    result = KeyRing(ServerConfig(**settings))  # type: ignore[arg-type]
+    result = KeyRing(partial(load_keys, ServerConfig(**settings)))  # type: ignore[arg-type]
     result.load()
     return result
 

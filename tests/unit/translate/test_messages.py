@@ -1,6 +1,7 @@
 import base64
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -18,7 +19,8 @@ from octet.engine.types import (
 )
 from octet.errors import InvalidRequestError
 from octet.translate.media import ImageLimits
-from octet.translate.messages import image_fields, to_messages, uris_to_fetch
+from octet.translate.messages import pictures_of, to_messages
+from octet.translate.pictures import uris_of
 from octet.translate.values import dict_to_struct
 from octet.v1 import content_pb2 as pb
 from octet.v1.tool_pb2 import ToolCall, ToolResult
@@ -103,14 +105,40 @@ def test_pictures_keep_their_place_among_text(convert: Convert, png: bytes) -> N
     assert (first.image.mode, first.image.size) == ("RGB", (2, 1))
 
 
+def test_pictures_belong_to_the_result_before_them(convert: Convert, png: bytes) -> None:
+    shown = image(png)
+    parts = (result("c2", ""), shown, shown, NO_RESULT, shown)
+    converted = convert([ASKED, assistant(call(), call("c2")), tool(*parts)])[2].parts
+    first, second = converted[0], converted[3]
+    assert (first, second) == (ToolResultPart("c2", "f", ""), ToolResultPart("c1", "f", ""))
+    assert [type(part) for part in converted].count(ImagePart) == 3
+
+
+def test_pictures_in_results_count_as_all_others_do(
+    model: ModelInfo, limits: ImageLimits, png: bytes
+) -> None:
+    messages = [user(image(png)), CALLED, tool(result(), image(png), by_uri("https://a.test/x"))]
+    fields = ["messages[0].parts[0].image", "messages[2].parts[1].image", "messages[2].parts[2].image"]
+    pictures = pictures_of(messages)
+    assert [path for path, _ in pictures] == fields
+    assert uris_of(pictures, model) == {"https://a.test/x": f"{fields[2]}.uri"}
+    for few in (replace(model, max_images=2), replace(model, takes_images=False)):
+        with pytest.raises(InvalidRequestError) as caught:
+            to_messages(messages, model=few, limits=limits)
+        assert caught.value.field == fields[2 if few.takes_images else 0]
+
+
 def test_reasoning_is_kept(convert: Convert) -> None:
     messages = [ASKED, assistant(pb.Part(reasoning="hm"), text("Yes.")), ASKED]
     assert convert(messages)[1].parts == (ReasoningPart("hm"), TextPart("Yes."))
 
 
-def test_image_fields(png: bytes) -> None:
+def test_pictures_have_their_paths(png: bytes) -> None:
     messages = [user(text("a")), user(text("b"), image(png)), user(image(b""))]
-    assert image_fields(messages) == ["messages[1].parts[1].image", "messages[2].parts[0].image"]
+    assert [path for path, _ in pictures_of(messages)] == [
+        "messages[1].parts[1].image",
+        "messages[2].parts[0].image",
+    ]
 
 
 def test_structured_arguments_become_text(convert: Convert) -> None:
@@ -175,6 +203,8 @@ def test_roles_follow_each_other_in_any_order(convert: Convert) -> None:
 
 ASKED = user(text("a"))
 CALLED = assistant(call())
+NO_RESULT = pb.Part(tool_result=ToolResult(call_id="c1"))
+PICTURE = image(b"x")
 NOBODY = pb.Message.FromString(b"\x08\x09")  # role 9, as a newer client could send it
 NAN = Struct(fields={"x": Value(number_value=float("nan"))})
 
@@ -183,7 +213,13 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ("no messages", [], "", "is empty"),
     ("no role", [pb.Message(parts=[text("a")])], "[0].role", "0 is not a role; use ROLE_SYSTEM, ROLE_USER"),
     ("unknown role", [ASKED, NOBODY], "[1].role", "9 is not a role"),
-    ("assistant last", [ASKED, assistant(text("a"))], "[1].role", "must not be ROLE_ASSISTANT"),
+    ("a whole call last", [ASKED, CALLED], "[1].parts[0].tool_call", "its result comes next"),
+    (
+        "a whole call last behind another",
+        [ASKED, assistant(text("a"), call("c0"), call(arguments_json='{"a": 1, }'))],
+        "[1].parts[2].tool_call",
+        "its result comes next",
+    ),
     ("no parts", [ASKED, user()], "[1].parts", "a message needs at least one part"),
     ("a part of no kind", [user(text("a"), pb.Part())], "[0].parts[1]", "set one of text, image, tool_call"),
     ("empty text", [user(text("a"), text(""))], "[0].parts[1].text", "is empty"),
@@ -288,9 +324,39 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ),
     (
         "no result",
-        [ASKED, CALLED, tool(pb.Part(tool_result=ToolResult(call_id="c1")))],
+        [ASKED, CALLED, tool(NO_RESULT)],
         "[2].parts[0].tool_result",
-        "has no result; set text or data",
+        "has no result; set text or data, or let pictures follow",
+    ),
+    (
+        "no result before another",
+        [ASKED, assistant(call(), call("c2")), tool(NO_RESULT, result("c2"), PICTURE)],
+        "[2].parts[0].tool_result",
+        "has no result; set text or data, or let pictures follow",
+    ),
+    (
+        "a picture of no result",
+        [ASKED, CALLED, tool(PICTURE, result())],
+        "[2].parts[0].image",
+        "belongs to no tool result; in a message",
+    ),
+    (
+        "a picture without a source",
+        [ASKED, CALLED, tool(result(), pb.Part(image=pb.Image()))],
+        "[2].parts[1].image",
+        "has no source",
+    ),
+    (
+        "no picture",
+        [ASKED, CALLED, tool(result(), image(b"x"))],
+        "[2].parts[1].image.data",
+        "is not a PNG",
+    ),
+    (
+        "a text among results",
+        [ASKED, CALLED, tool(result(), text("x"))],
+        "[2].parts[1].text",
+        "which takes tool_result and image",
     ),
     (
         "a result that is no JSON",
@@ -305,7 +371,7 @@ BAD: list[tuple[str, list[pb.Message], str, str]] = [
     ("messages", "field", "problem"), [case[1:] for case in BAD], ids=[case[0] for case in BAD]
 )
 def test_wrong_messages(convert: Convert, messages: list[pb.Message], field: str, problem: str) -> None:
-    if messages and messages[-1].role == pb.ROLE_ASSISTANT and not field.endswith("].role"):
+    if messages and messages[-1].role == pb.ROLE_ASSISTANT and "comes next" not in problem:
         messages = [*messages, ASKED]
     with pytest.raises(InvalidRequestError) as caught:
         convert(messages)
@@ -330,7 +396,7 @@ def data_uri(data: bytes, media_type: str = "image/png") -> str:
 def test_pictures_by_uri(model: ModelInfo, limits: ImageLimits, png: bytes) -> None:
     elsewhere = "https://images.test/a.png"
     messages = [user(by_uri(data_uri(png)), by_uri(elsewhere)), user(by_uri(elsewhere, "image/png"))]
-    assert uris_to_fetch(messages, model) == {elsewhere: "messages[0].parts[1].image.uri"}
+    assert uris_of(pictures_of(messages), model) == {elsewhere: "messages[0].parts[1].image.uri"}
     converted = to_messages(messages, model=model, limits=limits, fetched={elsewhere: png})
     parts = [part for message in converted for part in message.parts]
     assert all(isinstance(part, ImagePart) and part.image.size == (2, 1) for part in parts)
@@ -370,7 +436,7 @@ def test_what_a_uri_says_of_its_media_type_is_checked(convert: Convert, png: byt
 
 def test_too_many_pictures_are_not_fetched(model: ModelInfo) -> None:
     with pytest.raises(InvalidRequestError, match="more than the 3 of one request"):
-        uris_to_fetch([user(*[by_uri(f"https://images.test/{i}") for i in range(4)])], model)
+        uris_of(pictures_of([user(*[by_uri(f"https://images.test/{i}") for i in range(4)])]), model)
 
 
 def test_a_media_type_that_contradicts_is_named(convert: Convert, png: bytes) -> None:

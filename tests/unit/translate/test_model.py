@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from octet.engine.types import ModelInfo
+from octet.engine.types import ModelInfo, Service, Vectors
 from octet.translate.media import ImageLimits
 from octet.translate.model import to_model, to_models
 from octet.v1 import model_service_pb2 as pb
@@ -19,12 +19,15 @@ def test_every_field_arrives(model: ModelInfo) -> None:
         quantization=pb.Quantization(scheme="FP8_DYNAMIC", weight_format="e4m3", activation_format="e5m2"),
         active_kernels=["per_token_quant_fp8: octet/avx2"],
         adapters=["poet", "lawyer"],
+        services=["octet.v1.ChatService", "octet.v1.CompletionService"],
         image_limits=pb.ImageLimits(
             max_images=3, max_bytes=2**33, max_pixels=64_000_000, tokens_per_image=256
         ),
     )
     message = to_model("gemma-alias", model, LIMITS)
     assert message == expected
+    embeds = replace(model, services=(Service.EMBEDDING,), vectors=Vectors(16, range(1, 17)))
+    message.embedding.CopyFrom(to_model("gemma", embeds, LIMITS).embedding)
     assert {field.name for field, _ in message.ListFields()} == set(pb.Model.DESCRIPTOR.fields_by_name)
 
 

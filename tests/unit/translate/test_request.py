@@ -30,7 +30,7 @@ from octet.translate.request import (
 )
 from octet.translate.values import dict_to_struct
 from octet.v1 import content_pb2
-from octet.v1.chat_service_pb2 import CancelChatRequest, ChatRequest, SamplingParams
+from octet.v1.chat_service_pb2 import ChatRequest, SamplingParams
 from octet.v1.chat_service_pb2 import OutputFormat as OutputFormatMessage
 from octet.v1.tool_pb2 import ToolChoice as ToolChoiceMessage
 
@@ -193,8 +193,8 @@ def test_is_costly(request_: ChatRequest) -> None:
 
 
 def test_cancelled_ids_come_once_each() -> None:
-    assert to_cancelled_ids(CancelChatRequest(request_ids=["b", "a", "b"])) == ("b", "a")
-    assert len(to_cancelled_ids(CancelChatRequest(request_ids=[str(i) for i in range(1000)]))) == 1000
+    assert to_cancelled_ids(["b", "a", "b"]) == ("b", "a")
+    assert len(to_cancelled_ids([str(i) for i in range(1000)])) == 1000
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_cancelled_ids_come_once_each() -> None:
 )
 def test_wrong_cancelled_ids(ids: list[str], field: str, problem: str) -> None:
     with pytest.raises(InvalidRequestError, match=problem) as caught:
-        to_cancelled_ids(CancelChatRequest(request_ids=ids))
+        to_cancelled_ids(ids)
     assert caught.value.field == field
 
 
@@ -250,7 +250,7 @@ def test_nothing_that_can_be_parsed_raises_another_error(data: st.DataObject) ->
         converted = to_generation_request(
             request, model=model, limits=ImageLimits(1000, 1000), request_id="r1"
         )
-        assert converted.messages[-1].role in (Role.USER, Role.TOOL)
+        assert len(converted.messages) == len(request.messages) > 0
 
 
 def test_the_request_that_is_changed_above_is_sound(convert: Convert) -> None:

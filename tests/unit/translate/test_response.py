@@ -157,6 +157,21 @@ class TestDeltaChunk:
         assert merged.index == 3
         assert pb.FinishReason.Name(merged.finish_reason) == f"FINISH_REASON_{reason.name}"
 
+    @pytest.mark.parametrize(
+        ("stop", "field"),
+        [
+            ("", "stop_string"),
+            ("a", "stop_string"),
+            (0, "stop_token_id"),
+            (106, "stop_token_id"),
+            (None, None),
+        ],
+    )
+    def test_what_ended_a_candidate(self, stop: str | int | None, field: str | None) -> None:
+        (merged,) = deltas(step(TextDelta(0, "b"), CandidateFinished(0, FinishReason.STOP, stop)))
+        assert merged.WhichOneof("stop") == field
+        assert field is None or getattr(merged, field) == stop
+
 
 class TestChatResponse:
     def test_text(self) -> None:
@@ -273,7 +288,8 @@ def answers(draw: st.DrawFn) -> list[Deltas]:
             flat.append(TextDelta(index, piece))
         else:
             flat.append(more(0 if what == "first" else calls[index] - 1, piece, index))
-    flat += [CandidateFinished(index, draw(st.sampled_from(FinishReason))) for index in range(3)]
+    stop = st.sampled_from([None, "", "a", 0, 7])
+    flat += [CandidateFinished(index, draw(st.sampled_from(FinishReason)), draw(stop)) for index in range(3)]
     steps: list[Deltas] = []
     while flat:
         taken = draw(st.integers(1, 4))
@@ -319,7 +335,15 @@ def pieces_written(steps: Sequence[Deltas], index: int) -> list[tuple[str, ...]]
 def test_the_streamed_answer_is_the_whole_one(steps: list[Deltas], data: st.DataObject) -> None:
     whole = answer(*steps)
     assert [candidate.index for candidate in whole.candidates] == [0, 1, 2]
+    stops = {
+        delta.index: delta.stop
+        for step_ in steps
+        for delta in step_.deltas
+        if isinstance(delta, CandidateFinished)
+    }
     for candidate in whole.candidates:
+        stop = candidate.WhichOneof("stop")
+        assert (getattr(candidate, stop) if stop else None) == stops[candidate.index]
         assert pieces(candidate.message) == pieces_written(steps, candidate.index)
         assert [p.chosen.token_id for p in candidate.logprobs] == [
             p.chosen.token_id

@@ -45,6 +45,7 @@ def test_every_field_arrives() -> None:
         "prompt_logprobs": 0,
         "include_stop_string": True,
         "skip_special_tokens": False,
+        "max_reasoning_tokens": 0,
     }
     assert set(values) == set(SamplingParams.DESCRIPTOR.fields_by_name)
     assert to_sampling(SamplingParams(**values)) == Sampling(**values)

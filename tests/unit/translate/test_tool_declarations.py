@@ -4,6 +4,7 @@ from octet.engine.types import Tool, ToolChoice, ToolChoiceMode
 from octet.errors import InvalidRequestError
 from octet.translate.schemas import SchemaReader
 from octet.translate.tool_declarations import MAX_TOOLS, to_tool_choice, to_tools
+from octet.translate.tool_schema import offered
 from octet.translate.values import dict_to_struct
 from octet.v1 import tool_pb2
 
@@ -46,6 +47,12 @@ def test_parameters_as_text_that_are_wrong(tool: tool_pb2.Tool, problem: str) ->
         convert(tool)
     assert caught.value.field == "tools[0].parameters_json"
     assert problem in caught.value.message
+
+
+def test_a_tool_may_be_strict() -> None:
+    free, strict = convert(tool_pb2.Tool(name="f", strict=False), tool_pb2.Tool(name="g", strict=True))
+    assert not free.strict
+    assert strict.strict
 
 
 def test_a_tool_without_parameters_takes_no_arguments() -> None:
@@ -113,6 +120,11 @@ TOOLS = (Tool("f", "", {}), Tool("g", "", {}))
             tool_pb2.ToolChoice(mode=tool_pb2.ToolChoice.MODE_NAMED, name="g"),
             ToolChoice(ToolChoiceMode.NAMED, "g"),
         ),
+        (Choice(allowed_names=["g"]), ToolChoice(ToolChoiceMode.AUTO, allowed_names=("g",))),
+        (
+            Choice(mode=Choice.MODE_REQUIRED, allowed_names=["g", "f"]),
+            ToolChoice(ToolChoiceMode.REQUIRED, allowed_names=("g", "f")),
+        ),
     ],
 )
 def test_choices_are_converted(choice: tool_pb2.ToolChoice, expected: ToolChoice) -> None:
@@ -140,12 +152,51 @@ def test_choices_that_need_no_tools(mode: str) -> None:
         (Choice(mode=Choice.MODE_REQUIRED, name="f"), TOOLS, "name", "the mode is not MODE_NAMED"),
         (Choice(name="f"), TOOLS, "name", "the mode is not MODE_NAMED"),
         (Choice(mode=Choice.MODE_REQUIRED), (), "mode", "the request has no tools"),
+        (Choice(allowed_names=["f", "h"]), TOOLS, "allowed_names[1]", "'h' is not the name of one of"),
+        (Choice(allowed_names=["F"]), TOOLS, "allowed_names[0]", "'F' is not the name of one of"),
+        (Choice(allowed_names=[""]), TOOLS, "allowed_names[0]", "'' is not the name of one of"),
+        (Choice(allowed_names=["f"]), (), "allowed_names[0]", "'f' is not the name of one of"),
+        (Choice(allowed_names=["g", "f", "g"]), TOOLS, "allowed_names[2]", "'g' is in the list already"),
+        (Choice(allowed_names=["x" * 9000]), TOOLS, "allowed_names[0]", "'" + "x" * 64 + "' is not"),
+        (
+            Choice(mode=Choice.MODE_REQUIRED, allowed_names=["f", ""]),
+            TOOLS,
+            "allowed_names[1]",
+            "'' is not the name of one of",
+        ),
+        (
+            Choice(mode=Choice.MODE_NAMED, name="f", allowed_names=["f"]),
+            TOOLS,
+            "allowed_names",
+            "MODE_NAMED leaves no choice of tools",
+        ),
+        (
+            Choice(mode=Choice.MODE_NONE, allowed_names=["f"]),
+            TOOLS,
+            "allowed_names",
+            "MODE_NONE leaves no choice of tools",
+        ),
     ],
 )
 def test_contradictory_choices(choice: Choice, tools: tuple[Tool, ...], field: str, problem: str) -> None:
     with pytest.raises(InvalidRequestError, match=problem) as caught:
         to_tool_choice(choice, tools)
     assert caught.value.field == f"tool_choice.{field}"
+
+
+@pytest.mark.parametrize(
+    ("choice", "places"),
+    [
+        (ToolChoice(), [0, 1]),
+        (ToolChoice(ToolChoiceMode.REQUIRED), [0, 1]),
+        (ToolChoice(ToolChoiceMode.NAMED, "g"), [1]),
+        (ToolChoice(ToolChoiceMode.NONE), []),
+        (ToolChoice(allowed_names=("g",)), [1]),
+        (ToolChoice(ToolChoiceMode.REQUIRED, allowed_names=("g", "f")), [0, 1]),
+    ],
+)
+def test_what_a_choice_leaves(choice: ToolChoice, places: list[int]) -> None:
+    assert offered(TOOLS, choice) == places
 
 
 def test_parallel_calls_are_allowed_unless_switched_off() -> None:

@@ -96,6 +96,16 @@ def unknown_to_vllm(checkpoint: Checkpoint) -> list[str]:
     return obstacles
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether a checkpoint brings a chat template along, in any of the files that may hold one."""
+    if any(
+        (folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json", "tekken.json")
+    ):
+        return True
+    files = [folder / name for name in ("tokenizer_config.json", "processor_config.json")]
+    return any(bool(read_json(file).get("chat_template")) for file in files if file.is_file())
+
+
 def find_folder(model: str) -> Path:
     """Where a model's files are: it is a local directory, or a hub id in the local cache.
 

@@ -48,6 +48,8 @@ class Admission:
         self._image_memory = ImageMemory(limits.image_memory)
         self._claims = Claims(self._image_memory)
         self._waiting_sequences = 0
+        # By caller, prompts that follow others of their request. One of a caller waits for each priority.
+        self._following: Counter[str] = Counter()
         self._waiting_tokens = 0
         self._waiting_images = 0
         self._waiting_image_bytes = 0
@@ -84,15 +86,23 @@ class Admission:
 
     @contextmanager
     def enter(
-        self, caller: str, cost: Cost, *, time_left: float | None = None, caller_limit: int | None = None
+        self,
+        caller: str,
+        cost: Cost,
+        *,
+        time_left: float | None = None,
+        caller_limit: int | None = None,
+        prompts: int = 1,
     ) -> Iterator[Ticket]:
         """Gives a request its place for as long as the context lasts; await its `turn`.
 
         Args:
             caller: the name of the key that it came with.
-            cost: what it takes.
+            cost: what it takes, or its first prompt does.
             time_left: seconds until its deadline; None for no deadline.
             caller_limit: requests that the caller may have here at the same time; None for any number.
+            prompts: how many it has. All but the first one `enter_next`; as many of them as `Ticket.lanes`
+                says may be here at the same time, as many as the caller may have requests.
 
         Raises:
             OverloadedError: when there is no room for it, or its deadline cannot be met.
@@ -113,24 +123,49 @@ class Admission:
                     "it had to make room for one with precedence, or of a caller with fewer; try again",
                 ),
             )
-        self._queue.push(ticket)
-        self._waiting_sequences += cost.sequences
-        self._waiting_tokens += cost.tokens
-        self._waiting_images += cost.images
-        self._waiting_image_bytes += cost.image_bytes
-        self._in_flight[caller] += 1
-        self._start_next()
+        ticket.lanes = (
+            prompts if caller_limit is None else min(prompts, caller_limit - self._in_flight[caller])
+        )
+        self._in_flight[caller] += ticket.lanes
+        self._wait(ticket)
         try:
             yield ticket
         finally:
-            self.images_decoded(ticket)
-            self.hold_image_memory(ticket, 0)
-            self._in_flight[caller] -= 1
-            if ticket.started is not None:
-                self._leave(ticket, ticket.started)
-            elif ticket.refusal is None:
-                self._drop(ticket)
-            self._start_next()
+            self._in_flight[caller] -= ticket.lanes
+            self.leave(ticket)
+
+    @contextmanager
+    def enter_next(self, first: Ticket, cost: Cost) -> Iterator[Ticket]:
+        """Gives a further prompt of a request that was let in its place; await its `turn`.
+
+        It stands where it would if all prompts had come as requests of their own: right behind those before
+        it, which have had their turns, and so before all else of its caller's. It is not refused for want of
+        room, nor does it take any of what others have for waiting. One of a request's prompts may wait at a
+        time.
+
+        Args:
+            first: the place of the request's first prompt, whose turn has come.
+            cost: what this one takes.
+        """
+        ticket = Ticket(first.caller, cost, self._clock(), None, self._pace, follows=True)
+        self._wait(ticket)
+        try:
+            yield ticket
+        finally:
+            self.leave(ticket)
+
+    def leave(self, ticket: Ticket) -> None:
+        """A request's or a prompt's place is free. Idempotent."""
+        if ticket.left:
+            return
+        ticket.left = True
+        self.images_decoded(ticket)
+        self.hold_image_memory(ticket, 0)
+        if ticket.started is not None:
+            self._leave(ticket, ticket.started)
+        elif ticket.refusal is None:
+            self._drop(ticket)
+        self._start_next()
 
     @contextmanager
     def enter_token_call(
@@ -212,6 +247,18 @@ class Admission:
             self._places.answered(ticket)
             self._start_next()
 
+    def _wait(self, ticket: Ticket) -> None:
+        """Puts a ticket into the queue, and starts whoever is next."""
+        self._queue.push(ticket, first=ticket.follows)
+        if ticket.follows:
+            self._following[ticket.caller] += 1
+        else:
+            self._waiting_tokens += ticket.cost.tokens
+        self._waiting_sequences += ticket.cost.sequences
+        self._waiting_images += ticket.cost.images
+        self._waiting_image_bytes += ticket.cost.image_bytes
+        self._start_next()
+
     def _check_caller(self, caller: str, limit: int | None, in_flight: int, what: str) -> None:
         if limit is not None and in_flight >= limit:
             raise OverloadedError(
@@ -254,14 +301,18 @@ class Admission:
         """Who has to leave the queue for the ticket to fit into it; None when it fits as it is."""
         if self._can_start(ticket) or (problem := self._does_not_fit(ticket, leaving=None)) is None:
             return None
-        displaced = self._queue.displaced_by(ticket.caller, ticket.priority)
+        displaced = self._queue.displaced_by(
+            ticket.caller, ticket.priority, can_leave=lambda other: not other.follows
+        )
         if displaced is None or self._does_not_fit(ticket, leaving=displaced) is not None:
             raise problem
         return displaced
 
     def _does_not_fit(self, ticket: Ticket, leaving: Ticket | None) -> OverloadedError | None:
         """Why the ticket cannot wait, once `leaving` has left; None when it can."""
-        requests, tokens = len(self._queue), self._waiting_tokens
+        # Prompts that follow others of their request are nobody's business but their caller's.
+        requests = len(self._queue) - self._following.total() + self._following[ticket.caller]
+        tokens = self._waiting_tokens
         # Where there are places, who waits for his own earlier prompts to be read would wait in the engine.
         sequences = self._places.sequences.total() + self._waiting_sequences
         if sequences + ticket.cost.sequences <= self._limits.running and not self._places.are_due(ticket):
@@ -359,8 +410,11 @@ class Admission:
         self._no_longer_waits(ticket)
 
     def _no_longer_waits(self, ticket: Ticket) -> None:
+        if ticket.follows:
+            self._following[ticket.caller] -= 1
+        else:
+            self._waiting_tokens -= ticket.cost.tokens
         self._waiting_sequences -= ticket.cost.sequences
-        self._waiting_tokens -= ticket.cost.tokens
         self._waiting_image_bytes -= ticket.cost.image_bytes
 
     def _leave(self, ticket: Ticket, started: float) -> None:

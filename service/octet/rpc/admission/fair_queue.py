@@ -1,7 +1,7 @@
 """The order of those who wait: by priority, and fair between callers of the same priority."""
 
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Generic, Protocol, TypeVar
 
 
@@ -40,9 +40,10 @@ class FairQueue(Generic[W]):
     def __len__(self) -> int:
         return self._size
 
-    def push(self, item: W) -> None:
-        """Adds `item` behind its caller's others."""
-        self._levels.setdefault(item.priority, {}).setdefault(item.caller, deque()).append(item)
+    def push(self, item: W, *, first: bool = False) -> None:
+        """Adds `item` behind its caller's others of its priority, or before them."""
+        waiting = self._levels.setdefault(item.priority, {}).setdefault(item.caller, deque())
+        (waiting.appendleft if first else waiting.append)(item)
         self._size += 1
 
     def remove(self, item: W) -> None:
@@ -98,19 +99,23 @@ class FairQueue(Generic[W]):
                 before += own + sum(min(len(q), own + 1) for other, q in callers.items() if other != caller)
         return before
 
-    def displaced_by(self, caller: str, priority: int) -> W | None:
+    def displaced_by(
+        self, caller: str, priority: int, *, can_leave: Callable[[W], bool] = lambda _: True
+    ) -> W | None:
         """Who has to make room for a newcomer in a full queue; None when the newcomer has to go.
 
         It is the newest of the caller who has most in the queue, at the largest priority, unless the newcomer
-        himself would then have as many.
+        himself would then have as many. What cannot leave does not count.
         """
-        if not self._levels:
-            return None
-        last = max(self._levels)
-        if last < priority:
-            return None
-        counts = Counter({name: len(waiting) for name, waiting in self._levels[last].items()})
-        greediest, most = counts.most_common(1)[0]
-        if last == priority and counts[caller] + 1 >= most:
-            return None
-        return self._levels[last][greediest][-1]
+        for last in sorted(self._levels, reverse=True):
+            if last < priority:
+                return None
+            level = {name: list(filter(can_leave, waiting)) for name, waiting in self._levels[last].items()}
+            counts = Counter({name: len(waiting) for name, waiting in level.items() if waiting})
+            if not counts:
+                continue
+            greediest, most = counts.most_common(1)[0]
+            if last == priority and counts[caller] + 1 >= most:
+                return None
+            return level[greediest][-1]
+        return None

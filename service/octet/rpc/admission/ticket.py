@@ -21,9 +21,21 @@ class Ticket:
         refusal: why its turn will not come.
         reads_prompt: whether the engine has it and has not read its prompt yet.
         rank: sequences that its caller had in the engine when its turn came.
+        follows: whether it is of a request's further prompt, and not to be sent away any more.
+        lanes: how many prompts of the request may be here at the same time.
+        left: whether it is here no more.
     """
 
-    def __init__(self, caller: str, cost: Cost, entered: float, deadline: float | None, pace: Pace) -> None:
+    def __init__(
+        self,
+        caller: str,
+        cost: Cost,
+        entered: float,
+        deadline: float | None,
+        pace: Pace,
+        *,
+        follows: bool = False,
+    ) -> None:
         self.caller = caller
         self.cost = cost
         self.entered = entered
@@ -34,6 +46,9 @@ class Ticket:
         self.refusal: OverloadedError | None = None
         self.reads_prompt = False
         self.rank = 0
+        self.follows = follows
+        self.lanes = 1
+        self.left = False
         self._decided = asyncio.Event()
         self._pace = pace
         self._waits_for_token = True

@@ -26,6 +26,7 @@ def interceptors(
     tracing: Tracing,
     reporter: LoadReporter | None,
     *,
+    admin_keys: KeyRing | None = None,
     name_peers: bool,
 ) -> Sequence[grpc.aio.ServerInterceptor]:
     """The interceptors in the order in which a call passes them.
@@ -36,6 +37,7 @@ def interceptors(
     Args:
         reader: reads requests.
         keys: the valid API keys; None lets every call in.
+        admin_keys: the valid keys of AdminService; None where there is no such service.
         name_peers: whether callers without a key are named by their certificates.
         metrics: count the calls.
         tracing: makes the calls' spans.
@@ -47,10 +49,10 @@ def interceptors(
         CallInterceptor(metrics, tracing),
         ErrorInterceptor(),
     ]
-    if keys is not None:
-        chain.append(AuthInterceptor(keys))
-    elif name_peers:
+    if keys is None and name_peers:
         chain.append(PeerInterceptor())
+    if keys is not None or admin_keys is not None:
+        chain.append(AuthInterceptor(keys, admin_keys))
     if reporter is not None:
         chain.append(LoadReportInterceptor(reporter))
     return (*chain, UnknownMethodInterceptor(), UnreadableInterceptor(reader))

@@ -1,4 +1,4 @@
-"""The API key: where there are keys, every call but health checks must carry one."""
+"""The API key: where there are keys, all calls but health checks carry one; AdminService has its own."""
 
 from typing import Any, NoReturn
 
@@ -9,8 +9,10 @@ from octet.errors import UnauthenticatedError
 from octet.rpc import call
 from octet.server.interceptors.handlers import Context, Continuation, Handler, MaybeHandler
 from octet.server.keys import KeyRing
+from octet.v1 import admin_service_pb2
 
 _OPEN_PREFIX = f"/{health.SERVICE_NAME}/"
+_ADMIN_PREFIX = f"/{admin_service_pb2.DESCRIPTOR.services_by_name['AdminService'].full_name}/"
 _SCHEME = b"bearer "
 
 
@@ -18,10 +20,15 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without `authorization: Bearer KEY`, before anything of the request is read.
 
     Health checks stay open, because probes carry no keys. Reflection and channelz need a key.
+
+    Args:
+        keys: those of callers; None lets every call in but those of AdminService.
+        admin_keys: those of AdminService; None where there is no such service.
     """
 
-    def __init__(self, keys: KeyRing) -> None:
+    def __init__(self, keys: KeyRing | None, admin_keys: KeyRing | None = None) -> None:
         self._keys = keys
+        self._admin_keys = admin_keys
 
     async def intercept_service(
         self,
@@ -30,7 +37,9 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
     ) -> MaybeHandler:
         """Lets the call through, or gives a handler that refuses it."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith(_OPEN_PREFIX):
+        method = handler_call_details.method
+        keys = self._admin_keys if method.startswith(_ADMIN_PREFIX) else self._keys
+        if handler is None or keys is None or method.startswith(_OPEN_PREFIX):
             return handler
         given = [value for name, value in handler_call_details.invocation_metadata if name == "authorization"]
         if not given:
@@ -38,7 +47,7 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         if len(given) > 1:
             # A proxy that looks at one of them and a server that takes another would disagree on who calls.
             return _refuse(f"the call carries 'authorization' {len(given)} times; send it once")
-        key = self._keys.find(_key_in(given[0]))
+        key = keys.find(_key_in(given[0]))
         if key is None:
             return _refuse("the API key is wrong")
         call.caller.set(key.caller)

@@ -11,6 +11,8 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from octet.errors import (
+    AdapterExistsError,
+    AdapterLimitError,
     AdapterNotFoundError,
     DeadlineExceededError,
     DuplicateRequestError,
@@ -19,11 +21,13 @@ from octet.errors import (
     ModelNotFoundError,
     OctetError,
     OverloadedError,
+    ServiceNotOfferedError,
     SlowReaderError,
     UnauthenticatedError,
     UnavailableError,
 )
 from octet.rpc import call
+from octet.rpc.running import CancelledByCallerError
 from octet.server.grpc_faults import NotSentError
 from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 
@@ -44,13 +48,17 @@ _CODES: dict[type[OctetError], int] = {
     InvalidRequestError: code_pb2.INVALID_ARGUMENT,
     UnauthenticatedError: code_pb2.UNAUTHENTICATED,
     MethodNotFoundError: code_pb2.UNIMPLEMENTED,
+    ServiceNotOfferedError: code_pb2.UNIMPLEMENTED,
     ModelNotFoundError: code_pb2.NOT_FOUND,
     AdapterNotFoundError: code_pb2.NOT_FOUND,
+    AdapterExistsError: code_pb2.ALREADY_EXISTS,
+    AdapterLimitError: code_pb2.FAILED_PRECONDITION,
     DuplicateRequestError: code_pb2.ALREADY_EXISTS,
     DeadlineExceededError: code_pb2.DEADLINE_EXCEEDED,
     SlowReaderError: code_pb2.ABORTED,
     OverloadedError: code_pb2.RESOURCE_EXHAUSTED,
     UnavailableError: code_pb2.UNAVAILABLE,
+    CancelledByCallerError: code_pb2.CANCELLED,
     OctetError: code_pb2.INTERNAL,
 }
 

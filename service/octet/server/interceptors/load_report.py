@@ -1,4 +1,4 @@
-"""Says with each chat how busy the server is."""
+"""Says with each answer how busy the server is."""
 
 from typing import Any
 
@@ -8,18 +8,22 @@ from octet.errors import OctetError, OverloadedError, UnavailableError
 from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 from octet.telemetry.load_report import TRAILER, LoadReporter
 
-_CHATS = ("/octet.v1.ChatService/Chat", "/octet.v1.ChatService/StreamChat")
+_ANSWERS = (
+    *("/octet.v1.ChatService/Chat", "/octet.v1.ChatService/StreamChat"),
+    *("/octet.v1.CompletionService/Complete", "/octet.v1.CompletionService/StreamComplete"),
+    "/octet.v1.EmbeddingService/Embed",
+)
 
 
 class LoadReportInterceptor(AroundInterceptor):
-    """Puts a load report into the trailers of chats, whether they are answered or refused."""
+    """Puts a load report into the trailers of what the model is asked, answered or refused."""
 
     def __init__(self, reporter: LoadReporter) -> None:
         self._reporter = reporter
 
     def concerns(self, method: str) -> bool:
-        """Only chats: what else there is says nothing of the load."""
-        return method in _CHATS
+        """Only what the model answers: what else there is says nothing of the load."""
+        return method in _ANSWERS
 
     async def around(
         self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed

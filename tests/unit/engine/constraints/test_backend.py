@@ -15,7 +15,7 @@ from octet import demo
 from octet.engine.vllm import compat
 from octet.engine.vllm.constraints import grammars
 from octet.engine.vllm.constraints.backend import Backend, Following
-from octet.engine.vllm.constraints.grammars import MARK
+from octet.engine.vllm.constraints.grammars import ALTERNATIVE, MARK
 from octet.engine.vllm.constraints.lexemes import to_lark
 from octet.engine.vllm.constraints.reasons import TOO_SLOW
 
@@ -67,6 +67,36 @@ def test_an_answer_is_followed_to_its_end(backend: Backend) -> None:
     assert allowed(backend, following) == begins
 
 
+def test_an_answer_that_goes_on_is_followed_from_there(backend: Backend) -> None:
+    grammar = grammars.of_choice(["yes", "yellow", "no"])
+    following = follow(backend, grammars.begun_with(grammar, "ye"))
+    begins = allowed(backend, following)
+    assert {tokens(backend, text)[0] for text in ("s", "l")} <= begins
+    assert not {tokens(backend, text)[0] for text in ("y", "n", "e")} & begins
+    assert following.accept_tokens("r", tokens(backend, "s"))
+    assert allowed(backend, following) == {1, 106}
+    following.reset()
+    assert allowed(backend, following) == begins
+    assert allowed(backend, follow(backend, grammars.begun_with(grammar, "no"))) == {1, 106}
+    assert follow(backend, grammars.begun_with(grammar, "x")).failure
+
+
+def test_any_of_several_ways_goes_on_from_there(backend: Backend) -> None:
+    ways = [grammars.of_choice(texts) for texts in (["yes", "yellow"], ["year", "yes!"])]
+    following = follow(backend, ALTERNATIVE.join(grammars.begun_with(way, "ye") for way in ways))
+    begins = allowed(backend, following)
+    assert {tokens(backend, text)[0] for text in ("s", "l", "a")} <= begins
+    assert tokens(backend, "y")[0] not in begins
+    assert following.accept_tokens("r", tokens(backend, "s"))
+    assert allowed(backend, following) == {1, 106, *tokens(backend, "!")}
+    following.rollback(1)
+    assert allowed(backend, following) == begins
+    assert following.accept_tokens("r", tokens(backend, "a"))
+    assert not {1, 106} & allowed(backend, following)
+    following.reset()
+    assert allowed(backend, following) == begins
+
+
 def test_drafts_are_looked_at_without_taking_them(backend: Backend) -> None:
     following = follow(backend, grammars.of_regex("[a-z]+"))
     good, bad = tokens(backend, "abc"), tokens(backend, "7")
@@ -75,6 +105,41 @@ def test_drafts_are_looked_at_without_taking_them(backend: Backend) -> None:
     assert following.accept_tokens("r", good)
     following.rollback(len(good))
     assert following.validate_tokens(good) == good
+
+
+EITHER = (grammars.of_choice(["yes", "yellow"]), grammars.of_regex("ye[a-z]*!"))
+
+
+def test_an_answer_satisfies_any_of_several_constraints(backend: Backend) -> None:
+    one, other = (follow(backend, grammar) for grammar in EITHER)
+    both = follow(backend, ALTERNATIVE.join(EITHER))
+    assert allowed(backend, both) == allowed(backend, one) | allowed(backend, other)
+    for text, ends in (("yes", True), ("yes!", True), ("yeah", False), ("ye", False)):
+        both = follow(backend, ALTERNATIVE.join(EITHER))
+        assert both.accept_tokens("r", tokens(backend, text)), text
+        assert ({1, 106} <= allowed(backend, both)) is ends
+        assert both.accept_tokens("r", [1]) is ends
+    both = follow(backend, ALTERNATIVE.join(EITHER))
+    assert not both.accept_tokens("r", tokens(backend, "no"))
+    assert both.failure
+
+
+def test_what_was_taken_back_may_be_on_another_way(backend: Backend) -> None:
+    both = follow(backend, ALTERNATIVE.join(EITHER))
+    begins = allowed(backend, both)
+    for text in ("yellow", "yearn!", "yes"):
+        ids = tokens(backend, text)
+        assert both.validate_tokens([*ids, *tokens(backend, "7")]) == ids
+        assert both.accept_tokens("r", ids)
+        assert both.accept_tokens("r", [1])
+        both.rollback(len(ids) + 1)
+        assert allowed(backend, both) == begins
+    ids = [token for text in ("y", "e", "s") for token in tokens(backend, text)]
+    assert both.accept_tokens("r", [*ids, *tokens(backend, "!")])
+    both.rollback(1)
+    assert {1, 106} <= allowed(backend, both)
+    both.rollback(3)
+    assert allowed(backend, both) == begins
 
 
 def test_what_leaves_the_constraint_fails(backend: Backend) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from octet.engine.vllm.constraints import grammars
-from octet.engine.vllm.constraints.checker import Checker
+from octet.engine.vllm.constraints.checker import BEGUN, Checker
 from octet.engine.vllm.constraints.reasons import explain, regex_problem
 
 
@@ -69,6 +69,37 @@ def test_verdicts(checker: Checker, constraint: str, sentence: str) -> None:
         assert problem == ""
         assert form == constraint or "ebnf" in constraint
     assert checker.check_now(constraint) == (problem, form)
+
+
+@pytest.mark.parametrize(
+    ("constraint", "begun", "begins"),
+    [
+        (grammars.of_choice(["yes", "no"]), "", True),
+        (grammars.of_choice(["yes", "no"]), "ye", True),
+        (grammars.of_choice(["yes", "no"]), "yes", True),
+        (grammars.of_choice(["yes", "no"]), "yess", False),
+        (grammars.of_choice(["é"]), "é", True),
+        (grammars.of_ebnf('root ::= "a" root | "b"'), "aa", True),
+        (grammars.of_ebnf('root ::= "a" root | "b"'), "c", False),
+        (schema({"type": "object"}), '{"begun": ', False),
+        (schema({"type": "object"}), '{"begun":"', True),
+        (schema({"type": "object", "properties": {"begun": {"type": "null"}}}), '{"begun":n', True),
+        (schema({"type": "object"}), " {", False),
+        (grammars.of_regex("(unclosed"), "a", None),
+    ],
+)
+def test_what_an_answer_goes_on_with(
+    checker: Checker, constraint: str, begun: str, begins: bool | None
+) -> None:
+    problem, form = checker.check_now(grammars.begun_with(constraint, begun))
+    if begins:
+        assert problem == ""
+        _, said = grammars.split_begun(form)
+        assert said == begun
+    else:
+        assert (problem == BEGUN) == (begins is False)
+    # Nothing that is remembered of it says anything of the constraint alone.
+    assert (checker.check_now(constraint)[0] == "") == (begins is not None)
 
 
 async def test_what_is_known_is_said_at_once(checker: Checker, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from octet.engine.vllm.launch.args import _adapters, _choose_backend
+from octet.engine.vllm.launch.args import _adapters, _choose_backend, finder_of_calls
+from octet.engine.vllm.launch.startup import _require_calls_found
 from octet.errors import StartupError
 
 
@@ -32,6 +33,32 @@ def test_wrong_adapters(modules: list[str], enabled: bool | None, problem: str) 
     with pytest.raises(StartupError, match=r"^--lora-modules: ") as raised:
         _adapters(modules, enabled=enabled)
     assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("parser", "model_type", "finder"),
+    [
+        (None, "gemma3", "gemma3"),
+        (None, "gemma3_text", "gemma3"),
+        ("gemma3", "llama", "gemma3"),
+        ("hermes", "gemma3", "hermes"),
+        ("hermes", "qwen3", "hermes"),
+        (None, "llama", None),
+    ],
+)
+def test_what_finds_calls(
+    parser: str | None, model_type: str, finder: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And by vLLM's rule for --enable-auto-tool-choice, something has to."""
+    settings: Any = SimpleNamespace(tool_call_parser=parser)
+    assert finder_of_calls(parser, model_type) == finder
+    if finder is None:
+        with pytest.raises(StartupError, match=r"^--enable-auto-tool-choice: needs --tool-call-parser"):
+            _require_calls_found(settings, model_type)
+        return
+    with caplog.at_level("INFO"):
+        _require_calls_found(settings, model_type)
+    assert f"calls are always looked for; {finder} finds them here" in caplog.text
 
 
 def engine_with(**config: Any) -> Any:

@@ -27,6 +27,11 @@ TEMPLATES = {
     "{% for c in m.tool_calls or [] %}<{{ c.function.name }}>{% for k, v in c.function.arguments.items() %}"
     "<{{ k }}>{{ v if v is string else v | tojson }}</{{ k }}>{% endfor %}{% endfor %}{% endfor %}"
     "[assistant]",
+    # Its own calls, and pictures wherever they are.
+    "showing": "{{ bos_token }}{{ tools | tojson if tools }}{% for m in messages %}[{{ m.role }}]"
+    "{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+    "{{ '<start_of_image>' if p.type == 'image' else p.text }}{% endfor %}{% endif %}"
+    "{% for c in m.tool_calls or [] %}{{ c.function | tojson }}{% endfor %}{% endfor %}[assistant]",
 }
 
 

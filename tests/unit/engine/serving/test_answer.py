@@ -1,11 +1,29 @@
 """A candidate's text as deltas."""
 
+from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from octet.engine.types import Delta, ReasoningDelta, TextDelta, ToolCallDelta
-from octet.engine.vllm.serving.answer import AnswerReader
+from octet.engine.types import (
+    Delta,
+    GenerationRequest,
+    Message,
+    OutputFormat,
+    OutputKind,
+    ReasoningDelta,
+    Role,
+    TextDelta,
+    TextPart,
+    Tool,
+    ToolCallDelta,
+    ToolCallPart,
+    ToolChoice,
+    ToolChoiceMode,
+)
+from octet.engine.vllm.serving.answer import AnswerReader, scanner_of
+from octet.engine.vllm.serving.begun import begun_turn
 from octet.translate.tools import ToolCallScanner
 
 
@@ -47,6 +65,47 @@ def test_reading_ends_behind_the_only_call_that_is_wanted() -> None:
     deltas += reader.read(", f(a=2)]", [], [], finished=False)
     assert reader.done
     assert [type(delta) for delta in deltas] == [TextDelta, ToolCallDelta]
+
+
+F, G = (Tool(name, "", {"type": "object", "properties": {"a": {}}}) for name in ("f", "g"))
+BOTH = '[{"name": "f", "parameters": {}}, {"name": "g", "parameters": {}}]'
+
+
+def made(text: str, *tools: Tool, form: OutputFormat | None = None, **choice: Any) -> tuple[list[str], str]:
+    """The names of the calls that are found, and the text."""
+    request = GenerationRequest("r", (), tools=tools, tool_choice=ToolChoice(**choice), output_format=form)
+    reader = AnswerReader(0, scanner_of(request, whole_calls=False), None, None)
+    deltas = read(reader, *text)
+    calls = [delta.name for delta in deltas if isinstance(delta, ToolCallDelta) and delta.name]
+    assert reader.made_calls == bool(calls)
+    return calls, "".join(delta.text for delta in deltas if isinstance(delta, TextDelta))
+
+
+def test_only_calls_of_allowed_tools_are_such() -> None:
+    assert made("f(a=1)\ng()", F, G) == (["f", "g"], "")
+    assert made("f(a=1)", F, G, allowed_names=("g",)) == ([], "f(a=1)")
+    assert made("g(a=1)", F, G, allowed_names=("g",)) == (["g"], "")
+    assert made('{"name": "f"} {"name": "g"}', F, G, allowed_names=("g",)) == (["g"], '{"name": "f"}')
+
+
+def test_beside_a_form_an_answer_is_calls_or_text() -> None:
+    form = OutputFormat(OutputKind.JSON_OBJECT)
+    assert made(BOTH, F, G, form=form) == (["f", "g"], "")
+    assert made(BOTH, F, G, form=form, parallel_calls=False) == (["f"], "")
+    for text in ('{"name":"f","parameters":{}}', "f(a=1)", '[{"name":"f"}]', "[f()]"):
+        assert made(text, F, G, form=form) == ([], text)
+
+
+def test_calls_of_strict_tools_are_those_that_were_held() -> None:
+    strict = replace(F, strict=True)
+    assert made(BOTH, strict, G) == (["f", "g"], "")
+    assert made("f(a=1)", strict, G) == (["f"], "")
+    assert made("f (a=1)", strict, G) == ([], "f (a=1)")
+    loose = replace(strict, parameters={"type": "object"})
+    assert made("f(a=1)", loose, G) == ([], "f(a=1)")
+    assert made("g(a=1)", strict, G) == (["g"], "")
+    # Those that are demanded are held as they are.
+    assert made("f(a=1)", strict, G, mode=ToolChoiceMode.REQUIRED) == (["f"], "")
 
 
 class Parser:
@@ -161,3 +220,35 @@ def test_a_parsers_only_call_is_given_whole() -> None:
     assert [delta.arguments_json for delta in first] == ['{"a": ', "1}"]
     assert reader.done
     assert reader.made_calls
+
+
+@pytest.mark.parametrize(
+    ("tools", "form", "choice"),
+    [
+        ((F, G), OutputFormat(OutputKind.JSON_OBJECT), {}),
+        ((replace(F, strict=True), G), None, {}),
+        ((F, G), None, {"mode": ToolChoiceMode.REQUIRED}),
+        ((F, G), None, {"allowed_names": ("f", "g")}),
+    ],
+)
+def test_calls_that_go_on(tools: tuple[Tool, ...], form: OutputFormat | None, choice: dict[str, Any]) -> None:
+    """Cut anywhere within the first call, both come as a whole, the first with the id that it had."""
+    written = '[{"name": "f", "parameters": {"a": 1}}, {"name": "g", "parameters": {}}]'
+    head = '[{"name": "f", "parameters": '
+    for at in range(len(head), written.index("}}")):
+        call = ToolCallPart("c1", "f", written[len(head) : at])
+        messages = (Message(Role.USER, (TextPart("?"),)), Message(Role.ASSISTANT, (call,)))
+        request = GenerationRequest(
+            "r", messages, tools=tools, tool_choice=ToolChoice(**choice), output_format=form
+        )
+        begun = begun_turn(messages)
+        assert begun is not None
+        assert begun.text == written[:at]
+        reader = AnswerReader(0, scanner_of(request, begun, whole_calls=False), None, None, call_id="c1")
+        deltas = read(reader, *written[at:])
+        assert not any(isinstance(delta, TextDelta) for delta in deltas)
+        calls = [delta for delta in deltas if isinstance(delta, ToolCallDelta)]
+        assert [call.name for call in calls if call.id] == ["f", "g"]
+        assert calls[0].id == "c1"
+        assert "".join(call.arguments_json for call in calls if call.call_index == 0) == '{"a": 1}'
+        assert "".join(call.arguments_json for call in calls if call.call_index == 1) == "{}"

@@ -22,7 +22,7 @@ from octet.engine.types import (
 )
 from octet.engine.vllm.serving.render import PromptRenderer
 
-NAMES = ["demo", "strict", "thinking", "gluing", "strings", "calling"]
+NAMES = ["demo", "strict", "thinking", "gluing", "strings", "calling", "showing"]
 
 WEATHER = Tool("weather", "The weather.", {"type": "object", "properties": {"city": {"type": "string"}}})
 

@@ -203,6 +203,21 @@ async def test_a_template_without_a_place_for_pictures(
     assert await model.length(TextPart("x")) > 0
 
 
+async def test_a_model_without_a_template_is_shown_pictures_in_raw_prompts(
+    published: str, load: Callable[..., Rendered], tmp_path: Path
+) -> None:
+    """They take as much there as in a conversation, for the prompt around them is not counted."""
+    base = tmp_path / "base"
+    shutil.copytree(published, base)
+    (base / "chat_template.jinja").unlink()
+    model = load(str(base), "--max-model-len", "8192")
+    assert not model.renderer.has_template
+    costs, known = await model.measure(), await load(published, "--max-model-len", "8192").measure()
+    assert costs.tokens == known.tokens
+    assert costs.cropped_tokens == known.cropped_tokens
+    assert costs.most_images >= known.most_images > 0
+
+
 async def test_a_model_that_can_be_shown_no_picture_is_no_fault_of_its_template(
     load: Callable[..., Rendered], monkeypatch: pytest.MonkeyPatch
 ) -> None:

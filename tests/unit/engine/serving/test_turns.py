@@ -5,13 +5,28 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from octet.engine.types import Message, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
+from octet.engine.types import (
+    ImagePart,
+    Message,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 from octet.engine.vllm.serving.turns import Abilities, to_turns
 
 ALL = Abilities()
 NONE = Abilities(
-    system=False, late_system=False, repeated=False, assistant_first=False, calls=False, loose_calls=False
+    system=False,
+    late_system=False,
+    repeated=False,
+    assistant_first=False,
+    calls=False,
+    loose_calls=False,
+    shown_results=False,
 )
 STRICT = NONE & ALL
 
@@ -88,6 +103,21 @@ def test_calls_end_their_message() -> None:
     assert spelled[1].parts == (ReasoningPart("r"), TextPart(f"{CALL}\nb"))
 
 
+def test_pictures_of_results_need_a_template_that_shows_them() -> None:
+    picture = ImagePart(Image.new("RGB", (1, 1)))
+    one, other = ToolResultPart("1", "f", "of 1"), ToolResultPart("2", "f", "")
+    shown = Message(Role.TOOL, (one, picture, picture, other, picture))
+    said = [user("a"), model("", "1", "2"), shown, user("c")]
+    assert to_turns(said, ALL) == said
+    spelled = to_turns(said, Abilities(shown_results=False))
+    assert spelled[2].role is Role.USER
+    parts = (TextPart("Result of f: of 1"), picture, picture, TextPart("\nResult of f: "), picture)
+    assert spelled[2].parts == parts
+    assert to_turns(said, STRICT)[2].parts == (*parts, TextPart("\n\nc"))
+    plain = [user("a"), model("", "1"), result("1"), user("c")]
+    assert to_turns(plain, Abilities(shown_results=False)) == plain
+
+
 def test_late_results_need_a_template_that_takes_them() -> None:
     said = [user("a"), model("", "1"), user("b"), result("1"), user("c")]
     able = Abilities(loose_calls=False)
@@ -102,7 +132,7 @@ def test_arguments_are_repeated_as_the_model_wrote_them() -> None:
     assert spelled == model('[{"name": "f", "parameters": {"a":1,}\n}]')
 
 
-abilities = st.builds(Abilities, *[st.booleans()] * 6)
+abilities = st.builds(Abilities, *[st.booleans()] * 7)
 spoken = st.lists(
     st.sampled_from(
         [system("①"), user("②"), user("②", "③"), user(), model("④"), model(), model("④", "1"), result("1")]

@@ -5,8 +5,15 @@ from dataclasses import replace
 import pytest
 
 from octet.engine.types import ModelInfo
-from octet.rpc.admission.cost import Cost, estimate
-from octet.v1 import chat_service_pb2, content_pb2
+from octet.rpc.admission.cost import Cost, estimate, estimate_input, estimate_prompt
+from octet.v1 import (
+    chat_service_pb2,
+    completion_service_pb2,
+    content_pb2,
+    embedding_service_pb2,
+    prompt_pb2,
+    tool_pb2,
+)
 
 MODEL = ModelInfo(
     *(("m",), "m", True, 8192, 2048, None, (), 4, 260, 1000),
@@ -29,6 +36,16 @@ def test_text_counts_by_its_bytes_and_pictures_by_the_models_tokens() -> None:
     assert estimate(request(images=3), MODEL) == Cost(sequences=1, tokens=780, images=3)
 
 
+def test_pictures_of_tool_results_count_as_all_others_do() -> None:
+    shown = request(images=2)
+    result = tool_pb2.ToolResult(call_id="c1", text="word" * 1000)
+    shown.messages[0].parts.add(tool_result=result)
+    cost = estimate(shown, MODEL)
+    assert cost.images == 2
+    assert cost.text_tokens == pytest.approx(1000, rel=0.01)
+    assert cost.tokens == cost.text_tokens + 520
+
+
 @pytest.mark.parametrize(
     ("asked", "model", "tokens"),
     [
@@ -46,6 +63,28 @@ def test_crops_count_where_there_will_be_some(asked: bool | None, model: ModelIn
     if asked is not None:
         panned.image_options.pan_and_scan = asked
     assert estimate(panned, model) == Cost(sequences=1, tokens=2 * tokens, images=2)
+
+
+def test_raw_prompts_count_as_what_is_said_in_chats() -> None:
+    prompt = prompt_pb2.Prompt()
+    prompt.parts.add(text="漢字" * 500)
+    prompt.parts.add(tokens=prompt_pb2.TokenIds(ids=[70_000] * 300))
+    prompt.parts.add(image=content_pb2.Image(data=b"x" * 100_000))
+    asked = completion_service_pb2.CompletionRequest(priority=3, sampling={"n": 4})
+    cost = estimate_prompt(prompt, asked, MODEL, 77)
+    assert (cost.sequences, cost.images, cost.image_bytes, cost.priority) == (4, 1, 77, 3)
+    assert cost.text_tokens == pytest.approx(1050, rel=0.01)
+    assert cost.tokens == cost.text_tokens + 260
+
+
+def test_inputs_that_are_cut_count_no_more_than_what_is_left() -> None:
+    prompt = prompt_pb2.Prompt()
+    prompt.parts.add(text="word" * 20_000)
+    whole = estimate_input(prompt, embedding_service_pb2.EmbedRequest(priority=3), MODEL)
+    cut = estimate_input(prompt, embedding_service_pb2.EmbedRequest(truncate=True), MODEL)
+    assert whole.tokens == whole.text_tokens == pytest.approx(20_000, rel=0.01)
+    assert (whole.sequences, whole.priority) == (1, 3)
+    assert cut.tokens == cut.text_tokens == MODEL.context_window
 
 
 def test_tools_count() -> None:

@@ -103,3 +103,21 @@ def test_the_largest_priority_makes_room_first() -> None:
     queue = queue_of(*items("flood", "abc"), Item("two", "x", 5))
     assert queue.displaced_by("two", 0) == Item("two", "x", 5)
     assert queue.displaced_by("new", 5) is None
+
+
+def test_who_cannot_leave_neither_leaves_nor_counts() -> None:
+    queue = queue_of(*items("flood", "abc"), *items("two", "xy"))
+    newest = queue.displaced_by("new", 0, can_leave=lambda item: item.caller != "flood")
+    assert newest is not None
+    assert newest.name == "y"
+    assert queue.displaced_by("new", 0, can_leave=lambda _: False) is None
+    lower = queue_of(*items("flood", "a", priority=5), *items("two", "xyz"))
+    behind = lower.displaced_by("new", 0, can_leave=lambda item: item.priority == 0)
+    assert behind is not None
+    assert behind.name == "z"
+
+
+def test_some_go_before_their_callers_others() -> None:
+    queue = queue_of(*items("flood", "ab"))
+    queue.push(Item("flood", "first"), first=True)
+    assert order(queue) == "firstab"

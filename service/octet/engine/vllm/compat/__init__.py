@@ -27,6 +27,7 @@ from octet.engine.vllm.compat import kernels as kernels
 from octet.engine.vllm.compat import pictures as pictures
 from octet.engine.vllm.compat import processes as processes
 from octet.engine.vllm.compat import rendering as rendering
+from octet.engine.vllm.compat import stopping as stopping
 from octet.engine.vllm.compat import tokenizers as tokenizers
 from octet.errors import StartupError
 
@@ -84,6 +85,13 @@ def engine_device() -> str:
     build.
     """
     return "cuda" if "vllm" in installed_distributions() and devices.has_cuda_build() else "cpu"
+
+
+def is_pooling(folder: Path) -> bool:
+    """Whether vLLM would take a checkpoint for one that makes vectors or scores of texts, and writes none."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return bool(EngineArgs(model=str(folder)).create_model_config().runner_type == "pooling")
 
 
 def fp8_linear_kernels(device: str) -> MutableSequence[type[Any]]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from octet.engine.vllm.constraints.grammars import MARK
+from octet.engine.vllm.constraints.grammars import ALTERNATIVE, MARK
 from octet.engine.vllm.constraints.reasons import explain
 from octet.engine.vllm.constraints.stock import to_grammar
 
@@ -15,11 +15,11 @@ from octet.engine.vllm.constraints.stock import to_grammar
 FAILURE = "constraint: "
 
 
-def checked(grammar: str) -> Any:
-    """vLLM's parameters for a constraint in llguidance's form that needs no further check."""
+def checked(*alternatives: str) -> Any:
+    """vLLM's parameters for constraints in llguidance's form that need no check; any of them holds."""
     from vllm.sampling_params import StructuredOutputsParams
 
-    params = StructuredOutputsParams(grammar=MARK + grammar)
+    params = StructuredOutputsParams(grammar=MARK + ALTERNATIVE.join(alternatives))
     # Takes no effect as an argument.
     params._backend = "guidance"
     return params

@@ -25,6 +25,9 @@ TOO_COSTLY = (
 GRAMMAR = "grammar: "
 """What a problem begins with that a grammar's reader found, whose words are for the caller as they are."""
 
+BEGUN = "begun: "
+"""What a problem begins with when nothing that a constraint derives begins with what is written already."""
+
 Verdict: TypeAlias = tuple[str, str]
 """What is wrong with a constraint, empty when nothing is; and its form for llguidance."""
 

@@ -1,4 +1,4 @@
-"""What a request holds its answer to: an output format, or the tool calls that it demands."""
+"""What a request holds its answer to: an output format, calls, either, or strict tools' schemas."""
 
 import dataclasses
 import json
@@ -8,19 +8,23 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from octet.engine.types import GenerationRequest, OutputFormat, OutputKind, ToolChoice, ToolChoiceMode
+from octet.engine.types import GenerationRequest, OutputFormat, OutputKind, Tool, ToolChoice, ToolChoiceMode
 from octet.engine.vllm.constraints import grammars
-from octet.engine.vllm.constraints.checker import Verdict
+from octet.engine.vllm.constraints.checker import BEGUN, GRAMMAR, Verdict
 from octet.engine.vllm.constraints.reasons import explain, is_too_costly, regex_problem
 from octet.engine.vllm.constraints.schema import (
     LISTS,
     MAPS,
     SINGLE,
+    Enforceable,
     NotEnforceableError,
     escaped,
     to_enforceable,
 )
+from octet.engine.vllm.constraints.strict import of_strict_calls
 from octet.errors import InvalidRequestError
+from octet.translate.calls_or_text import CALLS_BEGIN
+from octet.translate.strict_calls import strict_functions, strict_spellings, strict_tools
 from octet.translate.tool_schema import calls_schema, offered, place
 
 Check = Callable[[str], Awaitable[Verdict]]
@@ -47,12 +51,29 @@ class Constraint:
         tools: the fields of the schemas of the tools that may be called, by the tools' places.
         unique: the schemas whose uniqueItems are looked at in the whole answer: by a tool's name that of its
             arguments, by None that of the text.
+        parts: of a grammar that is put together, constraints that have to hold alone.
+        instead: what the answer may be held to as well, in place of this.
+        begun: the field of what is written of the text already; empty where that is nothing.
     """
 
     field: str
     grammar: str
     tools: Mapping[int, str] = dataclasses.field(default_factory=dict)
     unique: Mapping[str | None, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    parts: "tuple[Constraint, ...]" = ()
+    instead: "Constraint | None" = None
+    begun: str = ""
+
+    @property
+    def grammars(self) -> tuple[str, ...]:
+        """The constraints of which the answer has to satisfy any."""
+        return (self.grammar, *(self.instead.grammars if self.instead else ()))
+
+    def going_on(self, text: str, field: str) -> "Constraint":
+        """The same constraint for an answer that goes on with `text`, a part of the request's `field`."""
+        instead = self.instead.going_on(text, field) if self.instead else None
+        grammar = grammars.begun_with(self.grammar, text)
+        return dataclasses.replace(self, grammar=grammar, begun=field, instead=instead)
 
 
 def forces_calls(choice: ToolChoice) -> bool:
@@ -60,9 +81,20 @@ def forces_calls(choice: ToolChoice) -> bool:
     return choice.mode in (ToolChoiceMode.REQUIRED, ToolChoiceMode.NAMED)
 
 
+def is_calls_or_text(request: GenerationRequest) -> bool:
+    """Whether the answer has to consist of tool calls unless it has the output format."""
+    return (
+        request.output_format is not None
+        and request.tool_choice.mode is ToolChoiceMode.AUTO
+        and bool(request.tools)
+    )
+
+
 def is_constrained(request: GenerationRequest) -> bool:
     """Whether the answer is held to any form."""
-    return request.output_format is not None or forces_calls(request.tool_choice)
+    return (
+        request.output_format is not None or forces_calls(request.tool_choice) or bool(strict_tools(request))
+    )
 
 
 def to_constraint(request: GenerationRequest) -> Constraint:
@@ -73,19 +105,48 @@ def to_constraint(request: GenerationRequest) -> Constraint:
     """
     if forces_calls(request.tool_choice):
         return _calls(request)
-    assert request.output_format is not None
-    return _format(request.output_format)
+    if request.output_format is None:
+        return _strict(request)
+    if not is_calls_or_text(request):
+        return _format(request.output_format)
+    text, calls = _format_apart(request.output_format), _calls(request)
+    return dataclasses.replace(text, unique={**text.unique, **calls.unique}, instead=calls)
 
 
 async def verified(constraint: Constraint, check: Check) -> Constraint:
-    """The constraint, ready for the engine core.
+    """The constraint, ready for the engine core; without a way that what is written already has left.
+
+    Raises:
+        InvalidRequestError: at its field, when it cannot be compiled; at what is written, when that has left
+            every way.
+    """
+    first = await _compiled(constraint, check)
+    other = await _compiled(constraint.instead, check) if constraint.instead else None
+    if first is None:
+        first, other = other, None
+    if first is None:
+        permitting = " or ".join(way.field for way in (constraint, constraint.instead) if way)
+        raise InvalidRequestError(
+            constraint.begun,
+            f"begins nothing that {permitting} permits, to which the whole answer is held; "
+            "leave it out, or begin it in that form",
+        )
+    return dataclasses.replace(first, unique=constraint.unique, instead=other)
+
+
+async def _compiled(constraint: Constraint, check: Check) -> Constraint | None:
+    """One way of a constraint, compiled; None where what is written already has left it.
 
     Raises:
         InvalidRequestError: at its field, when it cannot be compiled.
     """
+    for part in constraint.parts:
+        await verified(part, check)
     problem, grammar = await check(constraint.grammar)
     if not problem:
         return dataclasses.replace(constraint, grammar=grammar)
+    if problem == BEGUN:
+        return None
     where, problem = await _part_at_fault(constraint.grammar, problem, check)
     at = constraint.field
     if inside_tool := _TOOL.match(where):
@@ -123,23 +184,72 @@ def _format(output_format: OutputFormat) -> Constraint:
             return Constraint(at, grammars.of_choice(spec))
 
 
+def _format_apart(output_format: OutputFormat) -> Constraint:
+    """The constraint of a format whose texts do not begin as calls do."""
+    kind, spec = output_format.kind, output_format.spec
+    if kind is OutputKind.CHOICE:
+        assert isinstance(spec, tuple)
+        for i, value in enumerate(spec):
+            if value.startswith(CALLS_BEGIN):
+                raise InvalidRequestError(
+                    f"output_format.choice.values[{i}]",
+                    f"begins with {CALLS_BEGIN} as calls of tools do, and could not be told from them; leave "
+                    "it out, or the tools",
+                )
+    constraint = _format(output_format)
+    if kind is OutputKind.REGEX:
+        assert isinstance(spec, str)
+        return dataclasses.replace(constraint, grammar=grammars.of_regex(spec, not_beginning=CALLS_BEGIN))
+    if kind is OutputKind.GRAMMAR or output_format.white_space:
+        return dataclasses.replace(constraint, grammar=grammars.apart(constraint.grammar, CALLS_BEGIN))
+    # Compact JSON has no blank there.
+    return constraint
+
+
+def _strict(request: GenerationRequest) -> Constraint:
+    """The constraint of an answer that may call strict tools."""
+    called = [request.tools[i].name for i in offered(request.tools, request.tool_choice)]
+    schemas: dict[str, Mapping[str, Any]] = {}
+    unique: dict[str | None, Mapping[str, Any]] = {}
+    parts: list[Constraint] = []
+    for i in strict_tools(request):
+        tool, field = request.tools[i], _parameters_field(request, i)
+        enforceable = _enforceable(tool, field)
+        schemas[tool.name] = {"type": "object", **enforceable.schema}
+        if enforceable.unique:
+            unique[tool.name] = tool.parameters
+        alone = grammars.of_schema(schemas[tool.name], separators=_CALL_SEPARATORS, white_space=False)
+        parts.append(Constraint(field, alone))
+    functions = strict_functions(request)
+    grammar = of_strict_calls(strict_spellings(called, schemas), schemas, functions, _CALL_SEPARATORS)
+    return Constraint("tools", grammar, unique=unique, parts=tuple(parts))
+
+
 def _calls(request: GenerationRequest) -> Constraint:
     parameters: dict[int, dict[str, Any]] = {}
     unique: dict[str | None, Mapping[str, Any]] = {}
     fields: dict[int, str] = {}
     for i in offered(request.tools, request.tool_choice):
-        tool = request.tools[i]
-        fields[i] = f"tools[{i}].parameters_json" if tool.as_text else f"tools[{i}].parameters"
-        try:
-            enforceable = to_enforceable(_closed(tool.parameters), place(i))
-        except NotEnforceableError as error:
-            raise InvalidRequestError(fields[i], str(error)) from error
+        tool, fields[i] = request.tools[i], _parameters_field(request, i)
+        enforceable = _enforceable(tool, fields[i], place(i))
         parameters[i] = enforceable.schema
         if enforceable.unique:
             unique[tool.name] = tool.parameters
     schema = calls_schema(request.tools, request.tool_choice, parameters)
     grammar = grammars.of_schema(schema, separators=_CALL_SEPARATORS, white_space=False)
     return Constraint("tools", grammar, fields, unique)
+
+
+def _parameters_field(request: GenerationRequest, i: int) -> str:
+    return f"tools[{i}].parameters_json" if request.tools[i].as_text else f"tools[{i}].parameters"
+
+
+def _enforceable(tool: Tool, field: str, at: str = "") -> Enforceable:
+    """The schema of a tool's arguments as decoding can be held to it; `at` is its place in another one."""
+    try:
+        return to_enforceable(_closed(tool.parameters), at)
+    except NotEnforceableError as error:
+        raise InvalidRequestError(field, str(error)) from error
 
 
 def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -153,8 +263,8 @@ def _closed(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
 
 async def _part_at_fault(grammar: str, problem: str, check: Check) -> tuple[str, str]:
     """The pointer to the smallest part of a schema that cannot be compiled alone, and what is wrong."""
-    (form,) = json.loads(grammar).get("grammars", [{}])
-    if form.get("json_schema") is None or is_too_costly(problem):
+    form = json.loads(grammar).get("grammars", [{}])[0]
+    if form.get("json_schema") is None or is_too_costly(problem) or problem.startswith(GRAMMAR):
         return "", problem
     part: Any = form["json_schema"]
     options = {"x-guidance": part["x-guidance"]}

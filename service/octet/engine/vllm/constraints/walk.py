@@ -33,6 +33,12 @@ class Walk:
             self._matcher.try_consume_tokens(list(data)) == len(data) and self._matcher.is_accepting()
         )
 
+    def begins(self, text: str) -> bool:
+        """Whether the constraint derives anything that begins with `text`."""
+        self._matcher.reset()
+        data = text.encode()
+        return int(self._matcher.try_consume_tokens(list(data))) == len(data)
+
     def sample(self, seed: int, most: int) -> tuple[bytes, bool]:
         """Goes a random way of at most `most` bytes from the beginning; returns it, and whether it ended.
 

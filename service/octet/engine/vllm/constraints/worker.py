@@ -11,10 +11,11 @@ import resource
 import signal
 import sys
 
-from octet.engine.vllm.constraints.checker import GRAMMAR
+from octet.engine.vllm.constraints.checker import BEGUN, GRAMMAR
 from octet.engine.vllm.constraints.ebnf import GrammarError
-from octet.engine.vllm.constraints.grammars import ready
+from octet.engine.vllm.constraints.grammars import begun_with, ready, split_begun
 from octet.engine.vllm.constraints.limits import COMPILE_BYTES, COMPILE_CPU_SECONDS
+from octet.engine.vllm.constraints.reasons import is_too_costly
 from octet.engine.vllm.constraints.walk import Walk
 
 # What a constraint is tried on: ways through it, and how many bytes of each.
@@ -39,21 +40,33 @@ def main() -> None:
 
 def _look(grammar: str) -> tuple[str, str]:
     """What is wrong with a constraint, and its form for llguidance."""
+    grammar, begun = split_begun(grammar)
     try:
-        grammar = ready(grammar)
+        grammar, other = ready(grammar)
     except GrammarError as error:
         return f"{GRAMMAR}{error}", ""
-    return _problem(grammar), grammar
+    return _problem(grammar, other, begun), begun_with(grammar, begun)
 
 
-def _problem(grammar: str) -> str:
+def _problem(grammar: str, other: str, begun: str) -> str:
+    """What is wrong with a constraint.
+
+    If they are given, no text may begin with `other`, and one has to with `begun`.
+    """
     walk = Walk(grammar)
+    if other and walk.begins(other):
+        return (
+            f"{GRAMMAR}has texts that begin with {other} as calls of tools do, and could not be told from "
+            "them; leave free_white_space out, write another form, or leave the tools out"
+        )
     for seed in range(_WAYS):
         written, ended = walk.sample(seed, _BYTES)
         if walk.error:
             return walk.error
         if not ended and len(written) < _BYTES:
             return "no text satisfies it" if not written else "some texts that begin well cannot be finished"
+    if begun and not walk.begins(begun):
+        return walk.error if is_too_costly(walk.error) else BEGUN
     return ""
 
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 GIB = 1024**3
+
+SCANNER = "gemma3"
+"""The tool parser that is Octet's own: it reads the text without vLLM in between."""
 WORKER_EXTENSION = "octet.engine.vllm.inside.worker.WorkerExtension"
 
 # Containers may be scheduled, and images pulled, one after the other.
@@ -40,7 +43,8 @@ class EngineSettings:
         chat_template_content_format: how the template wants content: "auto", "string" or "openai".
         chat_template_kwargs: variables that every rendering of the template gets.
         tool_call_parser: name of the parser for tool calls that the model makes on its own; None lets the
-            model's architecture decide.
+            model's architecture decide, see `finder_of_calls`.
+        requires_calls_found: whether the start is to fail where that leaves none.
         max_output_tokens: most tokens of an answer when the request names none; None lets the model decide.
         adapters: LoRA adapters to load, their directories or hub ids by their names.
         hosts_timeout: seconds that a start waits for the other machines of --nnodes.
@@ -56,6 +60,7 @@ class EngineSettings:
     adapters: dict[str, str] = field(default_factory=dict)
     hosts_timeout: float = HOSTS_TIMEOUT
     parse_special_tokens: bool = False
+    requires_calls_found: bool = False
 
 
 def parse_engine_args(argv: list[str]) -> EngineSettings:
@@ -109,7 +114,20 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         adapters=adapters,
         hosts_timeout=parsed.hosts_timeout,
         parse_special_tokens=parsed.parse_special_tokens,
+        requires_calls_found=parsed.enable_auto_tool_choice,
     )
+
+
+def finder_of_calls(tool_call_parser: str | None, model_type: str) -> str | None:
+    """The name of what finds the calls that a model makes on its own; None where nothing does.
+
+    Args:
+        tool_call_parser: as the flag names it.
+        model_type: the model's, out of its config.
+    """
+    if tool_call_parser is None and model_type.startswith("gemma3"):
+        return SCANNER
+    return tool_call_parser
 
 
 def names_model(argv: list[str]) -> bool:
@@ -160,7 +178,19 @@ def _parser() -> Any:
         "--chat-template-content-format", choices=("auto", "string", "openai"), default="auto"
     )
     parser.add_argument("--default-chat-template-kwargs", type=json.loads, default={}, metavar="JSON")
-    parser.add_argument("--tool-call-parser", metavar="NAME")
+    parser.add_argument(
+        "--tool-call-parser",
+        metavar="NAME",
+        help="Finds the calls that the model makes on its own: gemma3 is Octet's scanner and the default for "
+        "Gemma 3, every other name one of vLLM's parsers.",
+    )
+    parser.add_argument(
+        "--enable-auto-tool-choice",
+        action="store_true",
+        help="Refuses to start where nothing would find the calls that the model makes on its own, as vLLM "
+        "does: without --tool-call-parser, for another model than Gemma 3. They are found wherever something "
+        "can, with this flag or without.",
+    )
     parser.add_argument("--tool-parser-plugin", metavar="FILE")
     parser.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH")
     parser.add_argument("--max-output-tokens", type=int, metavar="N")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from octet.engine.vllm import compat, kernels, plugin
 from octet.engine.vllm.launch import forkserver, logs, parallel, sockets, threads
-from octet.engine.vllm.launch.args import EngineSettings, one_line
+from octet.engine.vllm.launch.args import EngineSettings, finder_of_calls, one_line
 from octet.engine.vllm.launch.hosts.addresses import choose
 from octet.engine.vllm.launch.hosts.meeting import Hosts, meet
 from octet.engine.vllm.launch.orphans import Lifeline, is_effective
@@ -202,6 +202,8 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
     except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
         raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
     _require_kernels()
+    if settings.requires_calls_found:
+        _require_calls_found(settings, config.model_config.hf_config.model_type)
     _announce_compilation(config)
     return config
 
@@ -231,6 +233,17 @@ def _require_plugin() -> None:
         raise StartupError(f"VLLM_PLUGINS={allowed} leaves Octet's plugin out; add octet to it")
     if not entry_points(group="vllm.general_plugins", name="octet"):
         raise StartupError("Octet's entry point for vLLM is not installed; run `pip install` on Octet again")
+
+
+def _require_calls_found(settings: EngineSettings, model_type: str) -> None:
+    """Checks --enable-auto-tool-choice, by the rule that vLLM has for it."""
+    finder = finder_of_calls(settings.tool_call_parser, model_type)
+    if finder is None:
+        raise StartupError(
+            f"--enable-auto-tool-choice: needs --tool-call-parser; models of type {model_type} have none of "
+            "their own"
+        )
+    logger.info("--enable-auto-tool-choice: calls are always looked for; %s finds them here", finder)
 
 
 def _require_kernels() -> None:

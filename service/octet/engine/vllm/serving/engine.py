@@ -1,13 +1,17 @@
 """The engine that Octet serves with: vLLM's AsyncLLM behind `octet.engine.protocol.Engine`."""
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import (
     CandidateFinished,
     Delta,
     Deltas,
+    Embedding,
+    EmbeddingRequest,
     Event,
     FinishReason,
     GenerationRequest,
@@ -15,6 +19,8 @@ from octet.engine.types import (
     ModelInfo,
     PositionLogprobs,
     PromptAccepted,
+    Service,
+    TextDelta,
     Tokens,
     Usage,
 )
@@ -24,14 +30,22 @@ from octet.engine.vllm.constraints.request import Constraint, is_constrained, to
 from octet.engine.vllm.constraints.unique import Watch
 from octet.engine.vllm.launch import startup
 from octet.engine.vllm.priority import fair_priority
-from octet.engine.vllm.serving import adapters, image_costs, sampling
+from octet.engine.vllm.serving import adapters, embedding, image_costs, sampling
+from octet.engine.vllm.serving.adapters import Adapter, Adapters
 from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan, AnswerReader
+from octet.engine.vllm.serving.begun import Begun, begun_turn
 from octet.engine.vllm.serving.load import KvCacheUsage
 from octet.engine.vllm.serving.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.serving.model_info import describe_model
 from octet.engine.vllm.serving.render import Prompt, PromptRenderer
 from octet.engine.vllm.serving.vocabulary import Vocabulary
-from octet.errors import EngineDeadError, InvalidRequestError, StartupError, UnavailableError
+from octet.errors import (
+    AdapterNotFoundError,
+    EngineDeadError,
+    InvalidRequestError,
+    StartupError,
+    UnavailableError,
+)
 
 if TYPE_CHECKING:
     from vllm.sampling_params import SamplingParams
@@ -71,9 +85,10 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         size = llm.vllm_config.model_config.get_vocab_size()
         vocabulary = await asyncio.to_thread(Vocabulary, llm.renderer.tokenizer, size)
         renderer = PromptRenderer(llm.renderer, llm.vllm_config.model_config, settings)
-        images, _ = await asyncio.gather(_image_costs(llm, renderer), compat.prepare(llm))
+        services = services_of(await llm.get_supported_tasks(), renderer)
+        images, _ = await asyncio.gather(_image_costs(llm, renderer, services), compat.prepare(llm))
         model = describe_model(
-            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest
+            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest, services
         )
         return VllmEngine(llm, launch, settings, renderer, vocabulary, usage, model)
     except BaseException as error:
@@ -109,10 +124,11 @@ class VllmEngine:
             settings.tool_call_parser,
             config.structured_outputs_config.reasoning_parser,
             settings.chat_template_kwargs,
+            config.reasoning_config,
         )
         self._checker = Checker()
         compat.constraints.check_with(self._checker.check_now)
-        self._adapters = adapters.requests(settings.adapters)
+        self._adapters = Adapters(llm, settings.adapters)
         self._defaults = config.model_config.get_diff_sampling_param()
         self._model = model
 
@@ -143,8 +159,8 @@ class VllmEngine:
 
         constraint = await self._constrain(request)
         prompt, params, plan = await self._prepare(request, constraint)
-        watches = [Watch(constraint.unique) for _ in plan.readers] if constraint and constraint.unique else []
-        queue = await self._add(request, prompt, params, plan)
+        watches = _watches(constraint, begun_turn(request.messages), len(plan.readers))
+        queue, adapter = await self._add(request, prompt, params, plan)
         finished = False
         accepted = PromptAccepted(prompt.tokens, prompt.image_tokens)
         usage = Usage(prompt.tokens, 0, 0, prompt.image_tokens)
@@ -168,6 +184,9 @@ class VllmEngine:
                     )
                 _raise_failure(output, constraint)
                 deltas, cut = _read(output, plan.readers, self._vocabulary, params.logprobs or 0)
+                if self._model.limits_reasoning:
+                    thought = sum(reader.reasoning_tokens for reader in plan.readers)
+                    usage = dataclasses.replace(usage, reasoning_tokens=thought)
                 if watches:
                     deltas = await _watched(deltas, watches)
                 if cut:
@@ -181,9 +200,26 @@ class VllmEngine:
             finished = True
             raise self._death() from error
         finally:
-            if not finished and self._llm is not None:
-                await self._llm.abort(queue.request_id, internal=True)
-            queue.close()
+            try:
+                if not finished and self._llm is not None:
+                    await self._llm.abort(queue.request_id, internal=True)
+            finally:
+                queue.close()
+                self._adapters.give_back(adapter)
+
+    async def embed(self, request: EmbeddingRequest) -> Embedding:
+        """Gives a prompt's vector; see `octet.engine.protocol.Engine.embed`."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        prompt, truncated = await self._renderer.render_input(request)
+        adapter = self._adapters.take(request.adapter)
+        try:
+            lora_request = adapter.request if adapter else None
+            return await embedding.embed(self.llm, request, prompt, lora_request, truncated=truncated)
+        except VllmEngineDeadError as error:
+            raise self._death() from error
+        finally:
+            self._adapters.give_back(adapter)
 
     async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
         """Counts a prompt's tokens; see `octet.engine.protocol.Engine.count_tokens`."""
@@ -201,6 +237,23 @@ class VllmEngine:
     async def detokenize(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         """Puts tokens together to text."""
         return await self._vocabulary.detokenize(token_ids, skip_special_tokens=skip_special_tokens)
+
+    async def load_adapter(self, name: str, folder: Path, *, replace: bool) -> bool:
+        """See `octet.engine.protocol.Engine.load_adapter`."""
+        from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
+
+        try:
+            loaded = await self._adapters.load(name, folder, replace=replace)
+        except VllmEngineDeadError as error:
+            raise self._death() from error
+        self._model = dataclasses.replace(self._model, adapters=self._adapters.names)
+        return loaded
+
+    async def unload_adapter(self, name: str) -> int | None:
+        """See `octet.engine.protocol.Engine.unload_adapter`."""
+        running = await self._adapters.unload(name)
+        self._model = dataclasses.replace(self._model, adapters=self._adapters.names)
+        return running
 
     async def num_unfinished(self) -> int:
         """Requests that the scheduler in the engine's own process holds, waiting and running."""
@@ -238,6 +291,8 @@ class VllmEngine:
         if not is_constrained(request):
             return None
         constraint = await asyncio.to_thread(to_constraint, request)
+        if begun := begun_turn(request.messages):
+            constraint = constraint.going_on(begun.text, begun.field)
         return await verified(constraint, self._checker.check)
 
     async def _prepare(
@@ -265,24 +320,34 @@ class VllmEngine:
             output_token_limit=self._model.output_token_limit,
             defaults=self._defaults,
         )
-        check_prompt_logprobs(request.sampling, prompt.tokens)
-        plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params)
+        siblings = request.prompt.siblings if request.prompt else 1
+        check_prompt_logprobs(request.sampling, prompt.tokens, siblings)
+        begun = begun_turn(request.messages)
+        if begun is not None:
+            compat.stopping.look_behind(params, begun.text)
+        plan = self._answers.plan(request, prompt.engine_input["prompt_token_ids"], params, begun)
         sampling.verify(self.llm, request, params)
         return params, plan
 
     async def _add(
         self, request: GenerationRequest, prompt: Prompt, params: "SamplingParams", plan: AnswerPlan
-    ) -> Any:
-        """Hands the request to the engine; returns the queue of its outputs."""
+    ) -> tuple[Any, Adapter | None]:
+        """Hands the request to the engine; returns the queue of its outputs, and the adapter to give back."""
         from vllm.exceptions import GracefulHTTPError, VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
 
         try:
-            return await self.llm.add_request(
+            adapter = self._adapters.take(request.adapter)
+        except AdapterNotFoundError:
+            self._renderer.forget(prompt)
+            raise
+        queue = None
+        try:
+            queue = await self.llm.add_request(
                 request.request_id,
                 prompt.engine_input,
                 params,
-                lora_request=self._adapters.get(request.adapter),
+                lora_request=adapter.request if adapter else None,
                 priority=fair_priority(request.priority, request.rank),
                 trace_headers=request.trace_headers or None,
                 **plan.engine_arguments,
@@ -293,14 +358,38 @@ class VllmEngine:
             raise UnavailableError(error.message) from error
         except (VLLMClientError, ValueError) as error:
             raise sampling.sampling_error(error) from error
+        finally:
+            if queue is None:
+                self._adapters.give_back(adapter)
+        return queue, adapter
 
 
-async def _image_costs(llm: "AsyncLLM", renderer: PromptRenderer) -> image_costs.ImageCosts:
-    """What pictures take in the model's prompts.
+def services_of(tasks: Sequence[str], renderer: PromptRenderer) -> tuple[Service, ...]:
+    """What a model that vLLM can ask for these tasks is for.
+
+    Raises:
+        StartupError: none of it is served.
+    """
+    if "embed" in tasks:
+        return (Service.EMBEDDING,)
+    if "generate" not in tasks:
+        raise StartupError(
+            f"the model is for {', '.join(tasks) or 'nothing'}; Octet serves models that write texts, and "
+            "such as make vectors of them"
+        )
+    return (Service.CHAT, Service.COMPLETION) if renderer.has_template else (Service.COMPLETION,)
+
+
+async def _image_costs(
+    llm: "AsyncLLM", renderer: PromptRenderer, services: tuple[Service, ...]
+) -> image_costs.ImageCosts:
+    """What pictures take in the model's prompts; nothing where vectors are made of texts.
 
     Raises:
         StartupError: when the model cannot be shown a picture.
     """
+    if Service.EMBEDDING in services:
+        return image_costs.ImageCosts()
     try:
         return await image_costs.measure(renderer, llm.renderer.mm_processor)
     except InvalidRequestError as error:
@@ -327,15 +416,29 @@ def _raise_failure(output: Any, constraint: Constraint | None) -> None:
         raise UnavailableError("the engine could not finish the request; try again")
 
 
+def _watches(constraint: Constraint | None, begun: Begun | None, candidates: int) -> list[Watch]:
+    """What looks at each candidate's whole answer when it is complete; nothing where that needs no look."""
+    if constraint is None or not constraint.unique:
+        return []
+    watches = [Watch(constraint.unique) for _ in range(candidates)]
+    if begun is not None and None in constraint.unique:
+        for i, watch in enumerate(watches):
+            watch.take(TextDelta(i, begun.text))
+    return watches
+
+
 async def _watched(deltas: list[Delta], watches: list[Watch]) -> list[Delta]:
     """The deltas, with the ends of complete answers that break their schema said to be that."""
     seen: list[Delta] = []
     for delta in deltas:
         watch = watches[delta.index]
         watch.take(delta)
-        complete = isinstance(delta, CandidateFinished) and delta.reason in _COMPLETE
-        if complete and not await asyncio.to_thread(watch.keeps_unique):
-            delta = CandidateFinished(delta.index, FinishReason.SCHEMA_VIOLATED)
+        if (
+            isinstance(delta, CandidateFinished)
+            and delta.reason in _COMPLETE
+            and not await asyncio.to_thread(watch.keeps_unique)
+        ):
+            delta = dataclasses.replace(delta, reason=FinishReason.SCHEMA_VIOLATED)
         seen.append(delta)
     return seen
 
@@ -357,15 +460,26 @@ def _read(
             candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
         )
         if reader.done:
-            deltas.append(CandidateFinished(candidate.index, FinishReason.TOOL_CALLS))
+            deltas.append(CandidateFinished(candidate.index, FinishReason.TOOL_CALLS, _stop(candidate)))
             if reason is None:
                 cut.append(candidate.index)
         elif reason is not None:
             finish = _FINISH_REASONS[reason]
             if finish is FinishReason.STOP and reader.made_calls:
                 finish = FinishReason.TOOL_CALLS
-            deltas.append(CandidateFinished(candidate.index, finish))
+            deltas.append(CandidateFinished(candidate.index, finish, _stop(candidate)))
     return deltas, cut
+
+
+def _stop(candidate: Any) -> str | int | None:
+    """What ended a candidate: a stop string, or a token; None where it is no such thing."""
+    if candidate.finish_reason != "stop":
+        return None
+    if candidate.stop_reason is not None:
+        reason: str | int = candidate.stop_reason
+        return reason
+    # vLLM gives no reason for the end of a turn.
+    return candidate.token_ids[-1] if candidate.token_ids else None
 
 
 def _add_usage(usage: Usage, output: Any, readers: list[AnswerReader]) -> Usage:

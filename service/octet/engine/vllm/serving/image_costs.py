@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from octet.engine.types import GenerationRequest, ImagePart, Message, Part, Role, TextPart
+from octet.engine.types import ImagePart, TextPart
 from octet.engine.vllm import compat
 from octet.errors import InvalidRequestError
 
@@ -78,7 +78,7 @@ async def measure(renderer: "PromptRenderer", processor: Any) -> ImageCosts:
         return ImageCosts()
     lengths = await rendering.lengths(largest, min(allowed, _SAMPLES))
     without = (await rendering.prompt([TextPart(_WORD)])).tokens + 1
-    shown: list[Part] = [TextPart(_WORD), ImagePart(largest), TextPart(_WORD)]
+    shown = (TextPart(_WORD), ImagePart(largest), TextPart(_WORD))
     with compat.tokenizers.unsaid_about_crops():
         one, cropped, by_default = [
             await rendering.prompt(shown, pan_and_scan=wanted) for wanted in (False, True, None)
@@ -115,13 +115,11 @@ class _Rendering:
 
     renderer: "PromptRenderer"
 
-    async def prompt(self, parts: Sequence[Part], *, pan_and_scan: bool | None = False) -> "Prompt":
-        request = GenerationRequest(
-            request_id="octet-image-costs",
-            messages=(Message(Role.USER, tuple(parts)),),
-            pan_and_scan=pan_and_scan if self.renderer.pans_and_scans else None,
-        )
-        return await self.renderer.measure(request)
+    async def prompt(
+        self, parts: Sequence[TextPart | ImagePart], *, pan_and_scan: bool | None = False
+    ) -> "Prompt":
+        wanted = pan_and_scan if self.renderer.pans_and_scans else None
+        return await self.renderer.measure_parts(tuple(parts), pan_and_scan=wanted)
 
     async def lengths(self, largest: Image.Image, most: int) -> list[int]:
         """Tokens of the prompts of 1, 2, ... pictures, small ones if the model takes those."""

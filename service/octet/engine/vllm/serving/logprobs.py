@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 MAX_PROMPT_LOGPROBS = 65536
 
 
-def check_prompt_logprobs(sampling: Sampling, prompt_tokens: int) -> None:
-    """Raises InvalidRequestError when the prompt is too long for the prompt's log probabilities asked for."""
+def check_prompt_logprobs(sampling: Sampling, prompt_tokens: int, siblings: int = 1) -> None:
+    """Raises InvalidRequestError when the prompt is too long for the prompt's log probabilities asked for.
+
+    `siblings` are the prompts of the request, which share its limit.
+    """
     if sampling.prompt_logprobs is None:
         return
-    asked = prompt_tokens * (sampling.prompt_logprobs + 1) * sampling.n
-    if asked > MAX_PROMPT_LOGPROBS:
+    asked, most = prompt_tokens * (sampling.prompt_logprobs + 1) * sampling.n, MAX_PROMPT_LOGPROBS // siblings
+    if asked > most:
+        share = f", its share among {siblings} prompts" if siblings > 1 else ""
         raise InvalidRequestError(
             "sampling.prompt_logprobs",
             f"asks for {asked} log probabilities ({prompt_tokens} tokens, {sampling.prompt_logprobs + 1} at "
-            f"each, {sampling.n} candidates), more than the limit of {MAX_PROMPT_LOGPROBS}",
+            f"each, {sampling.n} candidates), more than the limit of {most}{share}",
         )
 
 

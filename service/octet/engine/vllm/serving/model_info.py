@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octet.engine.types import ModelInfo, Quantization
+from octet.engine.types import ModelInfo, Quantization, Service
 from octet.engine.vllm import formats
+from octet.engine.vllm.serving.embedding import vectors_of
 from octet.engine.vllm.serving.image_costs import ImageCosts
 from octet.pictures.plan import ImageView, PanAndScan
 
@@ -29,6 +30,7 @@ def describe_model(
     active_kernels: tuple[str, ...],
     images: ImageCosts,
     longest_token: int,
+    services: tuple[Service, ...],
 ) -> ModelInfo:
     """Describes the model that an engine with `config` has loaded.
 
@@ -38,7 +40,9 @@ def describe_model(
         active_kernels: as the workers report them.
         images: what pictures take.
         longest_token: bytes of the longest token's text.
+        services: what it is for.
     """
+    embeds = Service.EMBEDDING in services
     model = config.model_config
     source = source_name(model.model)
     names = settings.engine.served_model_name or source
@@ -47,7 +51,7 @@ def describe_model(
         source=source,
         takes_images=images.most_images > 0,
         context_window=model.max_model_len,
-        output_token_limit=_output_token_limit(model, settings.max_output_tokens),
+        output_token_limit=0 if embeds else _output_token_limit(model, settings.max_output_tokens),
         quantization=quantization(getattr(model.hf_config, "quantization_config", None)),
         active_kernels=active_kernels,
         max_images=images.most_images,
@@ -62,7 +66,10 @@ def describe_model(
         longest_token=longest_token,
         step_tokens=_step_tokens(config),
         max_sequences=config.scheduler_config.max_num_seqs * config.parallel_config.data_parallel_size,
+        limits_reasoning=config.reasoning_config is not None and config.reasoning_config.enabled,
         image_view=_image_view(config) if images.most_images > 0 else None,
+        services=services,
+        vectors=vectors_of(model) if embeds else None,
     )
 
 

@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from octet.engine.types import (
+    EmbeddingRequest,
     GenerationRequest,
     ImagePart,
     Message,
@@ -17,8 +18,12 @@ from octet.engine.types import (
     ToolCallPart,
     ToolResultPart,
 )
+from octet.engine.types import Prompt as RawPrompt
 from octet.engine.vllm import compat
 from octet.engine.vllm.launch.args import one_line
+from octet.engine.vllm.serving.begun import Begun, begun_turn, reasoning_of
+from octet.engine.vllm.serving.raw_prompts import RawPrompts
+from octet.engine.vllm.serving.reasoning import reasoning_marks
 from octet.engine.vllm.serving.special_tokens import SpecialTokens, Speech
 from octet.engine.vllm.serving.templates import ChatTemplates
 from octet.engine.vllm.serving.turns import to_turns
@@ -59,9 +64,18 @@ class PromptRenderer:
         self._model = model
         self._templates = ChatTemplates(renderer, model, settings)
         self._placeholder = compat.rendering.picture_placeholder(model)
+        if self.pans_and_scans:
+            compat.rendering.find_pictures_before_line_breaks()
         self._special = SpecialTokens(renderer.tokenizer, self._templates.texts(), self._placeholder or "")
+        self._raw = RawPrompts(
+            renderer.tokenizer,
+            self._special,
+            self._placeholder or "",
+            lower_case=renderer.default_cmpl_tok_params.do_lower_case,
+        )
         # mistral-common makes no special tokens out of texts.
         self._parses_special = settings.parse_special_tokens or self._templates.is_mistral
+        self._reasoning = reasoning_marks(settings.engine.reasoning_parser, renderer.tokenizer)
 
     def plain_names(self, parsed: bool | None = None) -> SpecialTokens | None:
         """The tokens whose names are plain text in what requests say; `parsed` decides unless it is None."""
@@ -72,6 +86,11 @@ class PromptRenderer:
         """Tokens of prompt and answer together."""
         limit: int = self._model.max_model_len
         return limit
+
+    @property
+    def has_template(self) -> bool:
+        """Whether conversations can be rendered at all."""
+        return self._templates.exist
 
     @property
     def pans_and_scans(self) -> bool:
@@ -85,14 +104,14 @@ class PromptRenderer:
         return tokens[0] if len(tokens) == 1 else None
 
     async def shows(self, picture: Image.Image) -> bool:
-        """Whether the chat template gives pictures a place in which the model finds them.
+        """Whether the chat template gives pictures a place in which the model finds them, or there is none.
 
         Raises:
             InvalidRequestError: the model cannot be shown this picture, with a template or without.
         """
         parts = (TextPart("x"), ImagePart(picture), TextPart("x"))
         try:
-            await self.measure(GenerationRequest("octet-place", (Message(Role.USER, parts),)))
+            await self.measure_parts(parts)
         except Exception:
             # What vLLM raises depends on the model.
             await self._show_alone(picture)
@@ -114,7 +133,7 @@ class PromptRenderer:
             raise InvalidRequestError("messages", one_line(error)) from error
 
     async def render(self, request: GenerationRequest, *, count_only: bool = False) -> Prompt:
-        """Renders the request's conversation and tools.
+        """Renders the request's conversation and tools, or its raw prompt.
 
         The prompt has to reach the engine, or be given to `forget`: vLLM sends a picture only once, and notes
         here which ones it has sent.
@@ -131,12 +150,46 @@ class PromptRenderer:
         prompt = await self._render(request, limit, count_only=count_only)
         if prompt.tokens >= limit:
             self.forget(prompt)
-            raise ContextLengthError("messages", _too_long(str(prompt.tokens), limit))
+            raise ContextLengthError(request.prompt_field, _too_long(str(prompt.tokens), limit))
         return prompt
 
     async def measure(self, request: GenerationRequest) -> Prompt:
         """Renders what will not reach the engine, however long it becomes; otherwise like `render`."""
         return await self._render(request, None, count_only=True)
+
+    async def measure_parts(
+        self, parts: tuple[TextPart | ImagePart, ...], *, pan_and_scan: bool | None = None
+    ) -> Prompt:
+        """Renders what a user may say; as a raw prompt where there is no chat template."""
+        request = GenerationRequest("octet-measure", pan_and_scan=pan_and_scan)
+        if self.has_template:
+            return await self.measure(replace(request, messages=(Message(Role.USER, parts),)))
+        return await self.measure(replace(request, prompt=RawPrompt("prompt", parts)))
+
+    async def render_input(self, request: EmbeddingRequest) -> tuple[Prompt, bool]:
+        """Renders a text whose vector is asked for; also says whether it was cut.
+
+        Raises:
+            ContextLengthError: it is longer than the model takes, and is not to be cut.
+            InvalidRequestError: the model does not take it.
+        """
+        raw, limit = request.prompt, self.context_window
+        ids = await asyncio.to_thread(self._raw.encode, raw)
+        is_long = len(ids) > limit
+        if is_long and not request.truncate:
+            raise ContextLengthError(
+                raw.field,
+                f"has {len(ids)} tokens, more than the model's context window of {limit} tokens; "
+                "shorten it, or set truncate",
+            )
+        tokens: dict[str, Any] = {"prompt_token_ids": self._raw.cut(ids, limit) if is_long else ids}
+        if request.cache_salt:
+            tokens["cache_salt"] = request.cache_salt
+        engine_input = await self._renderer.process_for_engine_async(
+            tokens,
+            time.time(),  # noqa: TID251 - a date
+        )
+        return Prompt(engine_input, len(tokens["prompt_token_ids"]), 0), is_long
 
     async def _render(self, request: GenerationRequest, limit: int | None, *, count_only: bool) -> Prompt:
         """The prompt; `limit` is how many tokens texts may become, None for any number."""
@@ -144,20 +197,11 @@ class PromptRenderer:
         from vllm.renderers import TokenizeParams
 
         tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
-        speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
-        long = _is_long(request)
-        if long:
-            messages, params = await asyncio.to_thread(self._put, request, speech)
-        else:
-            messages, params = self._put(request, speech)
         try:
-            if long:
-                # vLLM goes through the messages on the event loop where it is asked there.
-                _, prompt = await asyncio.to_thread(self._renderer.render_messages, messages, params)
+            if request.prompt is None:
+                prompt = await self._render_conversation(request, tokenize)
             else:
-                _, prompt = await self._renderer.render_messages_async(messages, params)
-            if speech.is_marked:
-                await self._tokenize(prompt, speech, tokenize)
+                prompt = await self._render_raw(request.prompt, tokenize)
             [tokens] = await self._renderer.tokenize_prompts_async([prompt], tokenize)
             tokens.update(_prompt_extras(request))
             engine_input = await self._renderer.process_for_engine_async(
@@ -167,10 +211,39 @@ class PromptRenderer:
                 tok_params=tokenize,
             )
         except VLLMClientError as error:
-            raise _prompt_error(error, self.context_window) from error
+            raise _prompt_error(error, request.prompt_field, self.context_window) from error
         except (ValueError, TypeError) as error:
-            raise InvalidRequestError("messages", str(error)) from error
+            raise InvalidRequestError(request.prompt_field, str(error)) from error
         return Prompt(engine_input, len(engine_input["prompt_token_ids"]), _image_tokens(engine_input))
+
+    async def _render_conversation(self, request: GenerationRequest, tokenize: "TokenizeParams") -> Any:
+        """A conversation as text, or as tokens where names in it are not to become special ones."""
+        speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
+        if _is_long(request):
+            messages, params, begun = await asyncio.to_thread(self._put, request, speech)
+            # vLLM goes through the messages on the event loop where it is asked there.
+            _, prompt = await asyncio.to_thread(self._renderer.render_messages, messages, params)
+        else:
+            messages, params, begun = self._put(request, speech)
+            _, prompt = await self._renderer.render_messages_async(messages, params)
+        if begun:
+            prompt["prompt"] += speech.cut() + begun
+        if speech.is_marked:
+            await self._tokenize(prompt, speech, tokenize)
+        return prompt
+
+    async def _render_raw(self, raw: RawPrompt, tokenize: "TokenizeParams") -> dict[str, Any]:
+        """A raw prompt as tokens, with its pictures."""
+        # Refuses texts that cannot fit before they are split.
+        text = "".join(part.text for part in raw.parts if isinstance(part, TextPart))
+        tokenize.apply_pre_tokenization(self._renderer.tokenizer, {"prompt": text})
+        ids = await asyncio.to_thread(self._raw.encode, raw)
+        if tokenize.max_total_tokens is not None and len(ids) > tokenize.max_total_tokens:
+            raise ContextLengthError(raw.field, _too_long(str(len(ids)), self.context_window))
+        prompt: dict[str, Any] = {"prompt_token_ids": ids}
+        if pictures := [part.image for part in raw.parts if isinstance(part, ImagePart)]:
+            prompt["multi_modal_data"] = {"image": pictures}
+        return prompt
 
     def forget(self, prompt: Prompt) -> None:
         """Makes vLLM send the pictures of a prompt that did not reach the engine when they are used again."""
@@ -188,11 +261,54 @@ class PromptRenderer:
         tokenize.apply_pre_tokenization(self._renderer.tokenizer, prompt)
         prompt["prompt_token_ids"] = await asyncio.to_thread(self._special.encode, pieces)
 
-    def _put(self, request: GenerationRequest, speech: Speech) -> tuple[list[dict[str, Any]], "ChatParams"]:
-        """The conversation as the template takes it, and what goes into the template beside it."""
+    def _put(
+        self, request: GenerationRequest, speech: Speech
+    ) -> tuple[list[dict[str, Any]], "ChatParams", str]:
+        """The conversation as the template takes it, what goes into the template beside it, and the beginning
+        of the answer."""
         tools = to_vllm_tools(request)
-        turns = to_turns(request.messages, self._templates.able(tools=bool(tools)))
-        return to_vllm_messages(turns, speech), self._chat_params(request, tools, speech)
+        able = self._templates.able(tools=bool(tools))
+        if begun := begun_turn(request.messages):
+            *turns, last = to_turns([*request.messages[:-1], begun.said], able)
+            written = self._written(request, tools, last, begun, speech)
+            if all(turn.role is Role.SYSTEM for turn in turns):
+                # Templates begin with somebody who asks.
+                turns.append(Message(Role.USER, ()))
+        else:
+            turns, written = to_turns(request.messages, able), ""
+        return to_vllm_messages(turns, speech), self._chat_params(request, tools, speech), written
+
+    def _written(
+        self,
+        request: GenerationRequest,
+        tools: list[dict[str, Any]] | None,
+        turn: Message,
+        begun: Begun,
+        speech: Speech,
+    ) -> str:
+        """What the model has written of its turn.
+
+        Raises:
+            InvalidRequestError: it cannot go on with that.
+        """
+        if not self._templates.opens_turns:
+            raise InvalidRequestError(
+                f"{begun.field}.role",
+                "of the last message is ROLE_ASSISTANT, and this model's chat template has no way to go on "
+                "with an answer; end with what is asked",
+            )
+        text = speech.text(begun.written(turn), of_model=True)
+        reasoning = speech.text(reasoning_of(turn), of_model=True)
+        if self._reasoning is None:
+            if reasoning:
+                raise InvalidRequestError(
+                    f"{begun.field}.parts",
+                    "hold reasoning, and this server does not know how the model writes it "
+                    "(--reasoning-parser); leave it out",
+                )
+            return text
+        opening = self._templates.opening(tools, request.chat_template_args)
+        return self._reasoning.around(reasoning, text, opening)
 
     def _chat_params(
         self, request: GenerationRequest, tools: list[dict[str, Any]] | None, speech: Speech
@@ -251,15 +367,15 @@ def _too_long(tokens: str, limit: int) -> str:
     )
 
 
-def _prompt_error(error: Exception, limit: int) -> InvalidRequestError:
+def _prompt_error(error: Exception, field: str, limit: int) -> InvalidRequestError:
     """vLLM's refusal of a prompt as ours."""
     parameter, value = getattr(error, "parameter", None), getattr(error, "value", None)
     if parameter == "input_tokens":
         # vLLM stops to tokenize one token after the limit.
-        return ContextLengthError("messages", _too_long(f"at least {value}", limit))
+        return ContextLengthError(field, _too_long(f"at least {value}", limit))
     if parameter == "input_text":
         return ContextLengthError(
-            "messages",
+            field,
             f"the prompt's {value} characters cannot fit into the model's context window of {limit} tokens",
         )
-    return InvalidRequestError("messages", str(error.args[0] if error.args else error))
+    return InvalidRequestError(field, str(error.args[0] if error.args else error))

@@ -27,7 +27,11 @@ _SHARED = (
 )
 
 # Ours by vLLM's names, where they differ.
-_FIELDS = {"include_stop_str_in_output": "include_stop_string", "logprobs": "top_logprobs"}
+_FIELDS = {
+    "include_stop_str_in_output": "include_stop_string",
+    "logprobs": "top_logprobs",
+    "thinking_token_budget": "max_reasoning_tokens",
+}
 
 # vLLM's workers on GPUs hold as many tokens of bad words for one request, and what is longer ends them.
 _MAX_BAD_WORD_TOKENS = 1024
@@ -79,7 +83,8 @@ def to_sampling_params(
             flat_logprobs=True,
             include_stop_str_in_output=sampling.include_stop_string,
             skip_special_tokens=sampling.skip_special_tokens,
-            structured_outputs=compat.constraints.checked(constraint.grammar) if constraint else None,
+            thinking_token_budget=sampling.max_reasoning_tokens,
+            structured_outputs=compat.constraints.checked(*constraint.grammars) if constraint else None,
             output_kind=RequestOutputKind.DELTA,
         )
     except (VLLMClientError, ValueError, TypeError) as error:

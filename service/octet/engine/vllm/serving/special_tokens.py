@@ -73,9 +73,20 @@ class SpecialTokens:
         ids = self.encode(pieces_of(text, cuts))
         if not add_special_tokens:
             return ids
+        head, tail = self.frame()
+        return head + ids + tail
+
+    def frame(self) -> tuple[list[int], list[int]]:
+        """The tokens that begin and end a sequence, where the tokenizer adds any."""
         alone, framed = self._encode("x"), list(self._tokenizer.encode("x", add_special_tokens=True))
-        start = next(i for i in range(len(framed)) if framed[i : i + len(alone)] == alone)
-        return framed[:start] + ids + framed[start + len(alone) :]
+        places = (i for i in range(len(framed)) if framed[i : i + len(alone)] == alone)
+        if (start := next(places, None)) is None:
+            return [], []
+        return framed[:start], framed[start + len(alone) :]
+
+    def of(self, ids: Iterable[int]) -> frozenset[int]:
+        """Those of these tokens that are special ones."""
+        return frozenset(self._ids.intersection(ids))
 
     def _encode(self, text: str) -> list[int]:
         return list(self._tokenizer.encode(text, add_special_tokens=False)) if text else []
@@ -199,6 +210,11 @@ class Speech:
     def kept(self, text: str) -> str:
         """Likewise, with a mark near its beginning, for whoever would know it by that."""
         return self._marked(self.text(text), [1]) if self._can_mark else text
+
+    def cut(self) -> str:
+        """A place between two texts that no token spans."""
+        self.is_marked = True
+        return self._mark
 
     def value(self, value: Any) -> Any:
         """A JSON value for the template, names of members included."""

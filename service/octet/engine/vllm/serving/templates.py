@@ -1,14 +1,16 @@
 """The chat template of a model: which one is used when, and what it can say of a conversation."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from octet.engine.types import Message, Part, Role, TextPart, ToolCallPart, ToolResultPart
+from PIL import Image
+
+from octet.engine.types import ImagePart, Message, Part, Role, TextPart, ToolCallPart, ToolResultPart
 from octet.engine.vllm import compat
 from octet.engine.vllm.serving.special_tokens import Speech
 from octet.engine.vllm.serving.turns import Abilities
@@ -26,13 +28,16 @@ GEMMA3_TEMPLATE = Path(__file__).with_name("gemma3_tools.jinja")
 _NAME = "octet_probe"
 _TOOLS = [{"type": "function", "function": {"name": _NAME, "description": "", "parameters": {}}}]
 _WORD = re.compile(r"octet\d+probe")
+_TAGS = re.compile(r"<[^<>]*>|\s")
 
 
 class ChatTemplates:
     """The template for requests without tools and the one for those with.
 
     Attributes:
+        exist: whether there is any.
         takes_tools: whether there is one for requests with tools.
+        opens_turns: whether what they make ends with how a turn of the model's begins.
         is_mistral: whether mistral-common takes the place of a template.
 
     Args:
@@ -45,15 +50,18 @@ class ChatTemplates:
         self._renderer = renderer
         self._model = model
         self._settings = settings
+        self._placeholder = compat.rendering.picture_placeholder(model)
         self.is_mistral = is_mistral(renderer.tokenizer)
         self.takes_tools = True
         self._plain = self._with_tools = settings.chat_template
+        self.exist = self.is_mistral or self._resolve(self._plain, None) is not None
         if not self.is_mistral and "tools" not in _variables(self._resolve(self._plain, _TOOLS) or ""):
             self.takes_tools = settings.chat_template is None and model.hf_config.model_type.startswith(
                 "gemma3"
             )
             self._with_tools = GEMMA3_TEMPLATE.read_text() if self.takes_tools else self._plain
         self._able = self._abilities()
+        self.opens_turns = not self.is_mistral and self._opens_turns()
 
     def able(self, *, tools: bool) -> Abilities:
         """What is said of conversations, with or without tools: the same, but for calls.
@@ -69,12 +77,28 @@ class ChatTemplates:
         found = {self._resolve(self._plain, None), self._resolve(self._with_tools, _TOOLS)}
         return [text for text in found if text]
 
-    def params(self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any]) -> "ChatParams":
+    def opening(self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any]) -> str:
+        """How a turn of the model's begins, as far as that can be told from what comes before it.
+
+        Args:
+            tools: as in `params`.
+            variables: as in `params`.
+        """
+        before, opened = (
+            self._text(_said("u"), self.params(tools, variables, opens=opens)) for opens in (False, True)
+        )
+        # Some templates begin a turn whether they are told to or not.
+        return opened.removeprefix(before) or opened
+
+    def params(
+        self, tools: list[dict[str, Any]] | None, variables: Mapping[str, Any], *, opens: bool = True
+    ) -> "ChatParams":
         """The template and what goes into it beside the messages.
 
         Args:
             tools: as `octet.engine.vllm.serving.vllm_messages.to_vllm_tools` gives them.
             variables: of the request, further ones for the template.
+            opens: whether the beginning of a turn of the model's goes behind all.
 
         Raises:
             InvalidRequestError: the template has no place for a variable.
@@ -90,7 +114,7 @@ class ChatTemplates:
                 **self._settings.chat_template_kwargs,
                 **variables,
                 "tools": tools,
-                "add_generation_prompt": True,
+                "add_generation_prompt": opens,
                 "tokenize": self.is_mistral,
             },
         )
@@ -121,14 +145,16 @@ class ChatTemplates:
         """What is said without tools and with them."""
         if self.is_mistral:
             # What comes of it are tokens, and it puts turns together itself.
-            return dict.fromkeys((False, True), Abilities())
+            return dict.fromkeys((False, True), Abilities(shown_results=False))
         with compat.rendering.unsaid_about_templates():
             plain = self._probed(None)
             able = self._probed(_TOOLS) if self.takes_tools else plain
         both = plain & able
         return {
-            False: replace(both, calls=plain.calls, loose_calls=plain.loose_calls),
-            True: replace(both, calls=able.calls, loose_calls=able.loose_calls),
+            with_tools: replace(
+                both, calls=own.calls, loose_calls=own.loose_calls, shown_results=own.shown_results
+            )
+            for with_tools, own in ((False, plain), (True, able))
         }
 
     def _probed(self, tools: list[dict[str, Any]] | None) -> Abilities:
@@ -140,17 +166,69 @@ class ChatTemplates:
         )
 
     def _says(self, conversation: list[Message], tools: list[dict[str, Any]] | None) -> bool:
-        """Whether the template says each word of a conversation once, in order and apart from the others."""
+        """Whether the template says each word of a conversation once, in order and apart from the others.
+
+        A picture is where its word is, behind it or before it.
+        """
         try:
-            messages = to_vllm_messages(conversation, Speech(None))
-            _, prompt = self._renderer.render_messages(messages, self.params(tools, {}))
+            text = self._text(conversation, self.params(tools, {}))
         except Exception:
             # Templates raise whatever they like.
             return False
-        found = list(_WORD.finditer(str(prompt.get("prompt", ""))))
+        found = list(_WORD.finditer(text))
         apart = all(first.end() < second.start() for first, second in pairwise(found))
-        words = sum(1 for message in conversation for _ in message.parts)
-        return apart and [match[0] for match in found] == [_word(i) for i in range(words)]
+        parts = [part for message in conversation for part in message.parts]
+        words = [_word(i) for i in range(sum(not isinstance(part, ImagePart) for part in parts))]
+        return apart and [match[0] for match in found] == words and self._shows_pictures(parts, text)
+
+    def _shows_pictures(self, parts: Sequence[Part], text: str) -> bool:
+        """Whether a prompt has each picture once, and right beside the word of the part before it."""
+        pictures = [isinstance(part, ImagePart) for part in parts]
+        if not any(pictures):
+            return True
+        if not self._placeholder:
+            return False
+        *between, last = _WORD.split(text)
+        shown = [piece.count(self._placeholder) for piece in (*between, last)]
+        for behind_word in (1, 0):
+            wanted = [0] * len(shown)
+            words = 0
+            for is_picture in pictures:
+                wanted[words - 1 + behind_word] += is_picture
+                words += not is_picture
+            if shown == wanted:
+                return True
+        return False
+
+    def _opens_turns(self) -> bool:
+        """Whether what the model writes comes, in the templates, where its words in earlier turns are.
+
+        A template may write words of its own before these, such as the name of a channel, which the model
+        would have to write first; tags alone, such as those around reasoning, it may.
+        """
+        question, turn = _said("u"), _said("u", "a")
+        with compat.rendering.unsaid_about_templates():
+            for tools in (None, _TOOLS) if self.takes_tools else (None,):
+                try:
+                    before, opened = (
+                        self._text(question, self.params(tools, {}, opens=opens)) for opens in (False, True)
+                    )
+                    said = self._text(turn, self.params(tools, {}, opens=False))
+                except Exception:
+                    # Templates raise whatever they like.
+                    return False
+                until, word, _ = said.partition(_word(1))
+                told = len(opened) > len(before) and opened.startswith(before)
+                if not told and not (word and opened.startswith(until.rstrip())):
+                    return False
+                if until.startswith(opened) and _TAGS.sub("", until[len(opened) :]):
+                    return False
+        return True
+
+    def _text(self, conversation: list[Message], params: "ChatParams") -> str:
+        """What comes of a conversation."""
+        _, prompt = self._renderer.render_messages(to_vllm_messages(conversation, Speech(None)), params)
+        return str(prompt.get("prompt", ""))
 
 
 def is_mistral(tokenizer: Any) -> bool:
@@ -167,7 +245,8 @@ def _word(number: int) -> str:
 def _said(*roles: str) -> list[Message]:
     """A conversation of these speakers, the first letters of whose roles are given, with a word in each part.
 
-    "c" is an assistant's call, and "r" the result of the earliest call that has none.
+    "c" is an assistant's call, "r" the result of the earliest call that has none, and "p" a picture, which
+    has no word.
     """
     kinds = {"s": Role.SYSTEM, "u": Role.USER, "a": Role.ASSISTANT, "c": Role.ASSISTANT, "r": Role.TOOL}
     calls = iter(range(len(roles) * 2)), iter(range(len(roles) * 2))
@@ -176,6 +255,9 @@ def _said(*roles: str) -> list[Message]:
     for role in roles:
         parts: list[Part] = []
         for kind in role:
+            if kind == "p":
+                parts.append(ImagePart(Image.new("RGB", (8, 8))))
+                continue
             word = _word(next(words))
             match kind:
                 case "c":
@@ -196,6 +278,7 @@ _PROBES = {
     "assistant_first": [_said("a", "u"), _said("s", "a", "u")],
     "calls": [_said("u", "acc", "rr", "a", "u", "c", "r", "u")],
     "loose_calls": [_said("u", "cc", "u", "r", "a", "u")],
+    "shown_results": [_said("u", "cc", "rpr", "a", "u", "c", "rp")],
 }
 
 

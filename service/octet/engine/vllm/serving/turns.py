@@ -10,7 +10,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
-from octet.engine.types import Message, Part, ReasoningPart, Role, TextPart, ToolCallPart, ToolResultPart
+from octet.engine.types import (
+    ImagePart,
+    Message,
+    Part,
+    ReasoningPart,
+    Role,
+    TextPart,
+    ToolCallPart,
+    ToolResultPart,
+)
 
 BETWEEN = "\n\n"
 """Between the texts of messages that become one turn."""
@@ -27,6 +36,7 @@ class Abilities:
         assistant_first: a conversation that the assistant begins.
         calls: tool calls at the end of the assistant's message, and their results right behind it.
         loose_calls: calls whose results come late or never.
+        shown_results: results with pictures.
     """
 
     system: bool = True
@@ -35,6 +45,7 @@ class Abilities:
     assistant_first: bool = True
     calls: bool = True
     loose_calls: bool = True
+    shown_results: bool = True
 
     def __and__(self, other: "Abilities") -> "Abilities":
         names = [item.name for item in fields(self)]
@@ -57,8 +68,8 @@ def to_turns(messages: Sequence[Message], able: Abilities) -> list[Message]:
     if _says_calls(turns, able):
         turns = [piece for turn in turns for piece in _split_behind_calls(turn)]
     else:
-        spelled = [_spelled(turn) for turn in turns]
-        turns = spelled if able.repeated else _merged(spelled)
+        said = [spelled(turn) for turn in turns]
+        turns = said if able.repeated else _merged(said)
     if not able.assistant_first:
         first = next((i for i, turn in enumerate(turns) if turn.role is not Role.SYSTEM), len(turns))
         if first < len(turns) and turns[first].role is Role.ASSISTANT:
@@ -113,7 +124,7 @@ def _says_calls(turns: Sequence[Message], able: Abilities) -> bool:
     """Whether a template can say all of a conversation's calls and results, if there are any."""
     if not any(isinstance(part, ToolCallPart | ToolResultPart) for turn in turns for part in turn.parts):
         return True
-    if not able.calls:
+    if not able.calls or (not able.shown_results and any(map(_has_shown_results, turns))):
         return False
     if any(_speaks_behind_calls(turn) for turn in turns) and not able.repeated:
         return False
@@ -136,6 +147,10 @@ def _answers_follow_calls(turns: Sequence[Message]) -> bool:
     return not waiting
 
 
+def _has_shown_results(turn: Message) -> bool:
+    return turn.role is Role.TOOL and any(isinstance(part, ImagePart) for part in turn.parts)
+
+
 def _speaks_behind_calls(turn: Message) -> bool:
     return any(
         isinstance(call, ToolCallPart) and not isinstance(part, ToolCallPart)
@@ -153,7 +168,7 @@ def _split_behind_calls(turn: Message) -> list[Message]:
     return [replace(turn, parts=tuple(piece)) for piece in pieces]
 
 
-def _spelled(turn: Message) -> Message:
+def spelled(turn: Message) -> Message:
     """The turn with its calls and results as text."""
     parts: list[Part] = []
     calls: list[ToolCallPart] = []
@@ -165,25 +180,36 @@ def _spelled(turn: Message) -> Message:
             case ToolResultPart(_, name, result):
                 part = TextPart(f"Result of {name}: {result}")
         if calls:
-            parts += _lines(parts, _call_list(calls))
+            parts += on_a_line(parts, _call_list(calls))
             calls = []
             parts.append(TextPart("\n"))
-        elif turn.role is Role.TOOL and parts:
+        elif isinstance(part, TextPart) and turn.role is Role.TOOL and parts:
             parts.append(TextPart("\n"))
         parts.append(part)
     if calls:
-        parts += _lines(parts, _call_list(calls))
+        parts += on_a_line(parts, _call_list(calls))
     return Message(Role.USER if turn.role is Role.TOOL else turn.role, _joined(parts))
 
 
-def _lines(before: Sequence[Part], text: str) -> list[Part]:
+def on_a_line(before: Sequence[Part], text: str) -> list[Part]:
     """A text on a line of its own."""
     if any(isinstance(part, TextPart) and part.text for part in before):
         text = f"\n{text}"
     return [TextPart(text)]
 
 
+def unfinished_list(calls: Sequence[ToolCallPart]) -> str:
+    """Calls as Gemma 3 is told to write them, up to where the arguments of the last one break off."""
+    *others, last = calls
+    begun = _call_list(others).removesuffix("]")
+    return f"{begun}{', ' if others else ''}{_call(last, last.arguments_json)}"
+
+
 def _call_list(calls: Iterable[ToolCallPart]) -> str:
     """Calls as Gemma 3 is told to write them; arguments are repeated as the model wrote them."""
-    listed = (f'{{"name": "{call.name}", "parameters": {call.arguments_json or "{}"}}}' for call in calls)
-    return f"[{', '.join(listed)}]"
+    return f"[{', '.join(_call(call, call.arguments_json or '{}') + '}' for call in calls)}]"
+
+
+def _call(call: ToolCallPart, arguments: str) -> str:
+    """A call up to the end of its arguments."""
+    return f'{{"name": "{call.name}", "parameters": {arguments}'

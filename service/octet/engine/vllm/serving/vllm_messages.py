@@ -28,9 +28,7 @@ def to_vllm_messages(messages: Sequence[Message], speech: Speech) -> list[dict[s
     rendered: list[dict[str, Any]] = []
     for message in messages:
         if message.role is Role.TOOL:
-            rendered += [
-                _to_result(part, speech) for part in message.parts if isinstance(part, ToolResultPart)
-            ]
+            rendered += _to_results(message, speech)
             continue
         turn: dict[str, Any] = {"role": message.role.value, "content": _to_content(message, speech)}
         if calls := [_to_call(part, speech) for part in message.parts if isinstance(part, ToolCallPart)]:
@@ -90,10 +88,18 @@ def _to_call(call: ToolCallPart, speech: Speech) -> dict[str, Any]:
     }
 
 
-def _to_result(result: ToolResultPart, speech: Speech) -> dict[str, Any]:
-    return {
-        "role": Role.TOOL.value,
-        "tool_call_id": result.call_id,
-        "name": speech.text(result.name),
-        "content": speech.text(result.content),
-    }
+def _to_results(message: Message, speech: Speech) -> list[dict[str, Any]]:
+    """The results of tools, each with the pictures behind it."""
+    results: list[dict[str, Any]] = []
+    for part in message.parts:
+        match part:
+            case ToolResultPart(call_id, name, content):
+                turn = {"role": Role.TOOL.value, "tool_call_id": call_id, "name": speech.text(name)}
+                results.append({**turn, "content": speech.text(content)})
+            case ImagePart(image):
+                result = results[-1]
+                if isinstance(result["content"], str):
+                    said = [{"type": "text", "text": result["content"]}] if result["content"] else []
+                    result["content"] = said
+                result["content"].append({"type": "image_pil", "image_pil": image})
+    return results
