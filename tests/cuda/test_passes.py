@@ -2,6 +2,11 @@
 device.
 """
 
+import ctypes
+import importlib.util
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,8 +16,33 @@ from torch.fx.experimental.proxy_tensor import make_fx
 T, K = 16, 256
 
 
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Something in the place of the driver's library, which vLLM's own are linked to; calling it ends the
+    process.
+    """
+    if torch.cuda.is_available():
+        return
+    package = importlib.util.find_spec("vllm")
+    assert package is not None
+    assert package.origin is not None
+    libraries = [str(path) for path in Path(package.origin).parent.glob("*.so")]
+    command = ["nm", "--dynamic", "--undefined-only", *libraries]
+    wanted = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    names = set(re.findall(r" U (cu[A-Z]\w+)", wanted))
+    assert names
+    folder = tmp_path_factory.mktemp("driver")
+    (folder / "driver.c").write_text(
+        "".join(f"void {name}(void) {{ __builtin_trap(); }}\n" for name in names)
+    )
+    library = str(folder / "libcuda.so.1")
+    soname = "-Wl,-soname,libcuda.so.1"
+    subprocess.run(["cc", "-shared", "-fPIC", soname, str(folder / "driver.c"), "-o", library], check=True)
+    ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+
+
 @pytest.fixture
-def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
+def pretended(driver: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """An H100 as far as vLLM asks, where there is none."""
     if torch.cuda.is_available():
         return
