@@ -251,7 +251,7 @@ async def test_octets_template_steps_in_where_the_models_own_has_no_tools(versat
 
 @pytest.fixture(scope="module")
 def thinking_with_tools(
-    versatile: VllmEngine, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    versatile: VllmEngine, thinking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     """The same engine, with a template that has tools beside reasoning; prompts are rendered here."""
     from vllm.renderers import renderer_from_config
@@ -261,7 +261,7 @@ def thinking_with_tools(
 
     template = tmp_path_factory.mktemp("template") / "tools.jinja"
     template.write_text("{{- tools | tojson if tools -}}" + THINKING_TEMPLATE)
-    settings = parse_engine_args([str(checkpoint), *ENGINE_FLAGS, "--chat-template", str(template)])
+    settings = parse_engine_args([str(thinking_checkpoint), *ENGINE_FLAGS, "--chat-template", str(template)])
     config = settings.engine.create_engine_config()
     vllms = renderer_from_config(config)
     own = (PromptRenderer(vllms, config.model_config, settings), versatile._vocabulary, versatile._usage)
