@@ -292,7 +292,8 @@ async def test_calls_or_a_form_behind_the_reasoning(thinking_with_tools: VllmEng
     calls = "".join(delta.arguments_json for delta in deltas if isinstance(delta, ToolCallDelta))
     assert (text in form.spec) != bool(calls)  # type: ignore[operator]
     reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP
-    assert deltas[-1] == CandidateFinished(0, reason)
+    assert isinstance(deltas[-1], CandidateFinished)
+    assert deltas[-1].reason is reason
 
 
 async def test_strict_tools_behind_the_reasoning(thinking_with_tools: VllmEngine) -> None:
