@@ -251,7 +251,7 @@ async def test_octets_template_steps_in_where_the_models_own_has_no_tools(versat
 
 @pytest.fixture(scope="module")
 def thinking_with_tools(
-    versatile: VllmEngine, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+    versatile: VllmEngine, thinking_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Any:
     """The same engine, with a template that has tools beside reasoning; prompts are rendered here."""
     from vllm.renderers import renderer_from_config
@@ -261,7 +261,7 @@ def thinking_with_tools(
 
     template = tmp_path_factory.mktemp("template") / "tools.jinja"
     template.write_text("{{- tools | tojson if tools -}}" + THINKING_TEMPLATE)
-    settings = parse_engine_args([str(checkpoint), *ENGINE_FLAGS, "--chat-template", str(template)])
+    settings = parse_engine_args([str(thinking_checkpoint), *ENGINE_FLAGS, "--chat-template", str(template)])
     config = settings.engine.create_engine_config()
     vllms = renderer_from_config(config)
     own = (PromptRenderer(vllms, config.model_config, settings), versatile._vocabulary, versatile._usage)
@@ -292,7 +292,8 @@ async def test_calls_or_a_form_behind_the_reasoning(thinking_with_tools: VllmEng
     calls = "".join(delta.arguments_json for delta in deltas if isinstance(delta, ToolCallDelta))
     assert (text in form.spec) != bool(calls)  # type: ignore[operator]
     reason = FinishReason.TOOL_CALLS if calls else FinishReason.STOP
-    assert deltas[-1] == CandidateFinished(0, reason)
+    assert isinstance(deltas[-1], CandidateFinished)
+    assert deltas[-1].reason is reason
 
 
 async def test_strict_tools_behind_the_reasoning(thinking_with_tools: VllmEngine) -> None:
