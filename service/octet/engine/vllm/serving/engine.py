@@ -7,33 +7,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import (
-    CandidateFinished,
-    Delta,
     Deltas,
     Embedding,
     EmbeddingRequest,
     Event,
-    FinishReason,
     GenerationRequest,
-    LogprobsDelta,
     ModelInfo,
     PositionLogprobs,
     PromptAccepted,
     Service,
-    TextDelta,
     Tokens,
     Usage,
 )
 from octet.engine.vllm import compat, kernels
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import Constraint, is_constrained, to_constraint, verified
-from octet.engine.vllm.constraints.unique import Watch
 from octet.engine.vllm.launch import startup
 from octet.engine.vllm.priority import fair_priority
-from octet.engine.vllm.serving import adapters, embedding, image_costs, sampling
+from octet.engine.vllm.serving import adapters, embedding, image_costs, sampling, steps
 from octet.engine.vllm.serving.adapters import Adapter, Adapters
-from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan, AnswerReader
-from octet.engine.vllm.serving.begun import Begun, begun_turn
+from octet.engine.vllm.serving.answer import AnswerParsing, AnswerPlan
+from octet.engine.vllm.serving.begun import begun_turn
 from octet.engine.vllm.serving.load import KvCacheUsage
 from octet.engine.vllm.serving.logprobs import check_prompt_logprobs, to_positions
 from octet.engine.vllm.serving.model_info import describe_model
@@ -55,15 +49,6 @@ if TYPE_CHECKING:
 
 # How long the engine's processes may take to end before they are killed; it takes seconds on a busy CPU.
 SHUTDOWN_SECONDS = 20.0
-
-_FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "abort": FinishReason.CANCELLED,
-    "repetition": FinishReason.STOP,
-}
-
-_COMPLETE = (FinishReason.STOP, FinishReason.TOOL_CALLS)
 
 
 async def create_engine(settings: "EngineSettings") -> "VllmEngine":
@@ -159,7 +144,7 @@ class VllmEngine:
 
         constraint = await self._constrain(request)
         prompt, params, plan = await self._prepare(request, constraint)
-        watches = _watches(constraint, begun_turn(request.messages), len(plan.readers))
+        watches = steps.watches_of(constraint, begun_turn(request.messages), len(plan.readers))
         queue, adapter = await self._add(request, prompt, params, plan)
         finished = False
         accepted = PromptAccepted(prompt.tokens, prompt.image_tokens)
@@ -175,20 +160,20 @@ class VllmEngine:
                 # Without awaiting where something is there already: saves a switch of tasks a step.
                 output = queue.get_nowait() or await queue.get()
                 finished = output.finished
-                usage = _add_usage(usage, output, plan.readers)
+                usage = steps.add_usage(usage, output, plan.readers)
                 if output.prompt_logprobs and owes_prompt_logprobs:
                     # Every candidate brings them. A long prompt has very many.
                     owes_prompt_logprobs = False
                     prompt_logprobs = await asyncio.to_thread(
                         to_positions, output.prompt_logprobs, self._vocabulary, params.prompt_logprobs or 0
                     )
-                _raise_failure(output, constraint)
-                deltas, cut = _read(output, plan.readers, self._vocabulary, params.logprobs or 0)
+                steps.raise_failure(output, constraint)
+                deltas, cut = steps.read(output, plan.readers, self._vocabulary, params.logprobs or 0)
                 if self._model.limits_reasoning:
                     thought = sum(reader.reasoning_tokens for reader in plan.readers)
                     usage = dataclasses.replace(usage, reasoning_tokens=thought)
                 if watches:
-                    deltas = await _watched(deltas, watches)
+                    deltas = await steps.watched(deltas, watches)
                 if cut:
                     # What the candidates would go on to write is not wanted.
                     await self.llm.abort(compat.candidate_ids(queue.request_id, cut, params.n), internal=True)
@@ -399,94 +384,3 @@ async def _image_costs(
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     """What the workers of all ranks report, one line a kernel where they agree."""
     return kernels.summarize(await compat.ask_workers(llm, "octet_active_kernels"))
-
-
-def _raise_failure(output: Any, constraint: Constraint | None) -> None:
-    """Raises what is to blame when the engine could not go on with a candidate."""
-    for candidate in output.outputs:
-        if candidate.finish_reason != "error":
-            continue
-        reason = candidate.stop_reason
-        if (
-            constraint is not None
-            and isinstance(reason, str)
-            and reason.startswith(compat.constraints.FAILURE)
-        ):
-            raise InvalidRequestError(constraint.field, reason.removeprefix(compat.constraints.FAILURE))
-        raise UnavailableError("the engine could not finish the request; try again")
-
-
-def _watches(constraint: Constraint | None, begun: Begun | None, candidates: int) -> list[Watch]:
-    """What looks at each candidate's whole answer when it is complete; nothing where that needs no look."""
-    if constraint is None or not constraint.unique:
-        return []
-    watches = [Watch(constraint.unique) for _ in range(candidates)]
-    if begun is not None and None in constraint.unique:
-        for i, watch in enumerate(watches):
-            watch.take(TextDelta(i, begun.text))
-    return watches
-
-
-async def _watched(deltas: list[Delta], watches: list[Watch]) -> list[Delta]:
-    """The deltas, with the ends of complete answers that break their schema said to be that."""
-    seen: list[Delta] = []
-    for delta in deltas:
-        watch = watches[delta.index]
-        watch.take(delta)
-        if (
-            isinstance(delta, CandidateFinished)
-            and delta.reason in _COMPLETE
-            and not await asyncio.to_thread(watch.keeps_unique)
-        ):
-            delta = dataclasses.replace(delta, reason=FinishReason.SCHEMA_VIOLATED)
-        seen.append(delta)
-    return seen
-
-
-def _read(
-    output: Any, readers: list[AnswerReader], vocabulary: Vocabulary, top_logprobs: int
-) -> tuple[list[Delta], list[int]]:
-    """What a step's output adds to the answer, and the candidates that end before the model ends them."""
-    deltas: list[Delta] = []
-    cut: list[int] = []
-    for candidate in output.outputs:
-        reader, reason = readers[candidate.index], candidate.finish_reason
-        if reader.done:
-            continue
-        if candidate.logprobs:
-            positions = to_positions(candidate.logprobs, vocabulary, top_logprobs)
-            deltas.append(LogprobsDelta(candidate.index, positions))
-        deltas += reader.read(
-            candidate.text, list(candidate.token_ids), output.prompt_token_ids, finished=reason is not None
-        )
-        if reader.done:
-            deltas.append(CandidateFinished(candidate.index, FinishReason.TOOL_CALLS, _stop(candidate)))
-            if reason is None:
-                cut.append(candidate.index)
-        elif reason is not None:
-            finish = _FINISH_REASONS[reason]
-            if finish is FinishReason.STOP and reader.made_calls:
-                finish = FinishReason.TOOL_CALLS
-            deltas.append(CandidateFinished(candidate.index, finish, _stop(candidate)))
-    return deltas, cut
-
-
-def _stop(candidate: Any) -> str | int | None:
-    """What ended a candidate: a stop string, or a token; None where it is no such thing."""
-    if candidate.finish_reason != "stop":
-        return None
-    if candidate.stop_reason is not None:
-        reason: str | int = candidate.stop_reason
-        return reason
-    # vLLM gives no reason for the end of a turn.
-    return candidate.token_ids[-1] if candidate.token_ids else None
-
-
-def _add_usage(usage: Usage, output: Any, readers: list[AnswerReader]) -> Usage:
-    read = [candidate for candidate in output.outputs if not readers[candidate.index].done]
-    return Usage(
-        usage.prompt_tokens,
-        usage.completion_tokens + sum(len(candidate.token_ids) for candidate in read),
-        max(usage.cached_tokens, output.num_cached_tokens or 0),
-        usage.image_tokens,
-    )
