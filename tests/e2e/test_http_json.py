@@ -38,9 +38,11 @@ async def proxy(engine: VllmEngine, tmp_path_factory: pytest.TempPathFactory) ->
         await server.stop()
 
 
-async def curl(url: str, body: Any = None, key: str = "secret") -> tuple[int, str]:
+async def curl(url: str, body: Any = None, key: str = "secret", *headers: str) -> tuple[int, str]:
     """The status and the body that curl gets."""
     command = ["curl", "--silent", "--no-buffer", "--write-out", "\n%{http_code}", url]
+    for header in headers:
+        command += ["--header", header]
     command += ["--header", f"authorization: Bearer {key}", "--header", "content-type: application/json"]
     if body is not None:
         command += ["--data-binary", "@-"]
@@ -71,6 +73,13 @@ async def test_a_whole_answer(proxy: str, counted: str) -> None:
     assert answer["candidates"][0]["finish_reason"] == "FINISH_REASON_STOP"
     assert answer["candidates"][0]["message"]["parts"] == [{"text": counted}]
     assert answer["usage"]["completion_tokens"] > 1
+
+
+async def test_a_deadline_ends_an_answer_with_its_status_as_json(proxy: str) -> None:
+    endless = asked("Go on.", ignore_eos=True, max_tokens=1900)
+    status, body = await curl(f"http://{proxy}/v1/chat", endless, "secret", "grpc-timeout: 300m")
+    assert status == 504
+    assert json.loads(body)["code"] == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
 
 
 async def test_a_streamed_answer_is_one_object_a_line(proxy: str, counted: str) -> None:

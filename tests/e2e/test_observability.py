@@ -1,6 +1,5 @@
 """`octet serve` with the real vLLM, as operators see it: metrics, a trace, the log, load reports."""
 
-import base64
 import json
 import re
 import signal
@@ -15,14 +14,13 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from octet.telemetry.load_report import TRAILER, OrcaLoadReport
 from octet.v1 import chat_service_pb2_grpc
 from tests.collector import Collector, collector
 from tests.deploy_metrics import queries
 from tests.e2e.conftest import ENGINE_FLAGS, MODEL
 from tests.http import get
 from tests.integration.conftest import ask
-from tests.integration.test_load_reports import trailers_of_a_chat
+from tests.integration.test_load_reports import report
 from tests.promql import selectors
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -137,6 +135,6 @@ def test_vllm_logs_in_our_format_from_all_its_processes(observed: Observed) -> N
 
 
 def test_load_reports_hold_the_engines_cache(observed: Observed) -> None:
-    report = OrcaLoadReport.FromString(base64.b64decode(trailers_of_a_chat(observed.target)[TRAILER]))
-    assert "kv_cache" in report.utilization
-    assert 0 < report.application_utilization <= 1
+    said, _ = asyncio.run(report(observed.target))
+    assert "kv_cache" in said.utilization
+    assert 0 < said.application_utilization <= 1

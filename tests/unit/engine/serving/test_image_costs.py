@@ -184,9 +184,9 @@ async def test_one_processor_and_one_tokenizer_serve_every_request(
 @pytest.mark.parametrize(
     "content",
     [
-        "m.content | trim",
         "m.content[0].text",
-        "m.content if m.content is string else m.content[0].text",
+        "m.content | length",
+        # One place, however many pictures there are.
         "'<start_of_image>' if m.content is string",
     ],
 )
@@ -201,6 +201,20 @@ async def test_a_template_without_a_place_for_pictures(
     [said] = [record for record in caplog.records if record.name == image_costs.__name__]
     assert said.message.startswith("the chat template gives pictures no place: text is served")
     assert await model.length(TextPart("x")) > 0
+
+
+@pytest.mark.parametrize(
+    "content", ["m.content | trim", "m.content if m.content is string else m.content[0].text"]
+)
+async def test_a_template_of_plain_strings_has_a_place_for_pictures(
+    load: Callable[..., Rendered], tmp_path: Path, content: str
+) -> None:
+    """vLLM puts them in front of what is said, with a line break behind each."""
+    template = tmp_path / "template.jinja"
+    template.write_text(f"{{% for m in messages %}}<start_of_turn>{{{{ {content} }}}}\n{{% endfor %}}")
+    costs = await load(str(demo.PATH), "--chat-template", str(template)).measure()
+    assert costs.visual_tokens == 16
+    assert costs.most_images > 1
 
 
 async def test_a_model_without_a_template_is_shown_pictures_in_raw_prompts(

@@ -70,7 +70,7 @@ async def measure(renderer: "PromptRenderer", processor: Any) -> ImageCosts:
         return ImageCosts()
     rendering = _Rendering(renderer)
     largest = largest_picture(processor, cropped=renderer.pans_and_scans)
-    if not await renderer.shows(largest):
+    if not await renderer.shows(largest, min(allowed, 2)):
         logger.warning(
             "the chat template gives pictures no place: text is served, and pictures are refused; "
             "--chat-template takes another template"

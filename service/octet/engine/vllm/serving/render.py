@@ -103,13 +103,17 @@ class PromptRenderer:
         tokens = self._special.encode([self._placeholder or ""])
         return tokens[0] if len(tokens) == 1 else None
 
-    async def shows(self, picture: Image.Image) -> bool:
+    async def shows(self, picture: Image.Image, count: int) -> bool:
         """Whether the chat template gives pictures a place in which the model finds them, or there is none.
+
+        Args:
+            picture: what is shown.
+            count: how often; a template may have place for one, and not for more.
 
         Raises:
             InvalidRequestError: the model cannot be shown this picture, with a template or without.
         """
-        parts = (TextPart("x"), ImagePart(picture), TextPart("x"))
+        parts = (TextPart("x"), *(ImagePart(picture), TextPart("x")) * count)
         try:
             await self.measure_parts(parts)
         except Exception:
