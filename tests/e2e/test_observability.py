@@ -1,5 +1,6 @@
 """`octet serve` with the real vLLM, as operators see it: metrics, a trace, the log, load reports."""
 
+import asyncio
 import json
 import re
 import signal
