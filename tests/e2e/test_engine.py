@@ -342,13 +342,12 @@ async def test_a_single_demanded_call(engine: VllmEngine) -> None:
 
 @pytest.mark.parametrize("n", [1, 2])
 async def test_the_first_call_ends_the_answer(engine: VllmEngine, n: int) -> None:
-    """The form makes the model go on with more calls; the engine stops nevertheless."""
-    call = r'\{"name": "get_time", "parameters": \{\}\}'
-    ten = OutputFormat(OutputKind.REGEX, rf"\[{call}(, {call}){{9}}\]")
-    sampling = Sampling(temperature=0.5, seed=2, n=n, max_tokens=400)
-    request = ask("Go.", tools=(CLOCK,), output_format=ten, sampling=sampling)
+    """The model would go on with more calls; the engine stops nevertheless."""
+    sampling = Sampling(temperature=0.01, seed=2, n=n, max_tokens=200)
+    question = "What is the weather in Oslo? What is the time?"
+    request = ask(question, tools=(WEATHER, CLOCK), sampling=sampling)
     many = await run(engine, request)
-    assert len(many.calls) == 10 * n
+    assert len(many.calls) > n, "it would have gone on"
     one_each = ToolChoice(parallel_calls=False)
     one = await run(engine, replace(request, request_id=f"{request.request_id}-one", tool_choice=one_each))
     assert sorted(one.calls) == [(index, 0) for index in range(n)]
@@ -356,7 +355,7 @@ async def test_the_first_call_ends_the_answer(engine: VllmEngine, n: int) -> Non
     assert set(one.reasons.values()) == {FinishReason.TOOL_CALLS}
     assert one.usage is not None
     assert many.usage is not None
-    assert one.usage.completion_tokens < many.usage.completion_tokens / 4
+    assert one.usage.completion_tokens < many.usage.completion_tokens
     await becomes_idle(engine)
 
 

@@ -66,18 +66,15 @@ def compute(config: ServerConfig, engine_args: list[str]) -> None:
     """Computes for another machine's server until a signal, or until that server is gone."""
     from octet.server.logs import logging_to_stderr
 
-    def compute_until_end() -> None:
-        try:
-            with logging_to_stderr(config):
-                settings = _parse(config, engine_args)
-                from octet.engine.vllm.launch import headless
+    try:
+        with logging_to_stderr(config):
+            settings = _parse(config, engine_args)
+            from octet.engine.vllm.launch import headless
 
-                headless.compute(settings)
-        except OctetError as error:
-            click.echo(f"octet: error: {error}", err=True)
-            sys.exit(1)
-
-    _then_end(compute_until_end)
+            headless.compute(settings)
+    except OctetError as error:
+        click.echo(f"octet: error: {error}", err=True)
+        sys.exit(1)
 
 
 def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:

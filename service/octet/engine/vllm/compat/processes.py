@@ -5,25 +5,14 @@ from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 
 
-def start_in(context: BaseContext) -> None:
-    """Makes vLLM start the engine core and its workers in a context of `multiprocessing`, in this process."""
-    from vllm.v1.engine import utils
-    from vllm.v1.executor import multiproc_executor
-
-    utils.get_mp_context = lambda: context
-    multiproc_executor.get_mp_context = lambda: context
-
-
 @contextmanager
-def started_in(context: BaseContext) -> Iterator[None]:
-    """The same, for what is started inside."""
+def core_started_in(context: BaseContext) -> Iterator[None]:
+    """Makes vLLM start an engine core in a context of `multiprocessing`; workers are started as ever."""
     from vllm.v1.engine import utils
-    from vllm.v1.executor import multiproc_executor
 
     stock = utils.get_mp_context
-    start_in(context)
+    utils.get_mp_context = lambda: context
     try:
         yield
     finally:
         utils.get_mp_context = stock
-        multiproc_executor.get_mp_context = stock

@@ -224,7 +224,7 @@ def _announce_compilation(config: "VllmConfig") -> None:
 def _forked() -> AbstractContextManager[None]:
     if not forkserver.server.fits():
         return nullcontext()
-    return compat.processes.started_in(forkserver.ForkContext())
+    return compat.processes.core_started_in(forkserver.ForkContext())
 
 
 def _require_plugin() -> None:
