@@ -68,7 +68,7 @@ def compute(config: ServerConfig, engine_args: list[str]) -> None:
 
     try:
         with logging_to_stderr(config):
-            settings = _parse(config, engine_args)
+            settings = _parse(config, engine_args, headless=True)
             from octet.engine.vllm.launch import headless
 
             headless.compute(settings)
@@ -136,7 +136,7 @@ def _then_end(work: Callable[[], None]) -> NoReturn:
     os._exit(status)
 
 
-def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
+def _parse(config: ServerConfig, engine_args: list[str], *, headless: bool = False) -> "EngineSettings":
     """The engine's settings, those of the demo checkpoint where no model is named. Imports vLLM."""
     from octet import demo
     from octet.engine.vllm.launch import forkserver
@@ -146,7 +146,9 @@ def _parse(config: ServerConfig, engine_args: list[str]) -> "EngineSettings":
 
     check_model(engine_args)
     configure_logging(config.log_format, config.log_level)
-    forkserver.server.start()
+    if not headless:
+        # Without a server there is no engine core.
+        forkserver.server.start()
     if not names_model(engine_args):
         engine_args = [str(demo.PATH), *_DEMO_FLAGS, *engine_args]
     if (collector := find_collector(config.otlp_traces_endpoint, os.environ)) is not None:

@@ -95,6 +95,7 @@ class Launch:
                 )
             )
 
+        forkserver.server.start()
         return self._among_hosts(create)
 
     def compute(self) -> "MultiprocExecutor":
@@ -140,7 +141,6 @@ class Launch:
     def _among_hosts(self, create: Callable[[], T]) -> T:
         """What `create` makes, after the other machines have come, where there are others."""
         _require_plugin()
-        forkserver.server.start()
         if not is_effective():
             logger.warning("the engine may outlive this process: run `pip install` on Octet again")
         engine = self._settings.engine
