@@ -175,7 +175,7 @@ def _served(tmp_path_factory: pytest.TempPathFactory, *arguments: str) -> Iterat
     with log.open("w") as file:
         server = subprocess.Popen([*command, "--port", "0"], stderr=file)
     try:
-        yield _wait_until_serving(server, log)
+        yield wait_until_serving(server, log)
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=60) == 0, log.read_text()
     finally:
@@ -183,7 +183,8 @@ def _served(tmp_path_factory: pytest.TempPathFactory, *arguments: str) -> Iterat
         server.wait()
 
 
-def _wait_until_serving(server: "subprocess.Popen[bytes]", log: Path) -> str:
+def wait_until_serving(server: "subprocess.Popen[bytes]", log: Path) -> str:
+    """The address that a server names in its log when it serves."""
     give_up = time.monotonic() + START_SECONDS
     while (match := re.search(r"octet: serving \S+ on (\S+)", log.read_text())) is None:
         assert server.poll() is None, log.read_text()

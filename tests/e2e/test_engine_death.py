@@ -1,7 +1,6 @@
 """An engine whose processes die: whoever waits for it is told, and nothing is left behind."""
 
 import asyncio
-import re
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from octet.engine.types import Event, GenerationRequest, Message, PromptAccepted
 from octet.engine.vllm.launch.args import parse_engine_args
 from octet.engine.vllm.serving.engine import VllmEngine, create_engine
 from octet.errors import EngineDeadError
-from tests.e2e.conftest import ENGINE_FLAGS
+from tests.e2e.conftest import ENGINE_FLAGS, wait_until_serving
 
 
 @pytest.mark.parametrize("victim", ["EngineCore", "Worker"])
@@ -29,7 +28,7 @@ def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "octet", "serve", "--port", "0"]
         server = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
     try:
-        target = _address(server, log)
+        target = wait_until_serving(server, log)
         with grpc.insecure_channel(target) as channel, Client(target) as client:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
@@ -75,15 +74,6 @@ def test_nothing_outlives_a_killed_server(forked: int, tmp_path: Path) -> None:
         server.kill()
         server.wait()
     assert psutil.wait_procs(processes, timeout=20)[1] == []
-
-
-def _address(server: "subprocess.Popen[bytes]", log: Path) -> str:
-    give_up = time.monotonic() + 280
-    while (match := re.search(r"octet: serving \S+ on (\S+)", log.read_text())) is None:
-        assert server.poll() is None, log.read_text()
-        assert time.monotonic() < give_up, log.read_text()
-        time.sleep(0.2)
-    return match[1]
 
 
 def request(name: str) -> GenerationRequest:

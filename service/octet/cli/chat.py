@@ -1,12 +1,12 @@
 """`octet chat`: ask a server, and print its answer as it streams."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from octet.cli.answers import report_end, show, to_json
 from octet.cli.connecting import (
     FILE,
     check_images,
@@ -124,34 +124,15 @@ def _ask(
 ) -> "Answer":
     """Shows an answer while it comes, and what it ends with."""
     with client.stream(conversation, **options) as stream:
-        ends_line = True
-        for piece in stream:
-            if not as_json:
-                click.echo(piece, nl=False)
-                sys.stdout.flush()
-                ends_line = piece.endswith("\n")
-        if not ends_line:
-            click.echo()
+        show(stream, silent=as_json)
         answer = stream.answer()
     if as_json:
-        click.echo(_to_json(answer))
+        click.echo(to_json(answer.response))
         return answer
     for call in answer.tool_calls:
         click.echo(_to_line(call))
-    if answer.finish_reason == "LENGTH":
-        click.echo(
-            "octet: the answer was cut off at its token limit; see --max-tokens, or say /continue",
-            err=True,
-        )
-    if answer.finish_reason == "CANCELLED":
-        click.echo("octet: somebody cancelled the request", err=True)
+    report_end(answer.finish_reason, remedy="see --max-tokens, or say /continue")
     return answer
-
-
-def _to_json(answer: "Answer") -> str:
-    from google.protobuf.json_format import MessageToJson
-
-    return MessageToJson(answer.response, preserving_proto_field_name=True, indent=None, ensure_ascii=False)
 
 
 def _to_line(call: "ToolCall") -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from octet.cli.answers import report_end, show, to_json
 from octet.cli.connecting import check_images, connected, connection_options, given, sampling_options
 
 if TYPE_CHECKING:
@@ -66,21 +67,9 @@ def complete(
 
 def _show(stream: "CompletionStream", *, as_json: bool) -> None:
     """Prints what follows while it comes, and says what it ends with."""
-    ends_line = True
-    for piece in stream:
-        if not as_json:
-            click.echo(piece, nl=False)
-            sys.stdout.flush()
-            ends_line = piece.endswith("\n")
-    if not ends_line:
-        click.echo()
+    show(stream, silent=as_json)
     answer = stream.answer()
     if as_json:
-        from google.protobuf.json_format import MessageToJson
-
-        response = answer.response
-        click.echo(MessageToJson(response, preserving_proto_field_name=True, indent=None, ensure_ascii=False))
-    elif answer.finish_reason == "LENGTH":
-        click.echo("octet: the answer was cut off at its token limit; see --max-tokens", err=True)
-    elif answer.finish_reason == "CANCELLED":
-        click.echo("octet: somebody cancelled the request", err=True)
+        click.echo(to_json(answer.response))
+    else:
+        report_end(answer.finish_reason, remedy="see --max-tokens")
