@@ -28,7 +28,7 @@ class Engine:
     """vLLM's engine, stepped by hand."""
 
     def __init__(self, model: str, *, eager: bool, longest: int, batch: int, **more: Any) -> None:
-        """Loads `model` for `batch` requests of up to `longest` tokens each; `more` is for vLLM's EngineArgs."""
+        """Loads `model` for `batch` requests of up to `longest` tokens each; `more`: EngineArgs of vLLM."""
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=model,

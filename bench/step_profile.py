@@ -2,9 +2,10 @@
 
     python -m bench.step_profile MODEL [--batches 1 8] [--eager] [--json FILE]
 
-MODEL is a checkpoint such as `python -m bench.random_checkpoint` writes. With OCTET_KERNELS=off it is vLLM that
-is looked at. torch's profiler notes every operator, which itself takes a microsecond or two each; the first
-line of a table has the step without it. A compiled model is compiled anew for this, with its kernels' names.
+MODEL is a checkpoint such as `python -m bench.random_checkpoint` writes. With OCTET_KERNELS=off it is vLLM
+that is looked at. torch's profiler notes every operator, which itself takes a microsecond or two each; the
+first line of a table has the step without it. A compiled model is compiled anew for this, with its kernels'
+names.
 """
 
 import argparse
@@ -40,7 +41,14 @@ AROUND = "inputs, sampling and Python of the worker"
 MESSAGES = "scheduling and messages"
 GROUPS = (PRODUCTS, ROWS, ATTENTION, INDUCTOR, OTHERS, BETWEEN, OUTPUT, AROUND, MESSAGES)
 
-_PRODUCTS = ("octet::fp8_linear", "aten::linear", "aten::mm", "aten::addmm", "aten::_scaled_mm", "_C::onednn_mm")
+_PRODUCTS = (
+    "octet::fp8_linear",
+    "aten::linear",
+    "aten::mm",
+    "aten::addmm",
+    "aten::_scaled_mm",
+    "_C::onednn_mm",
+)
 # In the name of each of Inductor's kernels.
 _INDUCTOR = "cpp_fused"
 
@@ -51,7 +59,7 @@ class ProfiledWorker(WorkerExtension):
     _bench_profile: Any = None
 
     def bench_start(self) -> None:
-        """Begins to note what runs, with a range around the worker's, the model's and the vocabulary's part."""
+        """Begins to note what runs, with ranges around the worker's, the model's, the vocabulary's part."""
         from torch.profiler import ProfilerActivity, profile
 
         runner = self.model_runner  # type: ignore[attr-defined]
@@ -82,7 +90,7 @@ class ProfiledWorker(WorkerExtension):
 
 
 def group_of(event: Any) -> str | None:
-    """Where an event of the profiler belongs, by its name and what it is a part of; None outside of a step."""
+    """Where an event of the profiler belongs, by names of what it is part of; None outside of a step."""
     names = [event.name]
     while event.cpu_parent is not None:
         event = event.cpu_parent
@@ -128,8 +136,8 @@ def profiled(engine: Engine, batch: int, new_tokens: int) -> dict[str, Any]:
     """Decodes with `batch` requests, without the profiler and with it.
 
     Returns:
-        Seconds of a step without it and with it, both medians; of each group the seconds of a step, as a mean,
-        and its operators in a step.
+        Seconds of a step without it and with it, both medians; of each group the seconds of a step, as a
+        mean, and its operators in a step.
     """
     without = engine.decode(batch, new_tokens)["step"]["median_s"]
     engine.ask("bench_start")
@@ -150,7 +158,9 @@ def profiled(engine: Engine, batch: int, new_tokens: int) -> dict[str, Any]:
 def table(result: dict[str, Any]) -> Table:
     """One batch's profile."""
     title = f"batch {result['batch']}: {result['step_s'] * 1e3:.1f} ms a step, "
-    rendered = Table(box=box.MARKDOWN, title=f"{title}{result['profiled_step_s'] * 1e3:.1f} with the profiler")
+    rendered = Table(
+        box=box.MARKDOWN, title=f"{title}{result['profiled_step_s'] * 1e3:.1f} with the profiler"
+    )
     rendered.add_column("part")
     rendered.add_column("ms a step", justify="right")
     rendered.add_column("operators", justify="right")

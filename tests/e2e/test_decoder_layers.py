@@ -159,7 +159,9 @@ def loaded(build: Callable[[Any], Any], pair: FormatPair | None) -> Any:
     for name, parameter in layer.named_parameters():
         if parameter.dim() == 1:
             centre = 0.0 if build is gemma3 or name.endswith("bias") else 1.0
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * 0.2 + centre)
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * 0.2 + centre
+            )
     for module in layer.modules():
         weight = getattr(module, "weight", None)
         if weight is None or weight.dim() != 2:
@@ -214,7 +216,7 @@ def called(function: Callable[[], object]) -> dict[str, int]:
 def test_a_layer_computes_what_vllms_does(
     build: Callable[[Any], Any], pair: FormatPair, with_residual: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """To what bf16 and FP8 leave: vLLM's steps round in more places, and a code may be its neighbour."""
+    """To what bf16 and FP8 leave: vLLM's rotation rounds in more places, and that tips codes further on."""
     layer = loaded(build, pair)
     ours = run(layer, with_residual=with_residual)
     without_octet(layer, monkeypatch)
@@ -223,7 +225,7 @@ def test_a_layer_computes_what_vllms_does(
         scale = value.float().abs().max()
         error = (ours[name].float() - value.float()).abs()
         assert error.max() <= 0.06 * scale, name
-        assert error.mean() <= 0.004 * scale, name
+        assert error.mean() <= {"v": 0.0005, "q": 0.004, "k": 0.004}.get(name, 0.012) * scale, name
 
 
 @layers
@@ -324,7 +326,9 @@ def test_layers_derived_from_these_stay_as_they_are() -> None:
         pass
 
     config = SimpleNamespace(
-        model_config=SimpleNamespace(hf_config=settings_of("LlamaConfig")), cache_config=None, quant_config=None
+        model_config=SimpleNamespace(hf_config=settings_of("LlamaConfig")),
+        cache_config=None,
+        quant_config=None,
     )
     layer = Derived(config, prefix="layers.0")
     assert not any(isinstance(module, QuantizingRMSNorm) for module in layer.modules())

@@ -41,5 +41,7 @@ def test_events_belong_to_the_outermost_operator(names: tuple[str, ...], group: 
 def test_the_table_has_every_group() -> None:
     assert len(set(profile.GROUPS)) == len(profile.GROUPS)
     zero = dict.fromkeys(profile.GROUPS, 0.0)
-    rendered = profile.table({"batch": 1, "step_s": 0.04, "profiled_step_s": 0.05, "seconds": zero, "calls": zero})
+    rendered = profile.table(
+        {"batch": 1, "step_s": 0.04, "profiled_step_s": 0.05, "seconds": zero, "calls": zero}
+    )
     assert rendered.row_count == len(profile.GROUPS)

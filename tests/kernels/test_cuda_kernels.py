@@ -122,7 +122,9 @@ class Gpu:
 
     def qk_norm_rope(self, qkv: torch.Tensor, *arguments: Any) -> None:
         there = on_gpu(qkv)
-        moved = (on_gpu(argument) if isinstance(argument, torch.Tensor) else argument for argument in arguments)
+        moved = (
+            on_gpu(argument) if isinstance(argument, torch.Tensor) else argument for argument in arguments
+        )
         torch.ops.octet.qk_norm_rope(there, *moved)
         if there is not None:
             qkv.copy_(there)
@@ -404,7 +406,9 @@ def test_plain_norm_of_nothing(kernels: Kernels, shape: tuple[int, ...]) -> None
 
 @dtypes
 @pytest.mark.parametrize("gemma", [False, True], ids=["plain", "gemma"])
-@pytest.mark.parametrize("shape", [(4, 1, 256, 256), (16, 8, 128, 64), (3, 2, 34, 18), (1, 0, 7, 2), (0, 3, 2, 0)])
+@pytest.mark.parametrize(
+    "shape", [(4, 1, 256, 256), (16, 8, 128, 64), (3, 2, 34, 18), (1, 0, 7, 2), (0, 3, 2, 0)]
+)
 def test_norm_and_rotation_of_heads(
     kernels: Kernels, dtype: torch.dtype, gemma: bool, shape: tuple[int, int, int, int]
 ) -> None:

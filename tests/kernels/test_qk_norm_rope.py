@@ -36,9 +36,7 @@ def check(qkv: torch.Tensor, weights: tuple[Any, Any], gemma: bool, shape: tuple
     positions = some_positions(len(qkv))
     cos_sin = table(rotary_dim, qkv.dtype)
     before, expected = qkv.clone(), qkv.clone()
-    reference.qk_norm_rope(
-        expected, *weights, EPS, gemma, positions, cos_sin, q_heads, k_heads, head_size
-    )
+    reference.qk_norm_rope(expected, *weights, EPS, gemma, positions, cos_sin, q_heads, k_heads, head_size)
     ops.qk_norm_rope(qkv, *weights, EPS, gemma, positions, cos_sin, q_heads, k_heads, head_size)
     heads = (q_heads + k_heads) * head_size
     if weights[0] is None and weights[1] is None and qkv.dtype != torch.float32:
@@ -51,7 +49,14 @@ def check(qkv: torch.Tensor, weights: tuple[Any, Any], gemma: bool, shape: tuple
 @pytest.mark.parametrize("gemma", [False, True], ids=["plain", "gemma"])
 @pytest.mark.parametrize(
     "shape",
-    [(4, 1, 256, 256), (8, 4, 256, 256), (16, 8, 128, 128), (14, 2, 64, 64), (32, 8, 128, 64), (4, 2, 96, 24)],
+    [
+        (4, 1, 256, 256),
+        (8, 4, 256, 256),
+        (16, 8, 128, 128),
+        (14, 2, 64, 64),
+        (32, 8, 128, 64),
+        (4, 2, 96, 24),
+    ],
     ids=["gemma-1b", "gemma-4b", "qwen3", "qwen2-0.5b", "half", "quarter"],
 )
 def test_heads_of_models(dtype: torch.dtype, gemma: bool, shape: tuple[int, int, int, int]) -> None:
@@ -68,7 +73,12 @@ def test_odd_sizes(dtype: torch.dtype) -> None:
         weight = norm_weight(head_size, dtype)
         for rotary_dim in {0, 2, head_size // 2 // 2 * 2, head_size // 2 * 2}:
             if rotary_dim <= head_size:
-                check(rows(2, 3, 4 * head_size + 5, dtype), (weight, weight), True, (2, 1, head_size, rotary_dim))
+                check(
+                    rows(2, 3, 4 * head_size + 5, dtype),
+                    (weight, weight),
+                    True,
+                    (2, 1, head_size, rotary_dim),
+                )
 
 
 @dtypes
@@ -124,7 +134,12 @@ def test_any_shape_and_stride(
     weight = norm_weight(head_size, dtype) + (not gemma) if normed else None
     rotary_dim = head_size * quarters // 4 // 2 * 2
     if head_size <= width:
-        check(buffer[:, offset : offset + width], (weight, weight), gemma, (q_heads, k_heads, head_size, rotary_dim))
+        check(
+            buffer[:, offset : offset + width],
+            (weight, weight),
+            gemma,
+            (q_heads, k_heads, head_size, rotary_dim),
+        )
     assert torch.equal(torch.cat((buffer[:, :offset], buffer[:, offset + width :]), dim=1), outside)
 
 

@@ -43,9 +43,7 @@ def check(
         torch.testing.assert_close(residual, expected_residual, rtol=0.0, atol=0.0, equal_nan=True)
 
 
-def slack_of_a_rounding(
-    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None
-) -> torch.Tensor:
+def slack_of_a_rounding(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
     """What a last place of the normed row makes of its product with the weight: two places of the dtype.
 
     Where FP8 codes lie closer than that, as those of E4M3 below their normal numbers do not but for large

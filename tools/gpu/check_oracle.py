@@ -177,8 +177,15 @@ def main(library: str, *, small: bool) -> None:
             reference.gemma_rms_norm(heads, weight, EPS),
         )
         cos_sin, positions = rows(3, 50, 256, torch.bfloat16), torch.arange(300) % 50
-        for gemma, weights in ((True, (weight, -weight)), (False, (1.0 + weight, weight)), (False, (None, None))):
-            mine, theirs = there(rows(1, 300, 24 * 256, torch.bfloat16)), rows(1, 300, 24 * 256, torch.bfloat16)
+        for gemma, weights in (
+            (True, (weight, -weight)),
+            (False, (1.0 + weight, weight)),
+            (False, (None, None)),
+        ):
+            mine, theirs = (
+                there(rows(1, 300, 24 * 256, torch.bfloat16)),
+                rows(1, 300, 24 * 256, torch.bfloat16),
+            )
             there_weights = [None if w is None else there(w) for w in weights]
             ops.qk_norm_rope(mine, *there_weights, EPS, gemma, there(positions), there(cos_sin), 12, 4, 256)
             reference.qk_norm_rope(theirs, *weights, EPS, gemma, positions, cos_sin, 12, 4, 256)

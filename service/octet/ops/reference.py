@@ -150,7 +150,8 @@ def qk_norm_rope(
     which now and then rounds an element to its neighbour.
     """
     norm = gemma_rms_norm if gemma else rms_norm
-    heads = qkv[:, : (q_heads + k_heads) * head_size].unflatten(1, (q_heads + k_heads, head_size))
+    count = q_heads + k_heads
+    heads = qkv[:, : count * head_size].view(len(qkv), count, head_size)
     for part, weight in ((heads[:, :q_heads], q_weight), (heads[:, q_heads:], k_weight)):
         if weight is not None:
             part.copy_(norm(part, weight, eps))

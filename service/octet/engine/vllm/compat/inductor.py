@@ -46,8 +46,10 @@ def add_conditions(elements: int) -> None:
     It becomes torch's setting, too, which Inductor's own caches of kernels go by.
     """
     from torch._inductor import config
-    from torch._inductor.codegen import cpp
+    from torch._inductor.codegen import cpp as generator
     from torch._inductor.utils import sympy_product
+
+    cpp: Any = generator
 
     config.cpp.min_chunk_size = elements
     write_loops = inspect.unwrap(cpp.CppKernelProxy.codegen_loops_impl)
@@ -83,7 +85,7 @@ def _conditional(pragma: str, sizes: list[str], least: int) -> Any:
 
     assert "#pragma omp parallel" in pragma
 
-    class Conditional(DeferredLineBase):  # type: ignore[misc]
+    class Conditional(DeferredLineBase):
         def __call__(self) -> str:
             return f"{self.line} if ({' + '.join(sizes)} >= {least})"
 

@@ -1,9 +1,10 @@
 """Norm and rotation of queries and keys as one operator, in the attention of the models that have it so.
 
 They are computed in place, in the output of the projection: attention and its cache take the heads as they
-lie there. What writes the cache stays vLLM's. Its layout is the attention kernel's own and another one on every
-instruction set (keys transposed in blocks, in pairs for AMX, in FP8 with scales), and what could be saved is
-one call, for the row itself is in the first-level cache. Importing this module imports vLLM and these models.
+lie there. What writes the cache stays vLLM's. Its layout is the attention kernel's own and another one on
+every instruction set (keys transposed in blocks, in pairs for AMX, in FP8 with scales), and what could be
+saved is one call, for the row itself is in the first-level cache. Importing this module imports vLLM and
+these models.
 """
 
 from collections.abc import Callable
@@ -97,7 +98,8 @@ def _norms_of(attention: Any) -> _Norms | None:
     """None where the operator does not compute them, or something else is done to the queries."""
     if getattr(attention, "do_llama_4_scaling", False):
         return None
-    q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+    q_norm: Any = getattr(attention, "q_norm", None)
+    k_norm: Any = getattr(attention, "k_norm", None)
     if q_norm is None and k_norm is None:
         return _Norms()
     gemma = isinstance(q_norm, GemmaRMSNorm) and isinstance(k_norm, GemmaRMSNorm)
