@@ -51,10 +51,7 @@ def test_every_region_has_a_condition_on_the_elements_in_it() -> None:
     assert regions
     for region in regions:
         assert re.search(rf" if \(.*ks\d.* >= {2 * LEAST}\)$", region), region
-    # What is in a region is counted together.
-    elements = " + ".join(regions)
-    assert "96L" in elements or "96" in elements
-    assert "64" in elements
+    assert any(" + " in region for region in regions), "loops in one region count together"
 
 
 @pytest.mark.usefixtures("conditions")
