@@ -86,7 +86,7 @@ lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
 	tools/lock.sh $(BIN)
 
 clean: ## Remove the build and the environment
-	rm -rf build $(VENV) service/octet/v1 service/octet/_C*.so service/*.egg-info
+	rm -rf build $(VENV) service/octet/v1 service/octet/kserve service/octet/_C*.so service/*.egg-info
 
 $(ORACLE)/.installed: tools/quantize_oracle/requirements.txt
 	@tools/check_prerequisites.sh $(PYTHON)
