@@ -28,8 +28,8 @@ _INTRODUCTION = """\
 # API reference
 
 Generated from the comments in `protos/octet` by `make format`. Paths in brackets are those of JSON
-over HTTP (`deploy/envoy/http_json.yaml`). All is of the package `octet.v1`, but for what KServe's and Triton's
-clients ask, which is of `inference`: `GRPCInferenceService` and what comes behind it.
+over HTTP (`docs/http.md`, `docs/openapi.json`). All is of the package `octet.v1`, but for what KServe's and
+Triton's clients ask, which is of `inference`: `GRPCInferenceService` and what comes behind it.
 """
 
 _PACKAGES = (".octet.v1.", ".inference.")

@@ -2,8 +2,8 @@
 
     python -m tests.integration.triton_calls CALL HOST:PORT [KEY]
 
-A process of its own, for the client's messages have the names that Octet's have, and a process can know one of
-them only. What came is JSON on standard output.
+A process of its own, for the client's messages have the names that Octet's have, and a process can know only
+one of them. What came is JSON on standard output.
 """
 
 import asyncio
