@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from referencing.exceptions import Unresolvable
 
 from octet.translate.calls_or_text import CALLS_BEGIN
-from octet.translate.completion import CompletionAccumulator
+from octet.translate.chunks import CompletionAccumulator
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS
 from tests.fuzz.methods import (
