@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Set
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from google.api import annotations_pb2
 from google.protobuf.descriptor_pb2 import (
     DescriptorProto,
