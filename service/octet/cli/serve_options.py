@@ -226,7 +226,7 @@ TELEMETRY = (
         "--metrics-port",
         type=int,
         default=None,
-        help="Port that Prometheus scrapes; 0 takes a free one. Default: none is opened.",
+        help="Port that Prometheus scrapes and probes ask (/health); 0 takes a free one. Default: none.",
     ),
     _option("--metrics-host", "Address of the port that Prometheus scrapes."),
     click.option(

@@ -174,7 +174,7 @@ class Server:
         self.port = 0
         """The TCP port, once `start` has returned; 0 where there is none."""
         self.metrics_port = 0
-        """The port for Prometheus, once `start` has returned; 0 where none is open."""
+        """The port for Prometheus and probes, once `start` has returned; 0 where none is open."""
         self._endpoint: MetricsEndpoint | None = None
 
     @property
@@ -264,7 +264,7 @@ class Server:
         if port is None:
             return
         try:
-            self._endpoint = MetricsEndpoint(self.metrics.registry, host, port)
+            self._endpoint = MetricsEndpoint(self.metrics.registry, self._health.status, host, port)
         except OSError as error:
             raise StartupError(explain_bind_error(error, host, port, flags="metrics-")) from None
         self.metrics_port = self._endpoint.port
