@@ -86,6 +86,11 @@ LISTENER = (
         is_flag=True,
         help="Be a worker of SMG gateways, too: answer vllm.grpc.engine.VllmEngine. Needs octet-serve[smg].",
     ),
+    click.option(
+        "--kserve",
+        is_flag=True,
+        help="Answer the clients of KServe and Triton, too: inference.GRPCInferenceService.",
+    ),
 )
 
 IDENTITY = (
