@@ -44,6 +44,7 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos, CUDA's
 	$(BIN)/buf lint
 	$(BIN)/buf format protos --diff --exit-code
 	$(BIN)/python -m tools.api_reference --check
+	$(BIN)/python -m tools.openapi --check
 	tools/check_constraints.sh $(BIN)
 	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	! git grep -nE '^(<{7}|>{7}) '
@@ -66,6 +67,7 @@ format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` 
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(BIN)/buf format protos --write
 	$(BIN)/python -m tools.api_reference
+	$(BIN)/python -m tools.openapi
 	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
@@ -94,7 +96,7 @@ lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
 	tools/lock.sh $(BIN)
 
 clean: ## Remove the build and the environment
-	rm -rf build clients/python/build $(VENV) service/octet/v1 service/octet/_C*.so service/*.egg-info
+	rm -rf build clients/python/build $(VENV) service/octet/v1 service/octet/kserve service/octet/_C*.so service/*.egg-info
 
 $(ORACLE)/.installed: tools/quantize_oracle/requirements.txt
 	@tools/check_prerequisites.sh $(PYTHON)

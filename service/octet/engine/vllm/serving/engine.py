@@ -73,7 +73,13 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         services = services_of(await llm.get_supported_tasks(), renderer)
         images, _ = await asyncio.gather(_image_costs(llm, renderer, services), compat.prepare(llm))
         model = describe_model(
-            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest, services
+            llm.vllm_config,
+            settings,
+            await _active_kernels(llm),
+            images,
+            vocabulary.longest,
+            services,
+            renderer.picture_mark,
         )
         return VllmEngine(llm, launch, settings, renderer, vocabulary, usage, model)
     except BaseException as error:

@@ -31,6 +31,7 @@ def describe_model(
     images: ImageCosts,
     longest_token: int,
     services: tuple[Service, ...],
+    picture_mark: str,
 ) -> ModelInfo:
     """Describes the model that an engine with `config` has loaded.
 
@@ -41,6 +42,7 @@ def describe_model(
         images: what pictures take.
         longest_token: bytes of the longest token's text.
         services: what it is for.
+        picture_mark: as ModelInfo has it.
     """
     embeds = Service.EMBEDDING in services
     model = config.model_config
@@ -70,6 +72,7 @@ def describe_model(
         image_view=_image_view(config) if images.most_images > 0 else None,
         services=services,
         vectors=vectors_of(model) if embeds else None,
+        picture_mark=picture_mark,
     )
 
 
