@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 
 from octet.v1 import chat_service_pb2
-from tests.e2e.envoy import envoy
+from tests.e2e.envoy import ORIGIN, envoy
 from tests.integration.conftest import ask
 from tests.integration.processes import Process, server_process
 
-ORIGIN = "https://app.example.com"
 SAID = {"messages": [{"role": "ROLE_USER", "parts": [{"text": "one two"}]}]}
 # What curl says of a body that does not end.
 PARTIAL_FILE = 18
