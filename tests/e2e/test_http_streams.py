@@ -14,6 +14,8 @@ from octet.v1 import chat_service_pb2
 from tests.e2e.envoy import ORIGIN, envoy
 from tests.integration.conftest import ask
 from tests.integration.processes import Process, server_process
+from tests.openapi import check
+from tools.openapi import TARGET
 
 SAID = {"messages": [{"role": "ROLE_USER", "parts": [{"text": "one two"}]}]}
 # What curl says of a body that does not end.
@@ -140,6 +142,34 @@ def test_a_stream_that_was_cut_off_has_no_usage_at_its_end(
     chunks = objects("".join(line.removeprefix("data: ") for line in lines))
     assert len(chunks) == 2
     assert not is_whole(chunks)
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(TARGET.read_text())
+    return found
+
+
+def test_answers_are_as_the_document_says(echo: str, document: dict[str, Any]) -> None:
+    _, _, answer = curl(f"{echo}/v1/chat", body=SAID)
+    check(document, "ChatResponse", json.loads(answer))
+    _, _, lines = curl(f"{echo}/v1/chat:stream", body=SAID)
+    for chunk in objects(lines):
+        check(document, "ChatChunk", chunk)
+    _, _, models = curl(f"{echo}/v1/models")
+    check(document, "ListModelsResponse", json.loads(models))
+    status, _, error = curl(f"{echo}/v1/chat", body={"messages": []})
+    assert status == 400
+    check(document, "google.rpc.Status", json.loads(error))
+
+
+def test_envoy_knows_every_path_of_the_document(echo: str, document: dict[str, Any]) -> None:
+    for path, verbs in document["paths"].items():
+        for verb in verbs:
+            body = None if verb == "get" else {}
+            status, _, text = curl(echo + path.replace("{name}", "fake"), body=body)
+            # The model of this server makes no vectors.
+            assert status in (200, 400) or (status == 501 and "embed" in path), (path, status, text)
 
 
 def test_pages_of_named_origins_may_ask(echo: str) -> None:
