@@ -12,14 +12,13 @@ import pytest
 
 from octet.v1 import chat_service_pb2
 from tests.e2e.envoy import ORIGIN, envoy
+from tests.e2e.json_client import PARTIAL_FILE, asking, chat, curl, is_whole, objects
 from tests.integration.conftest import ask
 from tests.integration.processes import Process, server_process
 from tests.openapi import check
 from tools.openapi import TARGET
 
-SAID = {"messages": [{"role": "ROLE_USER", "parts": [{"text": "one two"}]}]}
-# What curl says of a body that does not end.
-PARTIAL_FILE = 18
+SAID = chat("one two")
 
 
 @contextmanager
@@ -29,47 +28,6 @@ def behind_envoy(script: str, folder: Path, *settings: str) -> Iterator[tuple[Pr
         port = int(server.target.rpartition(":")[2])
         with envoy("http_json.yaml", [port], folder) as address:
             yield server, address
-
-
-@contextmanager
-def asking(url: str, *arguments: str, body: Any = None) -> Iterator["subprocess.Popen[str]"]:
-    command = [
-        "curl",
-        "--silent",
-        "--no-buffer",
-        "--header",
-        "content-type: application/json",
-        *arguments,
-        url,
-    ]
-    if body is not None:
-        command += ["--data-binary", json.dumps(body)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
-        try:
-            yield curl
-        finally:
-            curl.kill()
-
-
-def curl(url: str, *arguments: str, body: Any = None) -> tuple[int, dict[str, str], str]:
-    """The status, the headers and the body that curl gets."""
-    with asking(url, "--include", *arguments, body=body) as process:
-        output, _ = process.communicate(timeout=60)
-    head, _, text = output.partition("\n\n")
-    status, *lines = head.splitlines()
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return int(status.split()[1]), headers, text
-
-
-def objects(text: str) -> list[Any]:
-    """The objects of a streamed body: one a line."""
-    return [json.loads(line) for line in text.splitlines() if line]
-
-
-def is_whole(chunks: list[Any]) -> bool:
-    """The sign that docs/http.md gives, for a stream of one candidate."""
-    finished = any(delta.get("finish_reason") for chunk in chunks for delta in chunk.get("deltas", []))
-    return finished and "usage" in chunks[-1]
 
 
 @pytest.fixture(scope="module")
