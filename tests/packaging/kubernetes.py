@@ -30,9 +30,8 @@ def mixtures() -> list[Mixture]:
     """Every way in which calls come with every way in, among them each other choice with each of these."""
     found = []
     for number, (transport, entry) in enumerate(itertools.product(_TRANSPORTS, _ENTRIES)):
-        mixture = transport + entry + _SCALING[(number + number // 3) % 3]
-        if number % 2:
-            mixture += ("gpu", "model")
+        mixture: Mixture = ("gpu", "model") if number % 2 else ()
+        mixture += transport + entry + _SCALING[(number + number // 3) % 3]
         if number // 2 % 2:
             mixture += ("pod-monitor",)
         if "tls" in mixture and "gateway" in mixture:
