@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from octet.v1 import chat_service_pb2
-from tests.e2e.envoy import envoy
+from tests.e2e.envoy import ORIGIN, envoy
+from tests.e2e.json_client import PARTIAL_FILE, asking, chat, curl, is_whole, objects
 from tests.integration.conftest import ask
 from tests.integration.processes import Process, server_process
+from tests.openapi import check
+from tools.openapi import TARGET
 
-ORIGIN = "https://app.example.com"
-SAID = {"messages": [{"role": "ROLE_USER", "parts": [{"text": "one two"}]}]}
-# What curl says of a body that does not end.
-PARTIAL_FILE = 18
+SAID = chat("one two")
 
 
 @contextmanager
@@ -28,47 +28,6 @@ def behind_envoy(script: str, folder: Path, *settings: str) -> Iterator[tuple[Pr
         port = int(server.target.rpartition(":")[2])
         with envoy("http_json.yaml", [port], folder) as address:
             yield server, address
-
-
-@contextmanager
-def asking(url: str, *arguments: str, body: Any = None) -> Iterator["subprocess.Popen[str]"]:
-    command = [
-        "curl",
-        "--silent",
-        "--no-buffer",
-        "--header",
-        "content-type: application/json",
-        *arguments,
-        url,
-    ]
-    if body is not None:
-        command += ["--data-binary", json.dumps(body)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as curl:
-        try:
-            yield curl
-        finally:
-            curl.kill()
-
-
-def curl(url: str, *arguments: str, body: Any = None) -> tuple[int, dict[str, str], str]:
-    """The status, the headers and the body that curl gets."""
-    with asking(url, "--include", *arguments, body=body) as process:
-        output, _ = process.communicate(timeout=60)
-    head, _, text = output.partition("\n\n")
-    status, *lines = head.splitlines()
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    return int(status.split()[1]), headers, text
-
-
-def objects(text: str) -> list[Any]:
-    """The objects of a streamed body: one a line."""
-    return [json.loads(line) for line in text.splitlines() if line]
-
-
-def is_whole(chunks: list[Any]) -> bool:
-    """The sign that docs/http.md gives, for a stream of one candidate."""
-    finished = any(delta.get("finish_reason") for chunk in chunks for delta in chunk.get("deltas", []))
-    return finished and "usage" in chunks[-1]
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +100,34 @@ def test_a_stream_that_was_cut_off_has_no_usage_at_its_end(
     chunks = objects("".join(line.removeprefix("data: ") for line in lines))
     assert len(chunks) == 2
     assert not is_whole(chunks)
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(TARGET.read_text())
+    return found
+
+
+def test_answers_are_as_the_document_says(echo: str, document: dict[str, Any]) -> None:
+    _, _, answer = curl(f"{echo}/v1/chat", body=SAID)
+    check(document, "ChatResponse", json.loads(answer))
+    _, _, lines = curl(f"{echo}/v1/chat:stream", body=SAID)
+    for chunk in objects(lines):
+        check(document, "ChatChunk", chunk)
+    _, _, models = curl(f"{echo}/v1/models")
+    check(document, "ListModelsResponse", json.loads(models))
+    status, _, error = curl(f"{echo}/v1/chat", body={"messages": []})
+    assert status == 400
+    check(document, "google.rpc.Status", json.loads(error))
+
+
+def test_envoy_knows_every_path_of_the_document(echo: str, document: dict[str, Any]) -> None:
+    for path, verbs in document["paths"].items():
+        for verb in verbs:
+            body = None if verb == "get" else {}
+            status, _, text = curl(echo + path.replace("{name}", "fake"), body=body)
+            # The model of this server makes no vectors.
+            assert status in (200, 400) or (status == 501 and "embed" in path), (path, status, text)
 
 
 def test_pages_of_named_origins_may_ask(echo: str) -> None:

@@ -1,6 +1,6 @@
 """The Gateway API's schemas, as far as our manifests go.
 
-No package carries the API's custom resource definitions, so the fields that we use are written down here
+No package at hand carries the present definitions, so the fields that we use are written down here
 with the limits that the definitions set (kubernetes-sigs/gateway-api, config/crd/standard, v1.4). Any other
 field is an error: look it up there and add it.
 """
@@ -113,7 +113,7 @@ _SPECS = {
         ),
         validation=_object(
             ["hostname"],
-            hostname=_HOST,
+            hostname=_SECTION,
             caCertificateRefs=_array(
                 _object(["group", "kind", "name"], group=_GROUP, kind=_KIND, name=_NAME), most=8
             ),
@@ -121,6 +121,12 @@ _SPECS = {
         ),
     ),
 }
+
+# Who vouches for the backend: one or the other.
+_SPECS["BackendTLSPolicy"]["properties"]["validation"]["oneOf"] = [
+    {"required": ["caCertificateRefs"]},
+    {"required": ["wellKnownCACertificates"]},
+]
 
 
 def validate(resource: dict[str, Any]) -> None:

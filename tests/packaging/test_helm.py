@@ -298,6 +298,12 @@ def test_times_follow_each_other() -> None:
     assert {"--grace-seconds=30", "--drain-seconds=600"} <= set(container["args"])
 
 
+def test_helm_finds_nothing_to_mend() -> None:
+    report = helm_python.lint(str(CHART), strict=True)
+    assert not report["errors"]
+    assert {message["error"] for message in report["messages"]} == {"icon is recommended"}
+
+
 def test_the_chart_is_of_this_version() -> None:
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == octet.__version__

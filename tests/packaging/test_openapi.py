@@ -10,6 +10,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from openapi_spec_validator import validate
 
 from octet.v1 import chat_service_pb2, completion_service_pb2, embedding_service_pb2, model_service_pb2
+from tests.openapi import check
 from tools.openapi import TARGET, document
 
 FILES = (chat_service_pb2, completion_service_pb2, embedding_service_pb2, model_service_pb2)
@@ -41,11 +42,6 @@ def test_every_method_has_its_path(written: dict[str, Any]) -> None:
     stream = written["paths"]["/v1/chat:stream"]["post"]
     assert set(stream["responses"]["200"]["content"]) == {"application/json", "text/event-stream"}
     assert set(written["paths"]["/v1/models/{name}"]["get"]["responses"]) == {"200", "default"}
-
-
-def _checked(written: dict[str, Any], name: str, value: Any) -> None:
-    schema = {"$ref": f"#/components/schemas/{name}", "components": written["components"]}
-    jsonschema.Draft202012Validator(schema).validate(value)
 
 
 def filled(message: Any, choice: int, depth: int = 0) -> Any:
@@ -97,7 +93,7 @@ def test_what_the_protos_make_of_messages_fits(written: dict[str, Any], method: 
         message = filled(message_factory.GetMessageClass(kind)(), choice)
         found = json_format.MessageToDict(message, preserving_proto_field_name=True)
         assert len(found) >= len(kind.fields) - len(kind.oneofs)
-        _checked(written, kind.name, found)
+        check(written, kind.name, found)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +112,7 @@ def test_what_the_protos_make_of_messages_fits(written: dict[str, Any], method: 
 )
 def test_requests(written: dict[str, Any], name: str, value: Any, fits: bool) -> None:
     if fits:
-        _checked(written, name, value)
+        check(written, name, value)
     else:
         with pytest.raises(jsonschema.ValidationError):
-            _checked(written, name, value)
+            check(written, name, value)

@@ -1,20 +1,26 @@
 """The figure that autoscalers follow, out of the real admission and the real registry."""
 
+import contextlib
 import math
+import random
 from contextlib import ExitStack
 
 import pytest
 
+from octet.config import ServerConfig
+from octet.engine.types import ModelInfo
 from octet.errors import OverloadedError
 from octet.rpc.admission import retry
 from octet.rpc.admission.admission import Admission
 from octet.rpc.admission.cost import Cost
 from octet.rpc.admission.demand import MEAN_SECONDS, Demand
-from octet.rpc.admission.limits import Limits
+from octet.rpc.admission.limits import Limits, limits_of
 from octet.rpc.admission.pace import MIN_SAMPLES, Pace
 from octet.rpc.admission.ticket import Ticket
 from octet.telemetry.admission import AdmissionMetrics
 from octet.telemetry.metrics import Metrics
+from tests.deploy_metrics import alerts
+from tests.promql import selectors
 from tests.unit.rpc.admission.clock import Clock
 
 LIMITS = Limits(running=4, waiting=2, waiting_tokens=1000, waiting_images=8, token_calls=1, computed=4)
@@ -287,6 +293,34 @@ def test_further_prompts_of_a_request_count_while_they_are_here() -> None:
     assert server.now() == pytest.approx(0), "nobody leaves twice"
 
 
+def test_the_alert_is_reached_before_anything_is_refused() -> None:
+    """What waits is bounded by what runs: a threshold on the queue alone might never be."""
+    model = ModelInfo(
+        names=("m",),
+        source="m",
+        takes_images=False,
+        context_window=1000,
+        output_token_limit=1,
+        quantization=None,
+        active_kernels=(),
+        max_images=0,
+        tokens_per_image=0,
+        vocabulary_size=1,
+        max_sequences=16,
+    )
+    server = Server(limits_of(ServerConfig(), model))
+    server.fill(18 + 4)
+    server.is_refused()
+    (rule,) = [rule for rule in alerts() if rule["alert"] == "OctetTooFewReplicas"]
+    assert [name for name, _ in selectors(rule["expr"])] == ["octet_demand_ratio", "octet_serving"]
+    threshold = float(rule["expr"].rpartition(">")[2])
+    assert server.now() == pytest.approx(23 / 16)
+    server.leave_all()
+    server.fill(17)
+    server.clock.now += 1000
+    assert server.ratio > threshold
+
+
 def test_it_rises_with_the_load_beyond_what_can_wait() -> None:
     """Ten times the load is no more in the queue than twice the load; the figure tells them apart."""
     twice, ten_times = Server(), Server()
@@ -296,3 +330,33 @@ def test_it_rises_with_the_load_beyond_what_can_wait() -> None:
             server.is_refused()
     assert twice.admission.load().waiting == ten_times.admission.load().waiting
     assert ten_times.now() > 4 * twice.now()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_left_of_who_has_gone(seed: int) -> None:
+    """Whoever came, waited, had to make room, came too late, came again or left, in whatever order."""
+    lot, server = random.Random(seed), Server()
+    places: list[ExitStack] = []
+    for _ in range(200):
+        server.clock.now += lot.choice([0.0, 0.01, 1.0, 20.0])
+        if places and lot.random() < 0.4:
+            places.pop(lot.randrange(len(places))).close()
+            continue
+        place = ExitStack()
+        with contextlib.suppress(OverloadedError):
+            place.enter_context(
+                server.admission.enter(
+                    lot.choice(["one", "another"]),
+                    Cost(sequences=lot.choice([1, 1, 3]), priority=lot.choice([0, 0, 1])),
+                    request_id=lot.choice(["", "r1", "r2"]),
+                    time_left=lot.choice([None, 0.5, 5.0, 60.0]),
+                    caller_limit=lot.choice([None, None, 3]),
+                )
+            )
+            places.append(place)
+        load = server.admission.load()
+        assert server.now() >= (load.running_sequences + load.waiting) / 4 - 1e-6
+    for place in places:
+        place.close()
+    server.clock.now += 1000 * MEAN_SECONDS
+    assert server.ratio == pytest.approx(0, abs=1e-9)
