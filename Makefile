@@ -16,11 +16,13 @@ SECONDS ?= 60
 SEED    ?=
 REPLAY  ?=
 FUZZED  ?= both
+# make clients: which examples.
+LANGUAGES ?= go java cpp
 
 PYTHON_CODE := service tests tools bench setup.py clients/python/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench load engine wheel lock clean
+.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench load engine wheel clients lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -44,7 +46,7 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos, CUDA's
 	$(BIN)/python -m tools.api_reference --check
 	$(BIN)/python -m tools.openapi --check
 	tools/check_constraints.sh $(BIN)
-	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	! git grep -nE '^(<{7}|>{7}) '
 
 check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and UBSan
@@ -66,7 +68,7 @@ format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` 
 	$(BIN)/buf format protos --write
 	$(BIN)/python -m tools.api_reference
 	$(BIN)/python -m tools.openapi
-	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
 	$(ORACLE)/bin/python -m tools.quantize_oracle.golden tests/quantize/golden
@@ -83,6 +85,12 @@ engine: $(VENV)/.engine ## Install the engine and what the build needs into VENV
 
 wheel: $(VENV)/.engine ## Build the wheels of client and server, for VENV's engine, into build/dist
 	$(PIP) wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/dist ./clients/python .
+
+clients: ## Build the examples in other languages, LANGUAGES="go java cpp", into build/clients
+	@status=0; for language in $(LANGUAGES); do \
+	  tools/build_client.sh $$language build/clients/$$language \
+	    $(abspath $(firstword $(wildcard $(BIN)/python) $(shell command -v $(PYTHON)))) || status=$$?; \
+	done; exit $$status
 
 lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
 	tools/lock.sh $(BIN)

@@ -27,8 +27,8 @@ _DECODE_PROMPT_TOKENS = 16
 class Engine:
     """vLLM's engine, stepped by hand."""
 
-    def __init__(self, model: str, *, eager: bool, longest: int, batch: int) -> None:
-        """Loads `model` for `batch` requests of up to `longest` tokens each."""
+    def __init__(self, model: str, *, eager: bool, longest: int, batch: int, **more: Any) -> None:
+        """Loads `model` for `batch` requests of up to `longest` tokens each; `more`: EngineArgs of vLLM."""
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=model,
@@ -38,17 +38,21 @@ class Engine:
                 max_model_len=longest,
                 max_num_seqs=batch,
                 max_num_batched_tokens=max(longest, batch),
-                worker_extension_cls=WORKER_EXTENSION,
+                **({"worker_extension_cls": WORKER_EXTENSION} | more),
             )
         )
         self._vocabulary = self._engine.model_config.get_vocab_size()
         self._random = random.Random(0)
         self._requests = 0
 
+    def ask(self, method: str) -> Any:
+        """What the engine's only worker answers."""
+        (answer,) = self._engine.collective_rpc(method)
+        return answer
+
     def active_kernels(self) -> dict[str, int]:
         """What runs in the model's quantized layers, with their number."""
-        (counts,) = self._engine.collective_rpc("octet_active_kernels")
-        return dict(counts)
+        return dict(self.ask("octet_active_kernels"))
 
     def steps(self, batch: int, prompt_tokens: int, new_tokens: int) -> list[tuple[float, int]]:
         """Runs `batch` requests to their end.

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 
 from octet.config import ServerConfig
 from octet.engine.types import Service
+from octet.telemetry import endpoint
 from octet.telemetry.endpoint import MetricsEndpoint
 from tests.certificates import NAME, Certificates
 from tests.integration.conftest import Running, Start
@@ -73,6 +74,26 @@ async def test_metrics_are_beside_it(start: Start) -> None:
     status, text = await asyncio.to_thread(fetch, running.server.metrics_port, "/metrics")
     assert status == 200
     assert "octet_serving 1.0" in text
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/health/", "/metrics/", "/livez", "/favicon.ico"])
+async def test_nothing_else_is_there(start: Start, path: str) -> None:
+    """A probe of a path that is misspelt must not find everything healthy."""
+    running = await start(config=CONFIG)
+    found = await asyncio.to_thread(fetch, running.server.metrics_port, path)
+    assert found == (404, "there are /metrics and /health\n")
+
+
+async def test_who_asks_nothing_is_left_without_a_word(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(endpoint._Handler, "timeout", 0.05)
+    running = await start(config=CONFIG)
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.server.metrics_port)
+    writer.write(b"GET /hea")
+    assert await asyncio.wait_for(reader.read(), 30) == b""
+    writer.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_it_needs_no_certificate(start: Start, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The port for Prometheus and for probes, in plain HTTP."""
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterable
@@ -17,6 +18,7 @@ from prometheus_client.registry import Collector
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIEnvironment
 
+METRICS_PATH = "/metrics"
 HEALTH_PATH = "/health"
 
 _ANSWER_SECONDS = 10.0
@@ -30,7 +32,8 @@ class MetricsEndpoint:
 
     `HEALTH_PATH` answers what grpc.health.v1's Check would: 200 with SERVING, 503 with any other status, 404
     for a service that there is not (`?service=NAME`; without a name the whole server is meant). The event
-    loop is asked each time: one that hangs is a 503, too. Every other path has the metrics.
+    loop is asked each time: one that hangs is a 503, too. `METRICS_PATH` has the metrics. Nothing else is
+    there, so that a probe of a path that is misspelt does not find healthy what is not.
 
     Args:
         registry: the server's metrics. Those of the process follow: what Python and the operating system say
@@ -71,11 +74,14 @@ class MetricsEndpoint:
 
     def _answer(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """A request's answer, as WSGI has it."""
-        if environ["PATH_INFO"] != HEALTH_PATH:
+        path = environ["PATH_INFO"]
+        if path == METRICS_PATH:
             answer: Iterable[bytes] = self._metrics(environ, start_response)
             return answer
-        (service,) = parse_qs(environ["QUERY_STRING"]).get("service", [""])[-1:]
-        status, text = self._ask(service)
+        status, text = HTTPStatus.NOT_FOUND, f"there are {METRICS_PATH} and {HEALTH_PATH}"
+        if path == HEALTH_PATH:
+            (service,) = parse_qs(environ["QUERY_STRING"]).get("service", [""])[-1:]
+            status, text = self._ask(service)
         start_response(f"{status.value} {status.phrase}", [("Content-Type", "text/plain; charset=utf-8")])
         return [f"{text}\n".encode()]
 
@@ -98,9 +104,14 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Handler(WSGIRequestHandler):
-    """Says nothing in the log of scrapes and probes; who connects and asks nothing is left."""
+    """Says nothing in the log of scrapes and probes, nor of who connects and asks nothing or goes away."""
 
     timeout = 30
+
+    def handle(self) -> None:
+        """Answers a connection's request."""
+        with contextlib.suppress(TimeoutError, ConnectionError):
+            super().handle()
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing."""

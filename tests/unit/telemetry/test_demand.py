@@ -1,6 +1,8 @@
 """The figure that autoscalers follow, out of the real admission and the real registry."""
 
+import contextlib
 import math
+import random
 from contextlib import ExitStack
 
 import pytest
@@ -328,3 +330,33 @@ def test_it_rises_with_the_load_beyond_what_can_wait() -> None:
             server.is_refused()
     assert twice.admission.load().waiting == ten_times.admission.load().waiting
     assert ten_times.now() > 4 * twice.now()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_nothing_is_left_of_who_has_gone(seed: int) -> None:
+    """Whoever came, waited, had to make room, came too late, came again or left, in whatever order."""
+    lot, server = random.Random(seed), Server()
+    places: list[ExitStack] = []
+    for _ in range(200):
+        server.clock.now += lot.choice([0.0, 0.01, 1.0, 20.0])
+        if places and lot.random() < 0.4:
+            places.pop(lot.randrange(len(places))).close()
+            continue
+        place = ExitStack()
+        with contextlib.suppress(OverloadedError):
+            place.enter_context(
+                server.admission.enter(
+                    lot.choice(["one", "another"]),
+                    Cost(sequences=lot.choice([1, 1, 3]), priority=lot.choice([0, 0, 1])),
+                    request_id=lot.choice(["", "r1", "r2"]),
+                    time_left=lot.choice([None, 0.5, 5.0, 60.0]),
+                    caller_limit=lot.choice([None, None, 3]),
+                )
+            )
+            places.append(place)
+        load = server.admission.load()
+        assert server.now() >= (load.running_sequences + load.waiting) / 4 - 1e-6
+    for place in places:
+        place.close()
+    server.clock.now += 1000 * MEAN_SECONDS
+    assert server.ratio == pytest.approx(0, abs=1e-9)

@@ -79,10 +79,9 @@ def _fused_producers(model: Any) -> dict[Any, str]:
 
 
 def _fused_layers(model: Any) -> list[Any]:
-    from octet.engine.vllm.inside.fused import QuantizingActivation, QuantizingGemmaRMSNorm
+    from octet.engine.vllm.inside.fused import Producer
 
-    producers = (QuantizingGemmaRMSNorm, QuantizingActivation)
-    return [module for module in model.modules() if isinstance(module, producers)]
+    return [module for module in model.modules() if isinstance(module, Producer)]
 
 
 def _implementation(part: Any, device: str) -> str:
