@@ -1,4 +1,4 @@
-// Gemma's RMS norm of a row on AVX2: the sum of squares in one pass, the row in a second.
+// RMS norms of a row on AVX2: the sum of squares in one pass, the row in a second.
 #pragma once
 
 #include "cpu/lanes_avx2.h"
@@ -27,9 +27,18 @@ __m256 load_input(const typename Element::Storage* x, const typename Element::St
   return _mm256_add_ps(value, load_lanes<Element>(residual + i, lanes));
 }
 
+// The row normed so far times its gain.
+template <class Element, Gain kGain>
+__m256 times_gain(__m256 normed, __m256 weight) {
+  if constexpr (kGain == Gain::kOnePlusWeight) {
+    return _mm256_mul_ps(normed, _mm256_add_ps(_mm256_set1_ps(1.0f), weight));
+  }
+  return _mm256_mul_ps(Element::round(normed), weight);
+}
+
 // Writes the normed row to y, which may be x, and the sum, rounded, to the residual. Each pass adds
 // x and the residual anew, for only the rounded sum has a place to be kept.
-template <class Element, bool kHasResidual>
+template <class Element, bool kHasResidual, Gain kGain>
 void normalize_row(const typename Element::Storage* x, typename Element::Storage* residual,
                    const void* weights, float eps, int64_t hidden, typename Element::Storage* y) {
   __m256 sums[4];
@@ -39,13 +48,13 @@ void normalize_row(const typename Element::Storage* x, typename Element::Storage
     sums[part] = _mm256_fmadd_ps(value, value, sums[part]);
   });
   const __m256 factors = _mm256_set1_ps(inverse_rms(sums, hidden, eps));
-  const __m256 one = _mm256_set1_ps(1.0f);
   const auto* weight = static_cast<const typename Element::Storage*>(weights);
   for_each_lanes(hidden, [&](int64_t i, auto lanes, int) {
     const __m256 value = load_input<Element, kHasResidual>(x, residual, i, lanes);
     if constexpr (kHasResidual) store_lanes<Element>(residual + i, value, lanes);
-    const __m256 gain = _mm256_add_ps(one, load_lanes<Element>(weight + i, lanes));
-    store_lanes<Element>(y + i, _mm256_mul_ps(_mm256_mul_ps(value, factors), gain), lanes);
+    const __m256 normed = _mm256_mul_ps(value, factors);
+    const __m256 w = load_lanes<Element>(weight + i, lanes);
+    store_lanes<Element>(y + i, times_gain<Element, kGain>(normed, w), lanes);
   });
 }
 

@@ -1,4 +1,4 @@
-// Gemma's RMS norm of a row, portable.
+// RMS norms of a row, portable.
 #pragma once
 
 #include <math.h>
@@ -40,7 +40,7 @@ float inverse_rms(const Input<Element>& input, int64_t hidden, float eps) {
 
 // Writes the normed row to y, which may be x, and the sum, rounded, to the residual, which may be
 // null.
-template <class Element>
+template <class Element, Gain kGain>
 void normalize_row(const typename Element::Storage* x, typename Element::Storage* residual,
                    const void* weights, float eps, int64_t hidden, typename Element::Storage* y) {
   const auto* weight = static_cast<const typename Element::Storage*>(weights);
@@ -49,7 +49,13 @@ void normalize_row(const typename Element::Storage* x, typename Element::Storage
   for (int64_t i = 0; i < hidden; ++i) {
     const float value = input[i];
     if (residual != nullptr) residual[i] = Element::from_f32(value);
-    y[i] = Element::from_f32(value * factor * (1.0f + Element::to_f32(weight[i])));
+    const float normed = value * factor;
+    if constexpr (kGain == Gain::kOnePlusWeight) {
+      y[i] = Element::from_f32(normed * (1.0f + Element::to_f32(weight[i])));
+    } else {
+      const float rounded = Element::to_f32(Element::from_f32(normed));
+      y[i] = Element::from_f32(rounded * Element::to_f32(weight[i]));
+    }
   }
 }
 

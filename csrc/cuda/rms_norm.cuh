@@ -1,7 +1,8 @@
-// Gemma's RMS norm, by itself and quantized: rows normalized by their root mean square and scaled
-// by 1 + weight.
+// RMS norms, by themselves and quantized: rows normalized by their root mean square and scaled by
+// their gain.
 #pragma once
 
+#include "cuda/launch_rows.cuh"
 #include "cuda/rows.cuh"
 #include "kernels.h"
 
@@ -12,15 +13,22 @@ __device__ inline float inverse_rms(float sum_of_squares, int64_t length, float 
   return divide(1.0f, sqrtf(mean + eps));
 }
 
-// x * factor * (1 + weight), rounded to the element. `x` is a chunk of the element's or of f32.
-template <class Values, class Inputs>
+// x * factor * gain, rounded to the element where the gain says so. `x` is a chunk of the element's
+// or of f32.
+template <Gain kGain, class Values, class Inputs>
 __device__ inline Values scaled(const Inputs& x, float factor, const Values& weight) {
   Values result;
 #pragma unroll
   for (int i = 0; i < Values::kPairs; ++i) {
     const float2 v = x.pair(i);
     const float2 w = weight.pair(i);
-    result.set_pair(i, {v.x * factor * (1.0f + w.x), v.y * factor * (1.0f + w.y)});
+    if constexpr (kGain == Gain::kOnePlusWeight) {
+      result.set_pair(i, {v.x * factor * (1.0f + w.x), v.y * factor * (1.0f + w.y)});
+    } else {
+      result.set_pair(i, {v.x * factor, v.y * factor});
+      const float2 normed = result.pair(i);
+      result.set_pair(i, {normed.x * w.x, normed.y * w.y});
+    }
   }
   return result;
 }
@@ -64,7 +72,7 @@ class GemmaRmsNormRow {
     inverse_rms_ = inverse_rms(sum, x_.length, eps_);
   }
   __device__ Values normalize(const Inputs& inputs, const Loaded& loaded, int64_t) const {
-    return scaled(inputs, inverse_rms_, loaded.weight);
+    return scaled<Gain::kOnePlusWeight>(inputs, inverse_rms_, loaded.weight);
   }
 
  private:
@@ -79,10 +87,10 @@ class GemmaRmsNormRow {
 
 // Rows, or their sums with a residual, normalized and quantized. The sums, rounded, become the new
 // residual. With kPostNorm, x is normalized and rounded before it meets the residual.
-template <class Element, bool kPostNorm>
-class GemmaRmsNormQuantRow {
+template <class Element, bool kPostNorm, Gain kGain>
+class RmsNormQuantRow {
  public:
-  using Args = GemmaRmsNormQuant;
+  using Args = RmsNormQuant;
   using Values = Chunk<Element>;
   using Inputs = Chunk<Float32>;
   struct Loaded {
@@ -91,7 +99,7 @@ class GemmaRmsNormQuantRow {
   static constexpr int kNorms = kPostNorm ? 2 : 1;
   static constexpr bool kQuantizes = true;
 
-  __device__ GemmaRmsNormQuantRow(const Args& args, int64_t row)
+  __device__ RmsNormQuantRow(const Args& args, int64_t row)
       : x_(static_cast<const Storage*>(args.x) + row * args.x_stride, args.hidden),
         residual_(args.residual == nullptr
                       ? nullptr
@@ -133,7 +141,7 @@ class GemmaRmsNormQuantRow {
   __device__ Inputs inputs(const Loaded& loaded, int64_t at) const {
     Values x = loaded.x;
     if constexpr (kPostNorm) {
-      x = scaled(x, post_inverse_rms_, weight(loaded.post_weight, post_weight_, at));
+      x = scaled<kGain>(x, post_inverse_rms_, weight(loaded.post_weight, post_weight_, at));
     }
     Inputs inputs;
     // Adding zeros would make -0 a zero.
@@ -160,7 +168,7 @@ class GemmaRmsNormQuantRow {
     inverse_rms_ = inverse_rms(sum, x_.length, eps_);
   }
   __device__ Values normalize(const Inputs& inputs, const Loaded& loaded, int64_t at) const {
-    return scaled(inputs, inverse_rms_, weight(loaded.weight, weight_, at));
+    return scaled<kGain>(inputs, inverse_rms_, weight(loaded.weight, weight_, at));
   }
 
  private:
@@ -188,9 +196,25 @@ class GemmaRmsNormQuantRow {
 };
 
 template <class Element>
-using GemmaNormQuantRow = GemmaRmsNormQuantRow<Element, false>;
+using GemmaNormQuantRow = RmsNormQuantRow<Element, false, Gain::kOnePlusWeight>;
 
 template <class Element>
-using GemmaNormAddNormQuantRow = GemmaRmsNormQuantRow<Element, true>;
+using GemmaNormAddNormQuantRow = RmsNormQuantRow<Element, true, Gain::kOnePlusWeight>;
+
+template <class Element>
+using NormQuantRow = RmsNormQuantRow<Element, false, Gain::kWeight>;
+
+// The rows of `args`, by a launcher as launch_rows takes it.
+template <class Launcher>
+cudaError_t launch_rms_norm_quant(Launcher&& launcher, const RmsNormQuant& args, int64_t rows) {
+  if (args.post_weight != nullptr) {
+    // The norm after a sublayer is Gemma's alone.
+    return args.gain == Gain::kOnePlusWeight
+               ? launch_rows<GemmaNormAddNormQuantRow>(launcher, args, rows)
+               : cudaErrorInvalidValue;
+  }
+  return args.gain == Gain::kOnePlusWeight ? launch_rows<GemmaNormQuantRow>(launcher, args, rows)
+                                           : launch_rows<NormQuantRow>(launcher, args, rows);
+}
 
 }  // namespace octet::cuda

@@ -1,40 +1,40 @@
-// gemma_rms_norm_quant on AVX-512: the normed row is left in scratch for the two passes of its
+// rms_norm_quant on AVX-512: the normed row is left in scratch for the two passes of its
 // quantization.
 #pragma once
 
 #ifdef __AVX512BF16__
 #include "cpu/even_odd_avx512.h"
 #endif
-#include "cpu/gemma_rms_norm_avx512.h"
+#include "cpu/rms_norm_avx512.h"
 #include "kernels.h"
 
 namespace octet {
 namespace {
 
-template <class Element>
+template <class Element, Gain kGain>
 struct Row {
   const typename Element::Storage* x;
   typename Element::Storage* residual;  // may be null
 
   // Where x is to be normalized before it meets the residual, that is done, to `made`.
-  Row(const GemmaRmsNormQuant& args, int64_t row, typename Element::Storage* made)
+  Row(const RmsNormQuant& args, int64_t row, typename Element::Storage* made)
       : x(static_cast<const typename Element::Storage*>(args.x) + row * args.x_stride),
         residual(args.residual == nullptr ? nullptr
                                           : static_cast<typename Element::Storage*>(args.residual) +
                                                 row * args.residual_stride) {
     if (args.post_weight == nullptr) return;
-    normalize_row<Element, false>(x, nullptr, args.post_weight, args.eps, args.hidden, made);
+    normalize_row<Element, false, kGain>(x, nullptr, args.post_weight, args.eps, args.hidden, made);
     x = made;
   }
 };
 
-template <class Element, bool kHasResidual>
-void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
+template <class Element, bool kHasResidual, Gain kGain>
+void normalize_rows(const RmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
   using Storage = typename Element::Storage;
   quantize_made_rows<Element>(args, begin, end, scratch, [&](int64_t i, Storage* y) {
-    const Row<Element> row(args, i, y);
-    normalize_row<Element, kHasResidual>(row.x, row.residual, args.weight, args.eps, args.hidden,
-                                         y);
+    const Row<Element, kGain> row(args, i, y);
+    normalize_row<Element, kHasResidual, kGain>(row.x, row.residual, args.weight, args.eps,
+                                                args.hidden, y);
   });
 }
 
@@ -83,15 +83,17 @@ __m512i rounded_sum(EvenOdd value) {
   return _mm512_permutexvar_epi16(even_odd_positions(), narrow(value));
 }
 
-// value * factor * (1 + weight). The sum is exact but for weights below 2^-16.
-inline __m512 scaled(__m512 value, __m512 factors, __m512 weight) {
+// value * factor * gain. The sum of one and the weight is exact but for weights below 2^-16.
+template <Gain kGain>
+__m512 scaled(__m512 value, __m512 factors, __m512 weight) {
   const __m512 normed = _mm512_mul_ps(value, factors);
-  return _mm512_fmadd_ps(normed, weight, normed);
+  if constexpr (kGain == Gain::kOnePlusWeight) return _mm512_fmadd_ps(normed, weight, normed);
+  return _mm512_mul_ps(round_without_nan_payload(normed), weight);
 }
 
 // Makes the elements [0, blocks) of a row and returns the largest magnitudes over lanes.
-template <bool kHasResidual, bool kHasDenormals>
-__m512i scale_blocks(const Row<BFloat16>& row, const uint16_t* weight, __m512 factors,
+template <bool kHasResidual, bool kHasDenormals, Gain kGain>
+__m512i scale_blocks(const Row<BFloat16, kGain>& row, const uint16_t* weight, __m512 factors,
                      int64_t blocks, uint16_t* y) {
   __m512i max = _mm512_setzero_si512();
   for (int64_t i = 0; i < blocks; i += 32) {
@@ -100,50 +102,51 @@ __m512i scale_blocks(const Row<BFloat16>& row, const uint16_t* weight, __m512 fa
       _mm512_storeu_si512(row.residual + i, rounded_sum<kHasDenormals>(value));
     }
     const EvenOdd w = load_even_odd(weight + i);
-    const __m512i made =
-        narrow({scaled(value.even, factors, w.even), scaled(value.odd, factors, w.odd)});
+    const __m512i made = narrow(
+        {scaled<kGain>(value.even, factors, w.even), scaled<kGain>(value.odd, factors, w.odd)});
     max = BFloat16::max(max, _mm512_and_si512(made, _mm512_set1_epi16(0x7FFF)));
     _mm512_storeu_si512(y + i, made);
   }
   return max;
 }
 
-template <bool kHasResidual>
-void normalize_bf16_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
+template <bool kHasResidual, Gain kGain>
+void normalize_bf16_rows(const RmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
   auto* y = static_cast<uint16_t*>(scratch);
   const auto* weight = static_cast<const uint16_t*>(args.weight);
   const int64_t blocks = even_odd_elements(args.hidden);
   for (int64_t i = begin; i < end; ++i) {
-    const Row<BFloat16> row(args, i, y);
+    const Row<BFloat16, kGain> row(args, i, y);
     __m512 sums[4] = {};
     const bool denormals = add_bf16_squares<kHasResidual>(row.x, row.residual, blocks, sums);
     add_squares<BFloat16, kHasResidual>(row.x, row.residual, blocks, args.hidden, sums);
     const __m512 factors = _mm512_set1_ps(inverse_rms(sums, args.hidden, args.eps));
-    const auto scale =
-        denormals ? scale_blocks<kHasResidual, true> : scale_blocks<kHasResidual, false>;
+    const auto scale = denormals ? scale_blocks<kHasResidual, true, kGain>
+                                 : scale_blocks<kHasResidual, false, kGain>;
     const __m512i max = scale(row, weight, factors, blocks, y);
-    scale_elements<BFloat16, kHasResidual>(row.x, row.residual, args.weight, factors, blocks,
-                                           args.hidden, y);
+    scale_elements<BFloat16, kHasResidual, kGain>(row.x, row.residual, args.weight, factors, blocks,
+                                                  args.hidden, y);
     args.scale[i] = quantize_made_row(y, args.hidden, max, args.format, args.q + i * args.q_stride);
   }
 }
 #endif
 
-inline void normalize_rows(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
-                           void* scratch) {
+inline void normalize_rows(const RmsNormQuant& args, int64_t begin, int64_t end, void* scratch) {
   const bool has_residual = args.residual != nullptr;
+  with_gain(args.gain, [&]<Gain kGain>() {
 #ifdef __AVX512BF16__
-  if (args.x_dtype == Dtype::kBFloat16 && args.hidden >= kMinTableHidden) {
-    return has_residual ? normalize_bf16_rows<true>(args, begin, end, scratch)
-                        : normalize_bf16_rows<false>(args, begin, end, scratch);
-  }
-#endif
-  with_element(args.x_dtype, [&]<class Element>() {
-    if (has_residual) {
-      normalize_rows<Element, true>(args, begin, end, scratch);
-    } else {
-      normalize_rows<Element, false>(args, begin, end, scratch);
+    if (args.x_dtype == Dtype::kBFloat16 && args.hidden >= kMinTableHidden) {
+      return has_residual ? normalize_bf16_rows<true, kGain>(args, begin, end, scratch)
+                          : normalize_bf16_rows<false, kGain>(args, begin, end, scratch);
     }
+#endif
+    with_element(args.x_dtype, [&]<class Element>() {
+      if (has_residual) {
+        normalize_rows<Element, true, kGain>(args, begin, end, scratch);
+      } else {
+        normalize_rows<Element, false, kGain>(args, begin, end, scratch);
+      }
+    });
   });
 }
 
