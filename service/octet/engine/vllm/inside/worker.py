@@ -70,15 +70,18 @@ class WorkerExtension:
 
 
 def _linear_kernels(model: Any) -> list[tuple[Any, Any]]:
-    """A model's FP8 linear layers and their kernel objects, wherever the quantization method keeps these."""
-    found = []
+    """A model's FP8 linear layers and their kernel objects, wherever the quantization method keeps these.
+
+    What LoRA puts around a layer has the layer's own: it counts, and the layer in it does not again.
+    """
+    found: dict[int, tuple[Any, Any]] = {}
     for module in model.modules():
         for holder in (getattr(module, "scheme", None), getattr(module, "quant_method", None)):
             kernel = getattr(holder, "fp8_linear", None)
             if kernel is not None:
-                found.append((module, kernel))
+                found.setdefault(id(kernel), (module, kernel))
                 break
-    return found
+    return list(found.values())
 
 
 def _fused_producers(model: Any) -> dict[Any, str]:
