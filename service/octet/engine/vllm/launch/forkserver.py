@@ -35,9 +35,11 @@ _STANDARD_OUTPUTS = (1, 2)
 _READ_BY_WORKERS = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
 _HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
-# Variables that may change after the server's start: they are read when they are needed.
+# Variables that may change after the server's start: they are read when they are needed, or when a program is
+# executed, as the path that OpenCV makes longer with each process that imports it after another.
 _READ_LATE = {
     "GLOO_SOCKET_IFNAME",
+    "LD_LIBRARY_PATH",
     "LOCAL_WORLD_SIZE",
     "NUMEXPR_MAX_THREADS",
     "PYTEST_CURRENT_TEST",
