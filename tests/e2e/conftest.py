@@ -126,7 +126,7 @@ async def versatile(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
     """The address of a server in this process, so that the engine can be asked whether it is idle."""
-    async with _serving(engine) as target:
+    async with _serving(engine, kserve=True) as target:
         yield target
 
 
@@ -143,9 +143,9 @@ async def conversing(
 
 
 @asynccontextmanager
-async def _serving(engine: VllmEngine) -> AsyncIterator[str]:
+async def _serving(engine: VllmEngine, *, kserve: bool = False) -> AsyncIterator[str]:
     """The address of a server in this process."""
-    server = Server(ServerConfig(port=0))
+    server = Server(ServerConfig(port=0, kserve=kserve))
     await server.start()
     try:
         await server.attach(engine)
