@@ -16,9 +16,8 @@
 //   part<v>(packed)         the v-th of the kVecs registers. The order of the operands within a
 //                           Packed is free, but the same for both formats.
 //   kTileRows, kTileCols    the register tile of expanded weights
-//   kDirectRows, direct_cols(rows)    up to how many rows the weights are streamed, and the
-//   register
-//                           tile of those
+//   kDirectRows             up to how many rows the weights are streamed
+//   direct_cols(rows)       the columns of their register tile
 //   direct_k(rows)          how many k of so many rows are multiplied at a time
 //
 // Everything here has internal linkage, for each including file is compiled with its own flags.
