@@ -22,13 +22,13 @@ def linear(request: pytest.FixtureRequest, model: Model) -> Linear:
 
 @real.pairs
 def test_row_counts(linear: Linear, x_format: torch.dtype, w_format: torch.dtype) -> None:
-    for rows in (*range(1, 18), 31, 32, 33, 48, 49, 64, 65, 130):
+    for rows in (*range(1, 10), 16, 17, 33, 49, 130):
         real.check(*real.random_operands(rows, 70, 21, x_format, w_format), linear=linear)
 
 
-@pytest.mark.parametrize("k", [1, 7, 31, 32, 33, 63, 64, 65, 127, 129, 511, 513, 575, 577, 1025, 2049])
+@pytest.mark.parametrize("k", [1, 31, 32, 33, 64, 65, 129, 513, 577, 1025, 2049])
 def test_inner_sizes(linear: Linear, k: int) -> None:
-    for rows in (1, 6, 10, 34):
+    for rows in (1, 6, 34):
         real.check(*real.random_operands(rows, k, 5, E4M3, E5M2), linear=linear)
         real.check_small_integers(rows, k, 5, E5M2, E4M3, linear=linear)
 
