@@ -124,7 +124,7 @@ async def versatile(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
     """The address of a server in this process, so that the engine can be asked whether it is idle."""
-    server = Server(ServerConfig(port=0))
+    server = Server(ServerConfig(port=0, kserve=True))
     await server.start()
     await server.attach(engine)
     yield f"127.0.0.1:{server.port}"

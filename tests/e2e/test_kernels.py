@@ -79,6 +79,8 @@ async def test_every_step_goes_through_them(engine: VllmEngine) -> None:
     assert rest == 0
     for operator, count in layers.items():
         assert counts[f"octet::{operator}"] == steps * count
+    # A layer has four products, and rotates once.
+    assert 4 * counts["octet::qk_norm_rope"] == counts["octet::fp8_linear"]
     assert "aten::_scaled_mm" not in counts
 
 

@@ -97,6 +97,15 @@ def eager_two_norms_quant(
     return eager_norm_quant(eager_plain_norm(x, post_weight), weight, residual)
 
 
+def eager_weighted_norm_quant(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The codes and scales of the RMSNorm of x + residual that Llama and others have, and that sum."""
+    total = x.to(torch.float32) + residual.to(torch.float32)
+    values = total * torch.rsqrt(total.pow(2).mean(dim=-1, keepdim=True) + EPS)
+    return (*eager_quantize(values.to(x.dtype) * weight), total.to(x.dtype))
+
+
 def eager_gelu_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The codes and scales of tanh-GELU of the left half times the right half."""
     return eager_quantize(eager_gelu_tanh_and_mul(x))
@@ -186,6 +195,21 @@ def gemma_rms_norm(rows: int, width: int, device: str) -> Case:
     return Case("gemma_rms_norm", str(width), rows, moved, 0, functions)
 
 
+def rms_norm_quant(rows: int, width: int, device: str) -> Case:
+    """Residual addition, the RMSNorm of Llama and others, and quantization of [rows, width], bf16."""
+    x, residual = _activations(rows, width, device), _activations(rows, width, device)
+    weight = _activations(1, width, device)[0]
+    x.zero_()  # for the residual's sake, as above
+    moved = rows * width * 7 + rows * 4
+    functions: dict[str, Function] = {
+        "octet": partial(torch.ops.octet.rms_norm_quant_fp8, x, weight, EPS, FP8, residual),
+        "copy": _copy(moved, device),
+        "eager": partial(eager_weighted_norm_quant, x, weight, residual),
+        "plain": _plain(rows, 2 * width, device),
+    }
+    return Case("rms_norm_quant_fp8", str(width), rows, moved, 0, functions)
+
+
 def gelu_tanh_and_mul_quant(rows: int, width: int, device: str) -> Case:
     """Tanh-GELU, multiplication and quantization of [rows, 2 width] to [rows, width], bf16."""
     x = _activations(rows, 2 * width, device)
@@ -217,6 +241,7 @@ ROW_KERNELS: dict[str, tuple[Callable[[int, int, str], Case], ...]] = {
     "gemma_rms_norm_quant_fp8": (gemma_rms_norm_quant,),
     "gemma_norm_add_norm_quant_fp8": (gemma_norm_add_norm_quant,),
     "gemma_rms_norm": (gemma_rms_norm,),
+    "rms_norm_quant_fp8": (rms_norm_quant,),
     "gelu_tanh_and_mul_quant_fp8": (gelu_tanh_and_mul_quant,),
     "silu_and_mul_quant_fp8": (silu_and_mul_quant,),
 }

@@ -73,7 +73,14 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         services = services_of(await llm.get_supported_tasks(), renderer)
         images, _ = await asyncio.gather(_image_costs(llm, renderer, services), compat.prepare(llm))
         model = describe_model(
-            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest, services
+            llm.vllm_config,
+            settings,
+            await _active_kernels(llm),
+            await _vocabulary_format(llm),
+            images,
+            vocabulary.longest,
+            services,
+            renderer.picture_mark,
         )
         return VllmEngine(llm, launch, settings, renderer, vocabulary, usage, model)
     except BaseException as error:
@@ -384,3 +391,9 @@ async def _image_costs(
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     """What the workers of all ranks report, one line a kernel where they agree."""
     return kernels.summarize(await compat.ask_workers(llm, "octet_active_kernels"))
+
+
+async def _vocabulary_format(llm: "AsyncLLM") -> str:
+    """The FP8 format of the output layer, "" where it is not FP8; ranks without one say nothing of it."""
+    said: list[str] = await compat.ask_workers(llm, "octet_vocabulary_format")
+    return max(said)
