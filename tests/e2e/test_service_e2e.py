@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from octet.client import AsyncClient, Client, OctetRpcError, tool_result, user
 from octet.engine.vllm.serving.engine import VllmEngine
+from tests.e2e.recipes import Recipe, recipes_of
 
 OCTET = [sys.executable, "-m", "octet"]
 IDLE_SECONDS = 1.0
@@ -115,51 +115,19 @@ def test_the_readmes_program(either_target: str, tmp_path: Path) -> None:
     assert "blue circle" in result.stdout
 
 
-def _recipes() -> list[tuple[str, str, str]]:
-    """Title, program and what it prints, of each recipe."""
-    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    found = [
-        re.fullmatch(r"(.*?)\n.*?```python\n(.*?)```\n\n((?:    [^\n]*\n)+)\n*", section, re.DOTALL)
-        for section in page.split("\n## ")[1:]
-    ]
-    return [(recipe[1], recipe[2], recipe[3]) for recipe in found if recipe]
-
-
-def follow(target: str, program: str, printed: str) -> None:
-    """Runs a recipe; it has to print what it says."""
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        env=os.environ | {"OCTET": target},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.splitlines() == [line[4:] for line in printed.splitlines()]
-
-
-def test_every_recipe_is_found() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text()
-    assert len(_recipes()) == page.count("```python") > 5
-
-
-@pytest.mark.parametrize(
-    ("program", "printed"), [recipe[1:] for recipe in _recipes()], ids=[recipe[0] for recipe in _recipes()]
-)
-def test_recipe(target: str, program: str, printed: str) -> None:
-    follow(target, program, printed)
-
-
+RECIPES = recipes_of("recipes.md")
 # How this model calls tools was trained with another template.
-TALKS = [recipe for recipe in _recipes() if "tools" not in recipe[1]]
+TALKS = [recipe for recipe in RECIPES if "tools" not in recipe.program]
 
 
-@pytest.mark.parametrize(
-    ("program", "printed"), [recipe[1:] for recipe in TALKS], ids=[recipe[0] for recipe in TALKS]
-)
-def test_recipe_with_a_strict_template(strict_target: str, program: str, printed: str) -> None:
-    follow(strict_target, program, printed)
+@pytest.mark.parametrize("recipe", RECIPES, ids=[recipe.title for recipe in RECIPES])
+def test_recipe(recipe: Recipe, target: str) -> None:
+    recipe.follow(OCTET=target)
+
+
+@pytest.mark.parametrize("recipe", TALKS, ids=[recipe.title for recipe in TALKS])
+def test_recipe_with_a_strict_template(recipe: Recipe, strict_target: str) -> None:
+    recipe.follow(OCTET=strict_target)
 
 
 def test_tool_call_from_the_command_line(target: str, tmp_path: Path) -> None:
