@@ -24,6 +24,7 @@ ARG PIP_EXTRA_INDEX_URL
 WORKDIR /src
 # Only what decides which engine is installed: a change in Octet's sources leaves those gigabytes alone.
 COPY Makefile pyproject.toml ./
+COPY clients/python/pyproject.toml clients/python/
 COPY constraints constraints
 COPY tools/check_prerequisites.sh tools/drop_build_tools.py tools/install_engine.sh tools/requirements.py tools/
 
@@ -32,6 +33,7 @@ RUN --mount=type=cache,target=/root/.cache/pip make engine VENV=/opt/octet ENGIN
 
 FROM engine-cpu AS build-cpu
 COPY CMakeLists.txt README.md setup.py ./
+COPY clients/python clients/python
 COPY csrc csrc
 COPY protos protos
 COPY service service
@@ -47,6 +49,7 @@ FROM engine-cuda AS build-cuda
 # nvcc is among the CUDA engine's own packages, of torch's CUDA, and CMake finds it there.
 ENV OCTET_CUDA=ON
 COPY CMakeLists.txt README.md setup.py ./
+COPY clients/python clients/python
 COPY csrc csrc
 COPY protos protos
 COPY service service
@@ -74,7 +77,7 @@ CMD ["serve", "--host", "0.0.0.0"]
 FROM runtime AS cpu
 COPY --from=environment-cpu /opt/octet /opt/octet
 RUN --mount=type=bind,from=build-cpu,source=/src/build/dist,target=/dist \
-    /opt/octet/bin/python -m pip install --no-cache-dir --no-deps --no-index /dist/octet_serve-*.whl
+    /opt/octet/bin/python -m pip install --no-cache-dir --no-deps --no-index /dist/octet_*.whl
 USER 10001:10001
 
 FROM runtime AS cuda
@@ -87,5 +90,5 @@ RUN apt-get update \
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=environment-cuda /opt/octet /opt/octet
 RUN --mount=type=bind,from=build-cuda,source=/src/build/dist,target=/dist \
-    /opt/octet/bin/python -m pip install --no-cache-dir --no-deps --no-index /dist/octet_serve-*.whl
+    /opt/octet/bin/python -m pip install --no-cache-dir --no-deps --no-index /dist/octet_*.whl
 USER 10001:10001

@@ -10,17 +10,19 @@ BIN := $(VENV)/bin
 ORACLE := build/oracle
 PIP := $(BIN)/python -m pip
 # What an installed package is made of, as against what is imported from the tree.
-SOURCES := setup.py CMakeLists.txt $(wildcard service/*.pth) $(shell find csrc protos -type f 2>/dev/null)
+SOURCES := setup.py clients/python/setup.py CMakeLists.txt $(wildcard service/*.pth) $(shell find csrc protos -type f 2>/dev/null)
 # make fuzz: for how long, which cases (by lot when empty), and around which engine; or which files again.
 SECONDS ?= 60
 SEED    ?=
 REPLAY  ?=
 FUZZED  ?= both
+# make clients: which examples.
+LANGUAGES ?= go java cpp
 
-PYTHON_CODE := service tests tools bench setup.py
+PYTHON_CODE := service tests tools bench setup.py clients/python/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench load engine wheel lock clean
+.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench load engine wheel clients lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -42,8 +44,9 @@ check: $(VENV)/.octet $(VENV)/.dev ## Format, lint, types, walls, protos, CUDA's
 	$(BIN)/buf lint
 	$(BIN)/buf format protos --diff --exit-code
 	$(BIN)/python -m tools.api_reference --check
+	$(BIN)/python -m tools.openapi --check
 	tools/check_constraints.sh $(BIN)
-	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
+	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run --Werror
 	! git grep -nE '^(<{7}|>{7}) '
 
 check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and UBSan
@@ -64,7 +67,8 @@ format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` 
 	$(BIN)/ruff check --fix $(PYTHON_CODE)
 	$(BIN)/buf format protos --write
 	$(BIN)/python -m tools.api_reference
-	find csrc tests -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
+	$(BIN)/python -m tools.openapi
+	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
 oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
 	$(ORACLE)/bin/python -m tools.quantize_oracle.golden tests/quantize/golden
@@ -79,14 +83,20 @@ load: $(VENV)/.octet ## Put load on a running server with ghz: make load TARGET=
 
 engine: $(VENV)/.engine ## Install the engine and what the build needs into VENV
 
-wheel: $(VENV)/.engine ## Build Octet's wheel for VENV's engine, into build/dist
-	$(PIP) wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/dist .
+wheel: $(VENV)/.engine ## Build the wheels of client and server, for VENV's engine, into build/dist
+	$(PIP) wheel --quiet --disable-pip-version-check --no-build-isolation --no-deps --wheel-dir build/dist ./clients/python .
+
+clients: ## Build the examples in other languages, LANGUAGES="go java cpp", into build/clients
+	@status=0; for language in $(LANGUAGES); do \
+	  tools/build_client.sh $$language build/clients/$$language \
+	    $(abspath $(firstword $(wildcard $(BIN)/python) $(shell command -v $(PYTHON)))) || status=$$?; \
+	done; exit $$status
 
 lock: $(VENV)/.dev ## Resolve the pinned versions in constraints/ anew
 	tools/lock.sh $(BIN)
 
 clean: ## Remove the build and the environment
-	rm -rf build $(VENV) service/octet/v1 service/octet/_C*.so service/*.egg-info
+	rm -rf build clients/python/build $(VENV) service/octet/v1 service/octet/kserve service/octet/_C*.so service/*.egg-info
 
 $(ORACLE)/.installed: tools/quantize_oracle/requirements.txt
 	@tools/check_prerequisites.sh $(PYTHON)
@@ -98,16 +108,18 @@ $(BIN)/python:
 	@tools/check_prerequisites.sh $(PYTHON)
 	$(PYTHON) -m venv $(VENV)
 
-# The engine first: the extension is compiled against its torch.
-$(VENV)/.engine: $(BIN)/python pyproject.toml constraints/$(ENGINE).txt tools/requirements.py tools/install_engine.sh
+# The engine first: the extension is compiled against its torch. Another dependency is another constraint (make lock).
+$(VENV)/.engine: $(BIN)/python constraints/$(ENGINE).txt tools/install_engine.sh
 	@tools/check_prerequisites.sh $(BIN)/python
 	tools/install_engine.sh $(BIN) $(ENGINE)
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.engine
+$(VENV)/.dev: $(VENV)/.engine pyproject.toml
 	$(BIN)/python tools/requirements.py dev bench smg | $(PIP) install --quiet --disable-pip-version-check --constraint constraints/$(ENGINE).txt --requirement /dev/stdin
 	@touch $@
 
+# In this order: of an octet-serve from before there was octet-client, the command `octet` goes with it.
 $(VENV)/.octet: $(VENV)/.engine $(SOURCES)
 	$(PIP) install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	$(PIP) install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable ./clients/python
 	@touch $@

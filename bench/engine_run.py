@@ -19,6 +19,7 @@ os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 from vllm import EngineArgs, LLMEngine, SamplingParams
 
 from octet.bench.timing import Timing
+from octet.engine.vllm.formats import FP8_VOCABULARY
 from octet.engine.vllm.launch.args import WORKER_EXTENSION
 
 _DECODE_PROMPT_TOKENS = 16
@@ -27,8 +28,8 @@ _DECODE_PROMPT_TOKENS = 16
 class Engine:
     """vLLM's engine, stepped by hand."""
 
-    def __init__(self, model: str, *, eager: bool, longest: int, batch: int) -> None:
-        """Loads `model` for `batch` requests of up to `longest` tokens each."""
+    def __init__(self, model: str, *, eager: bool, longest: int, batch: int, **more: Any) -> None:
+        """Loads `model` for `batch` requests of up to `longest` tokens each; `more`: EngineArgs of vLLM."""
         self._engine = LLMEngine.from_engine_args(
             EngineArgs(
                 model=model,
@@ -38,17 +39,21 @@ class Engine:
                 max_model_len=longest,
                 max_num_seqs=batch,
                 max_num_batched_tokens=max(longest, batch),
-                worker_extension_cls=WORKER_EXTENSION,
+                **({"worker_extension_cls": WORKER_EXTENSION} | more),
             )
         )
         self._vocabulary = self._engine.model_config.get_vocab_size()
         self._random = random.Random(0)
         self._requests = 0
 
+    def ask(self, method: str) -> Any:
+        """What the engine's only worker answers."""
+        (answer,) = self._engine.collective_rpc(method)
+        return answer
+
     def active_kernels(self) -> dict[str, int]:
         """What runs in the model's quantized layers, with their number."""
-        (counts,) = self._engine.collective_rpc("octet_active_kernels")
-        return dict(counts)
+        return dict(self.ask("octet_active_kernels"))
 
     def steps(self, batch: int, prompt_tokens: int, new_tokens: int) -> list[tuple[float, int]]:
         """Runs `batch` requests to their end.
@@ -99,9 +104,16 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--repetitions", type=int, default=5, help="of the prompt (default: %(default)s)")
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
+    parser.add_argument("--fp8-vocabulary", action="store_true", help="as octet serve takes it")
     arguments = parser.parse_args()
     longest = max(arguments.prompt_tokens, _DECODE_PROMPT_TOKENS + arguments.new_tokens) + 16
-    engine = Engine(arguments.model, eager=arguments.eager, longest=longest, batch=max(arguments.batches))
+    engine = Engine(
+        arguments.model,
+        eager=arguments.eager,
+        longest=longest,
+        batch=max(arguments.batches),
+        additional_config={FP8_VOCABULARY: True} if arguments.fp8_vocabulary else {},
+    )
     engine.steps(1, _DECODE_PROMPT_TOKENS, 2)
     result = {
         "kernels": engine.active_kernels(),

@@ -17,14 +17,20 @@ struct CudaQuant {
   static at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device) {
     return at::empty(sizes, at::TensorOptions().dtype(dtype).device(device));
   }
+  // To look at them here would wait for the device.
+  static void check_positions(const at::Tensor&, int64_t) {}
+
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device device) {
     launch("per_token_quant", cuda::per_token_quant, args, rows, device);
   }
   static void gemma_rms_norm(const GemmaRmsNorm& args, int64_t rows, at::Device device) {
     launch("gemma_rms_norm", cuda::gemma_rms_norm, args, rows, device);
   }
-  static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device device) {
-    launch("gemma_rms_norm_quant", cuda::gemma_rms_norm_quant, args, rows, device);
+  static void rms_norm_quant(const RmsNormQuant& args, int64_t rows, at::Device device) {
+    launch("rms_norm_quant", cuda::rms_norm_quant, args, rows, device);
+  }
+  static void qk_norm_rope(const QkNormRope& args, int64_t rows, at::Device device) {
+    launch("qk_norm_rope", cuda::qk_norm_rope, args, rows, device);
   }
   static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device device) {
     launch("gelu_tanh_and_mul_quant", cuda::gelu_tanh_and_mul_quant, args, rows, device);

@@ -45,6 +45,12 @@ struct PerChannelQuant {
 // Quantizes the rows [begin, end).
 using PerChannelQuantKernel = void (*)(const PerChannelQuant& args, int64_t begin, int64_t end);
 
+// What an RMS norm multiplies the row x * (1 / sqrt(mean(x^2) + eps)) by.
+enum class Gain : uint8_t {
+  kOnePlusWeight,  // Gemma's: computed in f32 and rounded once
+  kWeight,         // everybody else's: the row is rounded before it is multiplied, and after that
+};
+
 // Gemma's RMS norm of each row of x: the row
 //
 //   y = x * (1 / sqrt(mean(x^2) + eps)) * (1 + weight)
@@ -66,19 +72,20 @@ struct GemmaRmsNorm {
 // Computes the rows [begin, end).
 using GemmaRmsNormKernel = void (*)(const GemmaRmsNorm& args, int64_t begin, int64_t end);
 
-// The same norm of each row of x, [rows, hidden], quantized with the row's own scale. Where there
+// An RMS norm of each row of x, [rows, hidden], quantized with the row's own scale. Where there
 // is a residual, the sum x + residual takes x's place in f32, not rounded, and replaces the
 // residual, rounded to x's dtype. Where there is a post_weight, x is before that normalized by it,
 // and rounded to its dtype: the norm after a sublayer, which then meets the residual. Everything
 // but eps, codes and scales has x's dtype.
-struct GemmaRmsNormQuant {
+struct RmsNormQuant {
   const void* x;
   Dtype x_dtype;
   int64_t x_stride;
   int64_t hidden;
   const void* post_weight;  // [hidden], or null; with a residual only
   const void* weight;       // [hidden]
-  float eps;                // of both norms
+  Gain gain;                // of both norms
+  float eps;                // of both
   void* residual;           // [rows, hidden], or null
   int64_t residual_stride;
   Fp8Format format;
@@ -86,6 +93,34 @@ struct GemmaRmsNormQuant {
   int64_t q_stride;
   float* scale;  // [rows]
 };
+
+// An RMS norm of each head of the queries and of the keys, where they have one, and then their
+// rotation (RoPE), in place. The rows are those of the heads of tokens: row i is head i % heads of
+// token i / heads, where heads = q_heads + k_heads, the queries first. The first rotary_dim
+// elements of a head are two halves, a and b, which become
+//
+//   a * cos - b * sin    and    b * cos + a * sin
+//
+// computed in f32 from what the norm has rounded, and rounded once; the rest of a head is left.
+struct QkNormRope {
+  void* qkv;  // [tokens, heads and more, head_size]
+  Dtype dtype;
+  int64_t stride;  // elements from token to token
+  int64_t q_heads;
+  int64_t k_heads;
+  int64_t head_size;
+  int64_t rotary_dim;        // even, and no larger than head_size
+  const void* q_weight;      // [head_size], or null: no norm
+  const void* k_weight;      // [head_size], or null
+  Gain gain;                 // of both norms
+  float eps;                 // of both
+  const int64_t* positions;  // [tokens], rows of cos_sin
+  const void* cos_sin;       // [positions, rotary_dim]: the cosines, then the sines
+  int64_t cos_sin_stride;    // elements from position to position
+};
+
+// Works on the heads [begin, end).
+using QkNormRopeKernel = void (*)(const QkNormRope& args, int64_t begin, int64_t end);
 
 // activation(gate) * up of each row of x = [gate | up], [rows, 2 * hidden], quantized: the
 // activation, computed in f32, and the product are each rounded to x's dtype.
@@ -102,8 +137,8 @@ struct GatedQuant {
 
 // Both compute and quantize the rows [begin, end). `scratch` is this thread's own, holds a row
 // (row_scratch_bytes) and is aligned to kScratchAlignment.
-using GemmaRmsNormQuantKernel = void (*)(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
-                                         void* scratch);
+using RmsNormQuantKernel = void (*)(const RmsNormQuant& args, int64_t begin, int64_t end,
+                                    void* scratch);
 using GatedQuantKernel = void (*)(const GatedQuant& args, int64_t begin, int64_t end,
                                   void* scratch);
 
@@ -157,7 +192,8 @@ struct Kernels {
   PerTokenQuantKernel per_token_quant;
   PerChannelQuantKernel per_channel_quant;
   GemmaRmsNormKernel gemma_rms_norm;
-  GemmaRmsNormQuantKernel gemma_rms_norm_quant;
+  RmsNormQuantKernel rms_norm_quant;
+  QkNormRopeKernel qk_norm_rope;
   GatedQuantKernel gelu_tanh_and_mul_quant;
   GatedQuantKernel silu_and_mul_quant;
   Fp8LinearKernel fp8_linear;

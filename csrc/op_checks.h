@@ -151,18 +151,19 @@ inline void check_residual(const at::Tensor& x, const at::Tensor& residual) {
               ", got ", residual.device());
 }
 
-inline GemmaRmsNormQuant gemma_rms_norm_quant_args(const at::Tensor& x,
-                                                   const std::optional<at::Tensor>& post_weight,
-                                                   const at::Tensor& weight, double eps,
-                                                   const std::optional<at::Tensor>& residual,
-                                                   const at::Tensor& q, const at::Tensor& scale) {
-  return GemmaRmsNormQuant{
+inline RmsNormQuant rms_norm_quant_args(const at::Tensor& x,
+                                        const std::optional<at::Tensor>& post_weight,
+                                        const at::Tensor& weight, Gain gain, double eps,
+                                        const std::optional<at::Tensor>& residual,
+                                        const at::Tensor& q, const at::Tensor& scale) {
+  return RmsNormQuant{
       .x = x.const_data_ptr(),
       .x_dtype = dtype_of(x.scalar_type()),
       .x_stride = x.stride(0),
       .hidden = x.size(1),
       .post_weight = post_weight.has_value() ? post_weight->const_data_ptr() : nullptr,
       .weight = weight.const_data_ptr(),
+      .gain = gain,
       .eps = static_cast<float>(eps),
       .residual = residual.has_value() ? residual->mutable_data_ptr() : nullptr,
       .residual_stride = residual.has_value() ? residual->stride(0) : 0,
@@ -170,6 +171,83 @@ inline GemmaRmsNormQuant gemma_rms_norm_quant_args(const at::Tensor& x,
       .q = static_cast<uint8_t*>(q.mutable_data_ptr()),
       .q_stride = q.stride(0),
       .scale = scale.mutable_data_ptr<float>(),
+  };
+}
+
+// Of one head, which need not have a norm.
+inline void check_head_weight(const at::Tensor& qkv, const std::optional<at::Tensor>& weight,
+                              int64_t head_size, const char* name) {
+  if (!weight.has_value()) return;
+  TORCH_CHECK(weight->scalar_type() == qkv.scalar_type(), name, " must have the dtype of qkv, ",
+              qkv.scalar_type(), ", got ", weight->scalar_type());
+  TORCH_CHECK(weight->dim() == 1 && weight->size(0) == head_size && weight->is_contiguous(), name,
+              " must be a contiguous [", head_size, "], got ", weight->sizes(), " with strides ",
+              weight->strides());
+  TORCH_CHECK(weight->device() == qkv.device(), name, " must be on the device of qkv, ",
+              qkv.device(), ", got ", weight->device());
+}
+
+inline void check_qk_norm_rope(const at::Tensor& qkv, const std::optional<at::Tensor>& q_weight,
+                               const std::optional<at::Tensor>& k_weight,
+                               const at::Tensor& positions, const at::Tensor& cos_sin,
+                               int64_t q_heads, int64_t k_heads, int64_t head_size) {
+  TORCH_CHECK(qkv.dim() == 2, "qkv must be [tokens, heads * head_size], got ", qkv.dim(),
+              " dimensions");
+  TORCH_CHECK(is_float(qkv.scalar_type()), "qkv must be float32, float16 or bfloat16, got ",
+              qkv.scalar_type());
+  TORCH_CHECK(has_unit_inner_stride(qkv),
+              "the elements of a row of qkv must be adjacent in memory, but qkv.stride(1) is ",
+              qkv.stride(1));
+  TORCH_CHECK(at::has_internal_overlap(qkv) != at::MemOverlap::Yes,
+              "the rows of qkv, which is written to, must not share memory");
+  TORCH_CHECK(q_heads >= 0 && k_heads >= 0 && head_size >= 0,
+              "q_heads, k_heads and head_size must not be negative, got ", q_heads, ", ", k_heads,
+              " and ", head_size);
+  TORCH_CHECK(q_heads <= qkv.size(1) && k_heads <= qkv.size(1) && head_size <= qkv.size(1) &&
+                  (q_heads + k_heads) * head_size <= qkv.size(1),
+              "qkv must have ", q_heads, " + ", k_heads, " heads of ", head_size, ", got ",
+              qkv.sizes());
+  check_head_weight(qkv, q_weight, head_size, "q_weight");
+  check_head_weight(qkv, k_weight, head_size, "k_weight");
+  TORCH_CHECK(positions.scalar_type() == at::kLong && positions.dim() == 1 &&
+                  positions.size(0) == qkv.size(0) && positions.is_contiguous(),
+              "positions must be a contiguous int64 [", qkv.size(0), "], got ",
+              positions.scalar_type(), " ", positions.sizes());
+  TORCH_CHECK(cos_sin.scalar_type() == qkv.scalar_type() && cos_sin.dim() == 2 &&
+                  cos_sin.size(1) % 2 == 0 && cos_sin.size(1) <= head_size,
+              "cos_sin must be ", qkv.scalar_type(),
+              " [positions, rotary_dim], with an even "
+              "rotary_dim of at most ",
+              head_size, ", got ", cos_sin.scalar_type(), " ", cos_sin.sizes());
+  TORCH_CHECK(has_unit_inner_stride(cos_sin),
+              "the elements of a row of cos_sin must be adjacent in memory, but ",
+              "cos_sin.stride(1) is ", cos_sin.stride(1));
+  TORCH_CHECK(positions.device() == qkv.device() && cos_sin.device() == qkv.device(),
+              "qkv, positions and cos_sin must be on one device, got ", qkv.device(), ", ",
+              positions.device(), " and ", cos_sin.device());
+}
+
+inline QkNormRope qk_norm_rope_args(const at::Tensor& qkv,
+                                    const std::optional<at::Tensor>& q_weight,
+                                    const std::optional<at::Tensor>& k_weight, Gain gain,
+                                    double eps, const at::Tensor& positions,
+                                    const at::Tensor& cos_sin, int64_t q_heads, int64_t k_heads,
+                                    int64_t head_size) {
+  return QkNormRope{
+      .qkv = qkv.mutable_data_ptr(),
+      .dtype = dtype_of(qkv.scalar_type()),
+      .stride = qkv.stride(0),
+      .q_heads = q_heads,
+      .k_heads = k_heads,
+      .head_size = head_size,
+      .rotary_dim = cos_sin.size(1),
+      .q_weight = q_weight.has_value() ? q_weight->const_data_ptr() : nullptr,
+      .k_weight = k_weight.has_value() ? k_weight->const_data_ptr() : nullptr,
+      .gain = gain,
+      .eps = static_cast<float>(eps),
+      .positions = positions.const_data_ptr<int64_t>(),
+      .cos_sin = cos_sin.const_data_ptr(),
+      .cos_sin_stride = cos_sin.stride(0),
   };
 }
 

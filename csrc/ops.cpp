@@ -84,6 +84,14 @@ struct CpuQuant {
     return tensor;
   }
 
+  static void check_positions(const Tensor& positions, int64_t count) {
+    const int64_t* const begin = positions.const_data_ptr<int64_t>();
+    const bool inside = std::all_of(begin, begin + positions.numel(), [count](int64_t position) {
+      return position >= 0 && position < count;
+    });
+    TORCH_CHECK(inside, "positions must lie in [0, ", count, "), the rows of cos_sin");
+  }
+
   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device) {
     const PerTokenQuantKernel kernel = active_implementation().kernels.per_token_quant;
     for_rows(rows, args.hidden, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
@@ -92,8 +100,12 @@ struct CpuQuant {
     const GemmaRmsNormKernel kernel = active_implementation().kernels.gemma_rms_norm;
     for_rows(rows, args.hidden, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   }
-  static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device) {
-    run_with_row(active_implementation().kernels.gemma_rms_norm_quant, args, rows);
+  static void rms_norm_quant(const RmsNormQuant& args, int64_t rows, at::Device) {
+    run_with_row(active_implementation().kernels.rms_norm_quant, args, rows);
+  }
+  static void qk_norm_rope(const QkNormRope& args, int64_t rows, at::Device) {
+    const QkNormRopeKernel kernel = active_implementation().kernels.qk_norm_rope;
+    for_rows(rows, args.head_size, [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   }
   static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device) {
     run_with_row(active_implementation().kernels.gelu_tanh_and_mul_quant, args, rows);

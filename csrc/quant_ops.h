@@ -2,9 +2,11 @@
 // with a static function for each kernel, which works on `rows` rows on `device`:
 //
 //   static at::Tensor empty(at::IntArrayRef sizes, at::ScalarType dtype, at::Device device);
+//   static void check_positions(const at::Tensor& positions, int64_t count);  // below count
 //   static void gemma_rms_norm(const GemmaRmsNorm& args, int64_t rows, at::Device);
 //   static void per_token_quant(const PerTokenQuant& args, int64_t rows, at::Device);
-//   static void gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, at::Device);
+//   static void rms_norm_quant(const RmsNormQuant& args, int64_t rows, at::Device);
+//   static void qk_norm_rope(const QkNormRope& args, int64_t rows, at::Device);
 //   static void gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device);
 //   static void silu_and_mul_quant(const GatedQuant& args, int64_t rows, at::Device);
 #pragma once
@@ -74,25 +76,38 @@ std::tuple<at::Tensor, at::Tensor> gemma_norm_add_norm_quant_fp8(const at::Tenso
   check_norm_weight(x, weight);
   check_residual(x, residual);
   Quantized out = Quantized::empty<Backend>(x, x.size(1), dtype);
-  Backend::gemma_rms_norm_quant(
-      gemma_rms_norm_quant_args(x, post_weight, weight, eps, residual, out.q, out.scale), x.size(0),
-      x.device());
+  Backend::rms_norm_quant(rms_norm_quant_args(x, post_weight, weight, Gain::kOnePlusWeight, eps,
+                                              residual, out.q, out.scale),
+                          x.size(0), x.device());
   return std::move(out).tuple();
 }
 
-template <class Backend>
-std::tuple<at::Tensor, at::Tensor> gemma_rms_norm_quant_fp8(
-    const at::Tensor& x, const at::Tensor& weight, double eps, at::ScalarType dtype,
-    const std::optional<at::Tensor>& residual) {
+template <class Backend, Gain kGain>
+std::tuple<at::Tensor, at::Tensor> rms_norm_quant_fp8(const at::Tensor& x, const at::Tensor& weight,
+                                                      double eps, at::ScalarType dtype,
+                                                      const std::optional<at::Tensor>& residual) {
   check_quant_input(x);
   check_fp8_dtype(dtype);
   check_norm_weight(x, weight);
   if (residual.has_value()) check_residual(x, *residual);
   Quantized out = Quantized::empty<Backend>(x, x.size(1), dtype);
-  Backend::gemma_rms_norm_quant(
-      gemma_rms_norm_quant_args(x, std::nullopt, weight, eps, residual, out.q, out.scale),
+  Backend::rms_norm_quant(
+      rms_norm_quant_args(x, std::nullopt, weight, kGain, eps, residual, out.q, out.scale),
       x.size(0), x.device());
   return std::move(out).tuple();
+}
+
+template <class Backend>
+void qk_norm_rope(at::Tensor& qkv, const std::optional<at::Tensor>& q_weight,
+                  const std::optional<at::Tensor>& k_weight, double eps, bool gemma,
+                  const at::Tensor& positions, const at::Tensor& cos_sin, int64_t q_heads,
+                  int64_t k_heads, int64_t head_size) {
+  check_qk_norm_rope(qkv, q_weight, k_weight, positions, cos_sin, q_heads, k_heads, head_size);
+  Backend::check_positions(positions, cos_sin.size(0));
+  const Gain gain = gemma ? Gain::kOnePlusWeight : Gain::kWeight;
+  Backend::qk_norm_rope(qk_norm_rope_args(qkv, q_weight, k_weight, gain, eps, positions, cos_sin,
+                                          q_heads, k_heads, head_size),
+                        qkv.size(0) * (q_heads + k_heads), qkv.device());
 }
 
 template <class Backend, void (*kRun)(const GatedQuant&, int64_t, at::Device)>
@@ -114,7 +129,9 @@ template <class Backend>
 void register_norms_and_fused_quant(torch::Library& m) {
   m.impl("gemma_rms_norm", &gemma_rms_norm<Backend>);
   m.impl("gemma_norm_add_norm_quant_fp8", &gemma_norm_add_norm_quant_fp8<Backend>);
-  m.impl("gemma_rms_norm_quant_fp8", &gemma_rms_norm_quant_fp8<Backend>);
+  m.impl("gemma_rms_norm_quant_fp8", &rms_norm_quant_fp8<Backend, Gain::kOnePlusWeight>);
+  m.impl("rms_norm_quant_fp8", &rms_norm_quant_fp8<Backend, Gain::kWeight>);
+  m.impl("qk_norm_rope", &qk_norm_rope<Backend>);
   m.impl("gelu_tanh_and_mul_quant_fp8",
          &gated_quant_fp8<Backend, Backend::gelu_tanh_and_mul_quant>);
   m.impl("silu_and_mul_quant_fp8", &gated_quant_fp8<Backend, Backend::silu_and_mul_quant>);

@@ -23,6 +23,14 @@ TORCH_LIBRARY(octet, m) {
       "gemma_rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
       " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
       tags);
+  m.def(
+      "rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
+      " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
+      tags);
+  m.def(
+      "qk_norm_rope(Tensor(a!) qkv, Tensor? q_weight, Tensor? k_weight, float eps, bool gemma,"
+      " Tensor positions, Tensor cos_sin, int q_heads, int k_heads, int head_size) -> ()",
+      tags);
   m.def("gelu_tanh_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
         tags);
   m.def("silu_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)", tags);

@@ -1,4 +1,4 @@
-"""Writes docs/api.md out of protos/octet/v1 and their comments.
+"""Writes docs/api.md out of protos/octet and their comments.
 
 python -m tools.api_reference            writes it
 python -m tools.api_reference --check    exits with 1 when it is not what the protos say
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from google.api import annotations_pb2
@@ -26,15 +27,18 @@ TARGET = ROOT / "docs" / "api.md"
 _INTRODUCTION = """\
 # API reference
 
-Generated from the comments in `protos/octet/v1` by `make format`. Paths in brackets are those of JSON
-over HTTP (`deploy/envoy/http_json.yaml`).
+Generated from the comments in `protos/octet` by `make format`. Paths in brackets are those of JSON
+over HTTP (`docs/http.md`, `docs/openapi.json`). All is of the package `octet.v1`, but for what KServe's and
+Triton's clients ask, which is of `inference`: `GRPCInferenceService` and what comes behind it.
 """
+
+_PACKAGES = (".octet.v1.", ".inference.")
 
 Comments = dict[tuple[int, ...], str]
 
 
 def descriptors() -> list[FileDescriptorProto]:
-    """The files of octet.v1 with their comments."""
+    """Our files with their comments, those of octet.v1 first."""
     google = Path(annotations_pb2.__file__).parents[2]
     protos = ROOT / "protos"
     names = sorted(str(path.relative_to(protos)) for path in protos.rglob("*.proto"))
@@ -42,27 +46,33 @@ def descriptors() -> list[FileDescriptorProto]:
         command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{protos}", f"-I{google}"]
         command += ["--include_source_info", f"--descriptor_set_out={out.name}", *names]
         subprocess.run(command, check=True)
-        return list(FileDescriptorSet.FromString(Path(out.name).read_bytes()).file)
+        files = FileDescriptorSet.FromString(Path(out.name).read_bytes()).file
+        return sorted(files, key=lambda file: _PACKAGES.index(f".{file.package}."))
 
 
 def reference(files: list[FileDescriptorProto]) -> str:
-    """The whole page: services first, then messages and enums in the files' order."""
-    commented = [(file, _comments(file)) for file in files]
+    """The whole page, by packages: services first, then messages and enums in the files' order."""
+    commented = [(file, comments_of(file)) for file in files]
     lines = [_INTRODUCTION]
-    for file, comments in commented:
-        for i, service in enumerate(file.service):
-            lines += [f"## {service.name}", "", comments[6, i], ""]
-            for j, method in enumerate(service.method):
-                lines += [_method(method), "", comments[6, i, 2, j], ""]
-    for file, comments in commented:
-        for i, message in enumerate(file.message_type):
-            lines += _message(message, comments, (4, i), "")
-        for i, enum in enumerate(file.enum_type):
-            lines += _enum(enum, comments, (5, i), "")
+    for _, group in groupby(commented, key=lambda pair: pair[0].package):
+        lines += _package(list(group))
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _comments(file: FileDescriptorProto) -> Comments:
+def _package(commented: list[tuple[FileDescriptorProto, Comments]]) -> Iterator[str]:
+    for file, comments in commented:
+        for i, service in enumerate(file.service):
+            yield from (f"## {service.name}", "", comments[6, i], "")
+            for j, method in enumerate(service.method):
+                yield from (_method(method), "", comments[6, i, 2, j], "")
+    for file, comments in commented:
+        for i, message in enumerate(file.message_type):
+            yield from _message(message, comments, (4, i), "")
+        for i, enum in enumerate(file.enum_type):
+            yield from _enum(enum, comments, (5, i), "")
+
+
+def comments_of(file: FileDescriptorProto) -> Comments:
     """Comments by the path of what they stand before (descriptor.proto's SourceCodeInfo)."""
     return {
         tuple(location.path): " ".join(
@@ -73,13 +83,17 @@ def _comments(file: FileDescriptorProto) -> Comments:
 
 
 def _method(method: MethodDescriptorProto) -> str:
-    streams = "stream of " if method.server_streaming else ""
+    takes, gives = (
+        ("stream of " if streams else "") + _link(kind)
+        for streams, kind in (
+            (method.client_streaming, method.input_type),
+            (method.server_streaming, method.output_type),
+        )
+    )
     rule = method.options.Extensions[annotations_pb2.http]
     verb = rule.WhichOneof("pattern")
-    return (
-        f"### {method.name}\n\n{_link(method.input_type)} → {streams}{_link(method.output_type)} "
-        f"[`{verb.upper()} {getattr(rule, verb)}`]"
-    )
+    path = f" [`{verb.upper()} {getattr(rule, verb)}`]" if verb else ""
+    return f"### {method.name}\n\n{takes} → {gives}{path}"
 
 
 def _message(
@@ -109,9 +123,9 @@ def _enum(enum: EnumDescriptorProto, comments: Comments, path: tuple[int, ...], 
 
 
 def _type(field: FieldDescriptorProto, message: DescriptorProto) -> str:
-    entries = {f".octet.v1.{message.name}.{n.name}": n for n in message.nested_type if n.options.map_entry}
-    if entry := entries.get(field.type_name):
-        key, value = (_scalar(part) for part in entry.field)
+    entries = {f"{message.name}.{n.name}": n for n in message.nested_type if n.options.map_entry}
+    if entry := entries.get(".".join(field.type_name.split(".")[-2:])):
+        key, value = (_link(part.type_name) if part.type_name else _scalar(part) for part in entry.field)
         return f"map of {key} to {value}"
     kind = _link(field.type_name) if field.type_name else _scalar(field)
     if field.label == FieldDescriptorProto.LABEL_REPEATED:
@@ -129,10 +143,11 @@ def _scalar(field: FieldDescriptorProto) -> str:
 
 def _link(type_name: str) -> str:
     """A type's name, as a link to its section when it is one of ours."""
-    name = type_name.removeprefix(".octet.v1.")
-    if name == type_name:
-        return f"`{type_name.removeprefix('.')}`"
-    return f"[{name}](#{name.lower().replace('.', '')})"
+    for package in _PACKAGES:
+        if type_name.startswith(package):
+            name = type_name.removeprefix(package)
+            return f"[{name}](#{name.lower().replace('.', '')})"
+    return f"`{type_name.removeprefix('.')}`"
 
 
 def main() -> None:

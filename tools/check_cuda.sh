@@ -21,5 +21,5 @@ if [ ! -e build/cuda/.engine ] || [ constraints/cuda.txt -nt build/cuda/.engine 
 fi
 # Not editable: the package in the tree has an extension for another torch.
 # One architecture: what all of them compile to is tested elsewhere.
-OCTET_CUDA=AUTO OCTET_CUDA_ARCHS=sm_90 "$bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps .
+OCTET_CUDA=AUTO OCTET_CUDA_ARCHS=sm_90 "$bin/python" -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps ./clients/python .
 OCTET_CHECK_CUDA=1 "$bin/python" -m pytest tests/cuda

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,15 @@ class Result:
     Attributes:
         name: the configuration's.
         statuses: calls by gRPC status, by the names that ghz gives them, such as OK and Unavailable.
-        rps: calls that ended in a second.
+        rate: calls that ended OK in a second, while others were still being sent; None with too few calls.
+        sent: calls that were sent in a second; None with too few calls.
         latencies: seconds by percentile; those of failed calls are not among them.
     """
 
     name: str
     statuses: dict[str, int]
-    rps: float
+    rate: float | None
+    sent: float | None
     latencies: dict[int, float]
 
     @property
@@ -56,13 +59,62 @@ def read_report(name: str, report: dict[str, Any]) -> Result:
     return Result(
         name,
         dict(report.get("statusCodeDistribution") or {}),
-        float(report["rps"]),
+        *_rates(report.get("details") or ()),
         {entry["percentage"]: entry["latency"] / 1e9 for entry in report.get("latencyDistribution") or ()},
     )
 
 
+def _rates(calls: Sequence[dict[str, Any]]) -> tuple[float | None, float | None]:
+    """Calls that ended OK, and calls that were sent, in a second.
+
+    ghz's own rps is all calls by the whole time. At the end of that, for as long as the last answers take,
+    nothing is sent; at its beginning nothing has ended yet. What a server does in a second is seen between
+    the first end and the last start.
+
+    Args:
+        calls: the report's details, each with the time of its end and its latency in nanoseconds.
+    """
+    ends = [datetime.fromisoformat(call["timestamp"]).timestamp() for call in calls]
+    starts = [end - call["latency"] / 1e9 for end, call in zip(ends, calls, strict=True)]
+    if len(calls) < 2 or max(starts) <= min(starts):
+        return None, None
+    sent = (len(starts) - 1) / (max(starts) - min(starts))
+    begin, end = min(ends), max(starts)
+    if end <= begin:
+        return None, sent
+    ended = [at for at, call in zip(ends, calls, strict=True) if call["status"] == "OK" and begin < at <= end]
+    return len(ended) / (end - begin), sent
+
+
+@dataclass(frozen=True, slots=True)
+class Encryption:
+    """How a server is reached that speaks TLS.
+
+    Attributes:
+        ca: PEM file of the authority of the server's certificate.
+        certificate: PEM file of the client's own certificate, for servers that want one; with its `key`.
+        key: PEM file of its private key.
+        server_name: the name to look for in the server's certificate; None for the target's.
+    """
+
+    ca: Path
+    certificate: Path | None = None
+    key: Path | None = None
+    server_name: str | None = None
+
+    def options(self) -> dict[str, str]:
+        """What ghz calls these."""
+        found = {"cacert": self.ca, "cert": self.certificate, "key": self.key, "cname": self.server_name}
+        return {name: str(value) for name, value in found.items() if value is not None}
+
+
 def configuration(
-    name: str, target: str, descriptors: str, *, api_key: str | None = None, ca: Path | None = None
+    name: str,
+    target: str,
+    descriptors: str,
+    *,
+    api_key: str | None = None,
+    encryption: Encryption | None = None,
 ) -> dict[str, Any]:
     """A configuration as ghz gets it: that of the file, and what depends on the server.
 
@@ -71,7 +123,7 @@ def configuration(
         target: HOST:PORT.
         descriptors: where ghz learns the messages from, one of DESCRIPTORS.
         api_key: what calls are to carry.
-        ca: PEM file of the authority of the server's certificate; None for a server in plain text.
+        encryption: how the server speaks TLS; None for a server in plain text.
     """
     config: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     config["host"] = target
@@ -86,9 +138,8 @@ def configuration(
         header = {"authorization": f"Bearer {api_key}"}
         config["metadata"] = header
         config["reflect-metadata"] = header
-    if ca is not None:
-        del config["insecure"]
-        config["cacert"] = str(ca)
+    # The files say neither: ghz lets "insecure" win over every certificate, and calls in plain text silently.
+    config |= {"insecure": True} if encryption is None else encryption.options()
     return config
 
 
@@ -129,7 +180,11 @@ def line(result: Result) -> str:
     statuses = (
         ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items())) or "no calls"
     )
-    return f"{result.name:10} {statuses:24} {result.rps:8.2f}/s  {percentiles}"
+    return f"{result.name:10} {statuses:24} {_rate(result.rate)} of {_rate(result.sent)} sent  {percentiles}"
+
+
+def _rate(rate: float | None) -> str:
+    return "too few" if rate is None else f"{rate:5.2f}/s"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -140,8 +195,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--descriptors", choices=DESCRIPTORS, default="reflection", help="default: reflection"
     )
-    parser.add_argument("--ca", type=Path, help="PEM file; encrypts the calls")
+    parser.add_argument("--ca", type=Path, help="PEM file of the server's authority; encrypts the calls")
+    parser.add_argument("--cert", type=Path, help="PEM file of a client certificate, with --key and --ca")
+    parser.add_argument("--key", type=Path, help="PEM file of the certificate's private key")
+    parser.add_argument(
+        "--server-name", help="name in the server's certificate, where it is not the target's"
+    )
     options = parser.parse_args(arguments)
+    if options.ca is None and (options.cert or options.key or options.server_name):
+        parser.error("--cert, --key and --server-name are for encrypted calls: they need --ca")
+    if (options.cert is None) != (options.key is None):
+        parser.error("a client certificate is --cert and --key together")
+    encryption = None
+    if options.ca is not None:
+        encryption = Encryption(options.ca, options.cert, options.key, options.server_name)
     ghz = os.environ.get("GHZ") or shutil.which("ghz")
     if ghz is None:
         print(f"load: {HOW_TO_GET_IT}", file=sys.stderr)
@@ -149,7 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = []
     for name in options.config or CONFIGS:
         config = configuration(
-            name, options.target, options.descriptors, api_key=os.environ.get("OCTET_API_KEY"), ca=options.ca
+            name,
+            options.target,
+            options.descriptors,
+            api_key=os.environ.get("OCTET_API_KEY"),
+            encryption=encryption,
         )
         result = run(ghz, config)
         print(line(result), flush=True)

@@ -1,14 +1,14 @@
 // gemma_rms_norm on AVX2.
-#include "cpu/gemma_rms_norm_avx2.h"
-
 #include "cpu/kernel_list.h"
+#include "cpu/rms_norm_avx2.h"
 
 namespace octet {
 
 void gemma_rms_norm_avx2(const GemmaRmsNorm& args, int64_t begin, int64_t end) {
   with_element(args.x_dtype, [&]<class Element>() {
     for_each_head<Element>(args, begin, end, [&](const auto* x, auto* y) {
-      normalize_row<Element, false>(x, nullptr, args.weight, args.eps, args.hidden, y);
+      normalize_row<Element, false, Gain::kOnePlusWeight>(x, nullptr, args.weight, args.eps,
+                                                          args.hidden, y);
     });
   });
 }

@@ -18,14 +18,15 @@ void gemma_rms_norm_scalar(const GemmaRmsNorm& args, int64_t begin, int64_t end)
 void gemma_rms_norm_avx2(const GemmaRmsNorm& args, int64_t begin, int64_t end);
 void gemma_rms_norm_avx512(const GemmaRmsNorm& args, int64_t begin, int64_t end);
 
-void gemma_rms_norm_quant_scalar(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
-                                 void* scratch);
-void gemma_rms_norm_quant_avx2(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
-                               void* scratch);
-void gemma_rms_norm_quant_avx512(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
-                                 void* scratch);
-void gemma_rms_norm_quant_avx512_bf16(const GemmaRmsNormQuant& args, int64_t begin, int64_t end,
-                                      void* scratch);
+void rms_norm_quant_scalar(const RmsNormQuant& args, int64_t begin, int64_t end, void* scratch);
+void rms_norm_quant_avx2(const RmsNormQuant& args, int64_t begin, int64_t end, void* scratch);
+void rms_norm_quant_avx512(const RmsNormQuant& args, int64_t begin, int64_t end, void* scratch);
+void rms_norm_quant_avx512_bf16(const RmsNormQuant& args, int64_t begin, int64_t end,
+                                void* scratch);
+
+void qk_norm_rope_scalar(const QkNormRope& args, int64_t begin, int64_t end);
+void qk_norm_rope_avx2(const QkNormRope& args, int64_t begin, int64_t end);
+void qk_norm_rope_avx512(const QkNormRope& args, int64_t begin, int64_t end);
 
 void gelu_tanh_and_mul_quant_scalar(const GatedQuant& args, int64_t begin, int64_t end,
                                     void* scratch);
@@ -45,10 +46,12 @@ void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* s
 void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx512(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx512_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
+void fp8_linear_amx_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 
 Fp8LinearLimits fp8_linear_limits_scalar(const Fp8Linear& args);
 Fp8LinearLimits fp8_linear_limits_avx2(const Fp8Linear& args);
 Fp8LinearLimits fp8_linear_limits_avx512(const Fp8Linear& args);
 Fp8LinearLimits fp8_linear_limits_avx512_bf16(const Fp8Linear& args);
+Fp8LinearLimits fp8_linear_limits_amx_bf16(const Fp8Linear& args);
 
 }  // namespace octet

@@ -71,6 +71,35 @@ void for_each_head(const GemmaRmsNorm& args, int64_t begin, int64_t end,
   }
 }
 
+// Calls f<gain>() for a gain known when it is compiled.
+template <class F>
+void with_gain(Gain gain, const F& f) {
+  switch (gain) {
+    case Gain::kOnePlusWeight:
+      return f.template operator()<Gain::kOnePlusWeight>();
+    case Gain::kWeight:
+      return f.template operator()<Gain::kWeight>();
+  }
+}
+
+// Calls normalize(x, weight) and then rotate(x, cos_sin) for the heads [begin, end) of
+// qk_norm_rope; without a weight rotate only.
+template <class Element, class Normalize, class Rotate>
+void for_each_rotated_head(const QkNormRope& args, int64_t begin, int64_t end,
+                           const Normalize& normalize, const Rotate& rotate) {
+  using Storage = typename Element::Storage;
+  const int64_t heads = args.q_heads + args.k_heads;
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t token = row / heads;
+    const int64_t head = row % heads;
+    Storage* x = static_cast<Storage*>(args.qkv) + token * args.stride + head * args.head_size;
+    const void* weight = head < args.q_heads ? args.q_weight : args.k_weight;
+    if (weight != nullptr) normalize(x, weight);
+    rotate(x,
+           static_cast<const Storage*>(args.cos_sin) + args.positions[token] * args.cos_sin_stride);
+  }
+}
+
 // The rows [begin, end) of per_channel_quant. max_magnitude(w) gives a row's largest
 // magnitude as f32 bits, above infinity if there is a NaN; encode_row(w, q, scale) divides
 // and encodes it.

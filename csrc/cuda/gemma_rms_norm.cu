@@ -1,6 +1,6 @@
-#include "cuda/gemma_rms_norm.cuh"
 #include "cuda/launch.h"
 #include "cuda/launch_rows.cuh"
+#include "cuda/rms_norm.cuh"
 #include "cuda/stream_launcher.h"
 
 namespace octet::cuda {

@@ -13,7 +13,8 @@ namespace octet::cuda {
 // the launch returned.
 cudaError_t per_token_quant(const PerTokenQuant& args, int64_t rows, cudaStream_t stream);
 cudaError_t gemma_rms_norm(const GemmaRmsNorm& args, int64_t rows, cudaStream_t stream);
-cudaError_t gemma_rms_norm_quant(const GemmaRmsNormQuant& args, int64_t rows, cudaStream_t stream);
+cudaError_t rms_norm_quant(const RmsNormQuant& args, int64_t rows, cudaStream_t stream);
+cudaError_t qk_norm_rope(const QkNormRope& args, int64_t rows, cudaStream_t stream);
 cudaError_t gelu_tanh_and_mul_quant(const GatedQuant& args, int64_t rows, cudaStream_t stream);
 cudaError_t silu_and_mul_quant(const GatedQuant& args, int64_t rows, cudaStream_t stream);
 

@@ -139,6 +139,7 @@ def _extension(report: Report) -> Finding:
         "operators": list(kernels.operators(device)),
         "isa": ops.isa(),
         "available_isas": ops.available_isas(),
+        "refused_isas": ops.refused_isas(),
         "cuda_archs": ops.cuda_archs(),
     }
     archs = ", ".join(ops.cuda_archs()) or "none built"
@@ -148,6 +149,9 @@ def _extension(report: Report) -> Finding:
     )
     if not wanted:
         return Finding("kernels", Status.WARNING, f"switched off; {detail}", f"unset {kernels.SWITCH}")
+    if refused := ops.refused_isas():
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in refused.items())
+        return Finding("kernels", Status.WARNING, f"{detail}; not used: {reasons}")
     return Finding("kernels", Status.OK, detail)
 
 
@@ -203,6 +207,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "scheme": scheme.scheme if scheme else None,
         "weight_format": scheme.weight_format if scheme else None,
         "activation_format": scheme.activation_format if scheme else None,
+        "vocabulary_format": scheme.weight_format if scheme and checkpoint.quantizes_vocabulary else None,
         "weight_bytes": checkpoint.weight_bytes,
     }
     findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
@@ -217,6 +222,8 @@ def _model(name: str, report: Report) -> list[Finding]:
         findings.append(Finding("model's format", Status.WARNING, detail))
     else:
         detail = f"FP8_DYNAMIC, weights {scheme.weight_format}, activations {scheme.activation_format}"
+        if checkpoint.quantizes_vocabulary:
+            detail += ", the output layer too"
         findings.append(Finding("model's format", Status.OK, detail))
     findings.append(_fits(checkpoint.weight_bytes))
     return findings

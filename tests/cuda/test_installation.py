@@ -38,6 +38,12 @@ def calls() -> Iterator[tuple[Any, tuple[Any, ...]]]:
     yield ops.per_token_quant_fp8, (x, FP8, torch.empty(1))
     yield ops.gemma_rms_norm, (x.view(T, 3, K // 3), weight[: K // 3], 1e-6)
     yield ops.gemma_rms_norm_quant_fp8, (x, weight, 1e-6, FP8, torch.empty_like(x))
+    yield ops.rms_norm_quant_fp8, (x, weight, 1e-6, FP8, torch.empty_like(x))
+    heads, cos_sin = (
+        (weight[: K // 3], weight[: K // 3], 1e-6, False),
+        torch.empty(9, 8, dtype=torch.bfloat16),
+    )
+    yield ops.qk_norm_rope, (x, *heads, torch.empty(T, dtype=torch.int64), cos_sin, 2, 1, K // 3)
     yield ops.gemma_norm_add_norm_quant_fp8, (x, weight, torch.empty_like(x), weight, 1e-6, FP8)
     yield ops.gelu_tanh_and_mul_quant_fp8, (torch.empty(T, 2 * K, dtype=torch.bfloat16), FP8)
     yield ops.silu_and_mul_quant_fp8, (torch.empty(T, 2 * K, dtype=torch.bfloat16), FP8)

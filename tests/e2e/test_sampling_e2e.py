@@ -13,7 +13,7 @@ from google.protobuf.struct_pb2 import Struct
 from PIL import Image
 
 from octet.engine.vllm.serving.engine import VllmEngine
-from octet.translate.response import ChunkAccumulator
+from octet.translate.chunks import ChunkAccumulator
 from octet.v1 import chat_service_pb2 as pb
 from octet.v1 import chat_service_pb2_grpc, content_pb2, model_service_pb2, model_service_pb2_grpc, tool_pb2
 

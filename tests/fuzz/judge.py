@@ -14,7 +14,7 @@ from google.rpc import error_details_pb2, status_pb2
 from referencing.exceptions import Unresolvable
 
 from octet.translate.calls_or_text import CALLS_BEGIN
-from octet.translate.completion import CompletionAccumulator
+from octet.translate.chunks import CompletionAccumulator
 from octet.v1 import chat_service_pb2, content_pb2, tool_pb2
 from tests.fuzz.cases import KEYS
 from tests.fuzz.methods import (
@@ -22,9 +22,11 @@ from tests.fuzz.methods import (
     CHAT,
     COMPLETE,
     EMBED,
+    KSERVE,
     OWN,
     STREAM_CHAT,
     STREAM_COMPLETE,
+    STREAM_INFER,
     methods,
 )
 from tests.fuzz.play import Outcome
@@ -87,7 +89,7 @@ def _problems(outcome: Outcome, constrains: bool, keys: bool) -> Iterator[str]:
             yield "ended DEADLINE_EXCEEDED without a deadline"
     elif code is Code.OK:
         yield from _wrong_answer(outcome, constrains)
-    elif call.method.startswith(OWN) and call.method in methods():
+    elif call.method.startswith((OWN, KSERVE)) and call.method in methods():
         if code not in _OWN_CODES:
             yield f"ended {code.name}, which no call does: {outcome.details}"
         elif code is Code.UNAUTHENTICATED and not (keys and _has_other_key(outcome)):
@@ -209,6 +211,16 @@ def _wrong_answer(outcome: Outcome, constrains: bool) -> Iterator[str]:
         for chunk in answers:
             received.add(chunk)
         yield from _wrong_completions(call.request, received.response(), constrains)
+    elif call.method == STREAM_INFER:
+        yield from _wrong_errors(answers)
+
+
+def _wrong_errors(answers: list[Any]) -> Iterator[str]:
+    """Says what is wrong with the errors that a stream has in its messages."""
+    never = {code.name for code in _NEVER}
+    for answer in answers:
+        if answer.error_message and answer.error_message.partition(":")[0] in never:
+            yield f"said {answer.error_message}"
 
 
 def _wrong_completions(request: Any, answer: Any, constrains: bool) -> Iterator[str]:

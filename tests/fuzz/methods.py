@@ -12,6 +12,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 from smg_grpc_proto import vllm_engine_pb2
 
+from octet.kserve import grpc_service_pb2
 from octet.v1 import (
     admin_service_pb2,
     chat_service_pb2,
@@ -23,6 +24,7 @@ from octet.v1 import (
 OWN = "/octet.v1."
 ADMIN = "/octet.v1.AdminService/"
 GATEWAY = "/vllm.grpc.engine."
+KSERVE = "/inference."
 HEALTH = "/grpc.health.v1."
 
 STREAM_CHAT = "/octet.v1.ChatService/StreamChat"
@@ -32,11 +34,13 @@ STREAM_COMPLETE = "/octet.v1.CompletionService/StreamComplete"
 EMBED = "/octet.v1.EmbeddingService/Embed"
 CANCEL_CHAT = "/octet.v1.ChatService/CancelChat"
 COUNT_TOKENS = "/octet.v1.ModelService/CountTokens"
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 WATCH = "/grpc.health.v1.Health/Watch"
 
 _FILES = (
     *(chat_service_pb2, completion_service_pb2, embedding_service_pb2, model_service_pb2),
-    admin_service_pb2,
+    *(admin_service_pb2, grpc_service_pb2),
     *(health_pb2, reflection_pb2, channelz_pb2),
 )
 

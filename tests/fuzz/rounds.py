@@ -10,6 +10,7 @@ from octet.v1 import chat_service_pb2, completion_service_pb2, content_pb2, tool
 from tests.fuzz.cases import KEYS, Call, Case
 from tests.fuzz.constraints import grammars, regexes, schema_texts, schemas
 from tests.fuzz.gateway import generate_requests
+from tests.fuzz.kserve import inferences
 from tests.fuzz.messages import NAMES, REQUEST_IDS, json_objects, messages, set_field, structs, texts
 from tests.fuzz.methods import (
     CANCEL_CHAT,
@@ -17,8 +18,10 @@ from tests.fuzz.methods import (
     COMPLETE,
     COUNT_TOKENS,
     GATEWAY,
+    INFER,
     STREAM_CHAT,
     STREAM_COMPLETE,
+    STREAM_INFER,
     methods,
 )
 from tests.fuzz.mutate import mutated
@@ -391,7 +394,7 @@ def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
     """One call."""
     served = {path: method for path, method in methods().items() if gateways or not path.startswith(GATEWAY)}
     request: Any
-    form = draw(st.integers(0, 13))
+    form = draw(st.integers(0, 15))
     if form == 10:
         return draw(by_hand())
     if form == 11 and gateways:
@@ -401,6 +404,8 @@ def calls(draw: st.DrawFn, *, gateways: bool) -> Call:
         path = draw(st.sampled_from([STREAM_CHAT, STREAM_CHAT, CHAT, COUNT_TOKENS]))
         if path == COUNT_TOKENS:
             request = served[path].request(request=request)
+    elif form >= 14:
+        path, request = draw(st.sampled_from([STREAM_INFER, INFER])), draw(inferences())
     elif form >= 12:
         path, request = draw(st.sampled_from([STREAM_COMPLETE, COMPLETE])), draw(completions())
     elif form == 6:

@@ -300,6 +300,7 @@ def _serve(folder: Path) -> None:
         api_keys=keys,
         channelz=True,
         smg=demo,
+        kserve=True,
         admin_keys_file=str(folder / "keys"),
         adapter_root=str(folder / "root"),
         max_image_bytes=2**20,

@@ -19,10 +19,11 @@ from octet.client import AsyncClient
 from octet.config import ServerConfig
 from octet.engine.types import Event, GenerationRequest
 from octet.rpc import translator as translator_module
+from octet.rpc.admission.demand import Demand
 from octet.server.server import Server
 from octet.server.warmup import REQUEST_ID as WARM_UP_ID
 from octet.v1 import chat_service_pb2, content_pb2, model_service_pb2
-from tests.integration.conftest import Running, Start, ask, code_of, details_of, until
+from tests.integration.conftest import Running, Start, ask, code_of, complete, details_of, until
 from tests.integration.fake_engine import Endless, accepted, finished, text
 
 NARROW = ServerConfig(port=0, max_running_requests=1, max_waiting_requests=1)
@@ -304,3 +305,16 @@ async def test_a_server_that_drains_answers_who_waits_and_sends_newcomers_elsewh
         await script.release(name)
     await asyncio.gather(*calls)
     await asyncio.wait_for(draining, 5)
+
+
+async def test_who_comes_again_is_known_by_the_calls_id(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever way the id came: else each try of a request that is refused would be more demand."""
+    came = []
+    monkeypatch.setattr(Demand, "come", lambda demand, ticket: came.append(ticket.request_id))
+    running = await start()
+    await running.chat.Chat(ask(request_id="in-the-request"))
+    await running.chat.Chat(ask(), metadata=[("x-request-id", "in-the-metadata")])
+    await running.completions.Complete(complete("one two", request_id="of-a-completion"))
+    assert came == ["in-the-request", "in-the-metadata", "of-a-completion"]

@@ -63,6 +63,15 @@ async def test_deadline(start: Start, method: str) -> None:
     await idle(running)
 
 
+async def test_the_id_of_a_call_whose_deadline_passes_came_when_it_was_let_in(start: Start) -> None:
+    """gRPC's own end of a call has neither id nor details, so that is where to look for it."""
+    running = await start(Endless())
+    stream = running.chat.StreamChat(ask(), timeout=0.5, metadata=[("x-request-id", "mine")])
+    assert await code_of(stream) == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert ("x-request-id", "mine") in tuple(await stream.initial_metadata())
+    await idle(running)
+
+
 async def test_cancel_chat_ends_a_stream_ok(start: Start) -> None:
     running = await start(Endless())
     request = ask(request_id="r1", sampling=chat_service_pb2.SamplingParams(n=2))

@@ -22,7 +22,7 @@ from octet.engine.types import (
     TokensPart,
 )
 from octet.errors import InvalidRequestError
-from octet.translate.completion import CompletionAccumulator
+from octet.translate.chunks import CompletionAccumulator
 from octet.v1 import chat_service_pb2, completion_service_pb2, model_service_pb2, prompt_pb2
 from tests.integration.conftest import Running, Start, ask, complete, details_of, rest_of, until
 from tests.integration.fake_engine import (

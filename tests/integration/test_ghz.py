@@ -12,6 +12,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,17 +66,113 @@ def requests(name: str, calls: int) -> Iterator[tuple[str, chat_service_pb2.Chat
 @pytest.mark.parametrize("name", load.CONFIGS)
 @pytest.mark.parametrize("descriptors", load.DESCRIPTORS)
 def test_options_are_those_of_ghz(name: str, descriptors: str) -> None:
-    config = load.configuration(name, TARGET, descriptors, api_key="secret", ca=Path("ca.pem"))
+    encryption = load.Encryption(Path("ca.pem"), Path("client.pem"), Path("client.key"), "octet.svc")
+    config = load.configuration(name, TARGET, descriptors, api_key="secret", encryption=encryption)
     assert config.keys() <= OPTIONS
     assert config["name"] == name
     assert config["call"] in (CHAT, STREAM)
     assert re.fullmatch(r"\d+s", config["timeout"])
     assert "insecure" not in config, "it would win over the certificate"
+    files = {"cacert": "ca.pem", "cert": "client.pem", "key": "client.key", "cname": "octet.svc"}
+    assert files.items() <= config.items()
     assert config["metadata"] == config["reflect-metadata"] == {"authorization": "Bearer secret"}
     # A rate without `async` is held back by the number of workers, which hides the queue.
     assert ("rps" in config) == (config.get("async") is True) == (name == "open_loop")
     # A run by time cuts its last calls off, unless it is told to wait for them.
     assert "duration" not in config or config["duration-stop"] == "wait"
+
+
+@pytest.mark.parametrize("name", load.CONFIGS)
+def test_files_leave_encryption_to_whoever_runs_them(name: str) -> None:
+    """`ghz --config FILE --cacert CA` would otherwise call in plain text."""
+    file = json.loads((load.FOLDER / f"{name}.json").read_text())
+    assert not file.keys() & {"insecure", "skipTLS", "cacert", "cert", "key", "cname"}
+    assert load.configuration(name, TARGET, "reflection")["insecure"] is True
+
+
+def test_only_what_is_given_is_said() -> None:
+    config = load.configuration("unary", TARGET, "reflection", encryption=load.Encryption(Path("ca.pem")))
+    assert config["cacert"] == "ca.pem"
+    assert not config.keys() & {"insecure", "cert", "key", "cname"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--cert", "a", "--key", "b"], "they need --ca"),
+        (["--server-name", "octet.svc"], "they need --ca"),
+        (["--ca", "c", "--cert", "a"], "--cert and --key together"),
+        (["--ca", "c", "--key", "b"], "--cert and --key together"),
+    ],
+)
+def test_half_a_certificate_is_refused(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as raised:
+        load.main([TARGET, *arguments])
+    assert raised.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def calls(starts: list[float], seconds: float, status: str = "OK") -> list[dict[str, Any]]:
+    """The details of calls that began then and took so long, as ghz writes them: by their ends."""
+    begin = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+    return [
+        {
+            # Nanoseconds, as Go prints them.
+            "timestamp": (begin + timedelta(seconds=start + seconds)).strftime("%Y-%m-%dT%H:%M:%S.%f789Z"),
+            "latency": round(seconds * 1e9),
+            "error": "",
+            "status": status,
+        }
+        for start in starts
+    ]
+
+
+def rates(details: list[dict[str, Any]]) -> load.Result:
+    return load.read_report("open_loop", {"rps": 1.0, "details": details})
+
+
+@pytest.mark.parametrize("seconds", [0.1, 10.0, 30.0])
+def test_the_tail_does_not_lower_the_rate(seconds: float) -> None:
+    """Two calls a second are answered, however long each takes; ghz would say 1.99, 1.7 and 1.3."""
+    result = rates(calls([number / 2 for number in range(120)], seconds))
+    assert result.sent == pytest.approx(2)
+    assert result.rate == pytest.approx(2, rel=0.02)
+
+
+def test_a_server_that_does_not_keep_up_is_seen() -> None:
+    """It ends one in a second where two come."""
+    starts = [number / 2 for number in range(120)]
+    details = [calls([start], number + 1 - start)[0] for number, start in enumerate(starts)]
+    result = rates(details)
+    assert result.sent == pytest.approx(2)
+    assert result.rate == pytest.approx(1, rel=0.02)
+
+
+def test_callers_in_a_closed_loop_send_what_is_ended() -> None:
+    """Eight callers, two seconds a call."""
+    details = [call for turn in range(10) for call in calls([turn * 2.0 + n / 4 for n in range(8)], 2.0)]
+    assert rates(details).rate == pytest.approx(4, rel=0.02)
+
+
+def test_what_failed_is_no_throughput() -> None:
+    starts = [number / 2 for number in range(120)]
+    result = rates(calls(starts[::2], 1.0) + calls(starts[1::2], 0.01, "ResourceExhausted"))
+    assert result.rate == pytest.approx(1, rel=0.02)
+
+
+@pytest.mark.parametrize("details", [None, [], calls([0.0], 1.0), calls([0.0, 0.0], 1.0)])
+def test_too_few_calls_have_no_rate(details: Any) -> None:
+    result = rates(details)
+    assert (result.rate, result.sent) == (None, None)
+    assert "too few of too few sent" in load.line(result)
+
+
+def test_nothing_ended_before_the_last_was_sent() -> None:
+    result = rates(calls([0.0, 0.5, 1.0], 5.0))
+    assert result.rate is None
+    assert result.sent == pytest.approx(2)
 
 
 def test_there_is_one_for_each_kind_of_traffic() -> None:
@@ -138,6 +235,10 @@ if config["name"] == {breaks!r}:
     sys.exit("rpc error: connection refused")
 report = {{
     "count": 10, "rps": 12.5, "statusCodeDistribution": {statuses!r}.get(config["name"], {{"OK": 10}}),
+    "details": [
+        {{"timestamp": f"2026-11-01T12:00:{{n:02}}.123456789+02:00", "latency": 500000000, "status": "OK"}}
+        for n in range(10)
+    ],
     "latencyDistribution": [{{"percentage": p, "latency": p * 1000000}} for p in (50, 95, 99)],
 }}
 json.dump(report, open(sys.argv[sys.argv.index("--output") + 1], "w"))
@@ -163,7 +264,8 @@ def test_all_ok_passes(ghz: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert load.main([TARGET]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(load.CONFIGS)
-    assert all("10 OK" in line and "p95 0.095 s" in line and "12.50/s" in line for line in lines)
+    assert all("10 OK" in line and "p95 0.095 s" in line for line in lines)
+    assert all(" 0.94/s of  1.00/s sent" in line for line in lines), "8 ends in 8.5 s"
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from grpc_reflection.v1alpha.reflection_pb2 import ServerReflectionRequest, Serv
 from octet.config import ServerConfig
 from octet.rpc.vllm_engine import SERVICE_NAME
 from octet.server.reflection import V1_NAME, V1ALPHA_NAME
-from octet.server.server import OWN_SERVICES
+from octet.server.server import KSERVE_NAME, OWN_SERVICES
 from tests.integration.conftest import Start
 from tests.integration.test_vllm_engine import running_worker
 
@@ -87,6 +87,12 @@ async def test_a_gateways_service_can_be_described(version: str) -> None:
     async with running_worker() as worker:
         described = await describe(worker.channel, version)
     assert "Generate" in described[SERVICE_NAME]
+
+
+@VERSIONS
+async def test_kserves_service_can_be_described(start: Start, version: str) -> None:
+    described = await describe((await start(config=ServerConfig(port=0, kserve=True))).channel, version)
+    assert {"ModelInfer", "ModelStreamInfer"} <= set(described[KSERVE_NAME])
 
 
 async def test_reflection_can_be_switched_off(start: Start) -> None:

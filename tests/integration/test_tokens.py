@@ -17,7 +17,7 @@ from octet.engine.types import (
     PositionLogprobs,
     TokenLogprob,
 )
-from octet.translate.response import ChunkAccumulator
+from octet.translate.chunks import ChunkAccumulator
 from octet.v1 import chat_service_pb2, content_pb2
 from octet.v1.model_service_pb2 import CountTokensRequest, DetokenizeRequest, TokenizeRequest
 from tests.integration.conftest import Start, ask

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -39,6 +39,17 @@ class Kernels(Protocol):
         fmt: torch.dtype,
         residual: torch.Tensor | None = None,
     ) -> Quantized: ...
+
+    def rms_norm_quant_fp8(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+        residual: torch.Tensor | None = None,
+    ) -> Quantized: ...
+
+    def qk_norm_rope(self, qkv: torch.Tensor, *arguments: Any) -> None: ...
 
     def gemma_norm_add_norm_quant_fp8(
         self,
@@ -82,11 +93,41 @@ class Gpu:
         fmt: torch.dtype,
         residual: torch.Tensor | None = None,
     ) -> Quantized:
+        return self._norm_quant("gemma_rms_norm_quant_fp8", x, weight, eps, fmt, residual)
+
+    def rms_norm_quant_fp8(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+        residual: torch.Tensor | None = None,
+    ) -> Quantized:
+        return self._norm_quant("rms_norm_quant_fp8", x, weight, eps, fmt, residual)
+
+    def _norm_quant(
+        self,
+        operator: str,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+        residual: torch.Tensor | None,
+    ) -> Quantized:
         there = on_gpu(residual)
-        quantized = torch.ops.octet.gemma_rms_norm_quant_fp8(on_gpu(x), on_gpu(weight), eps, fmt, there)
+        quantized = getattr(torch.ops.octet, operator)(on_gpu(x), on_gpu(weight), eps, fmt, there)
         if residual is not None and there is not None:
             residual.copy_(there)
         return to_host(quantized)
+
+    def qk_norm_rope(self, qkv: torch.Tensor, *arguments: Any) -> None:
+        there = on_gpu(qkv)
+        moved = (
+            on_gpu(argument) if isinstance(argument, torch.Tensor) else argument for argument in arguments
+        )
+        torch.ops.octet.qk_norm_rope(there, *moved)
+        if there is not None:
+            qkv.copy_(there)
 
     def gemma_norm_add_norm_quant_fp8(
         self,
@@ -275,8 +316,9 @@ def test_activation_product_and_quantization(
 @dtypes
 @pytest.mark.parametrize("hidden", HIDDEN)
 @pytest.mark.parametrize("with_residual", [False, True], ids=["plain", "residual"])
+@pytest.mark.parametrize("norm", ["gemma_rms_norm_quant_fp8", "rms_norm_quant_fp8"])
 def test_norm_and_quantization(
-    kernels: Kernels, fmt: torch.dtype, dtype: torch.dtype, hidden: int, with_residual: bool
+    kernels: Kernels, fmt: torch.dtype, dtype: torch.dtype, hidden: int, norm: str, with_residual: bool
 ) -> None:
     generator = torch.Generator().manual_seed(hidden)
     magnitudes = torch.tensor([[1e-3], [1.0], [30.0], [0.0]])
@@ -286,10 +328,19 @@ def test_norm_and_quantization(
     for rows, residual in zip(layouts(x, hidden), reversed([*layouts(residuals, hidden)]), strict=True):
         before = residual.clone() if with_residual else None
         after = residual if with_residual else None
-        expected = reference.gemma_rms_norm_quant_fp8(rows, weight, 1e-6, fmt, before)
-        assert_nearly_same(kernels.gemma_rms_norm_quant_fp8(rows, weight, 1e-6, fmt, after), expected)
+        # A norm that rounds twice has an element's neighbour times the weight.
+        slack = last_places(rows, weight, before) if norm == "rms_norm_quant_fp8" else 0.0
+        expected = getattr(reference, norm)(rows, weight, 1e-6, fmt, before)
+        assert_nearly_same(getattr(kernels, norm)(rows, weight, 1e-6, fmt, after), expected, slack)
         if before is not None:
             assert torch.equal(residual, before)
+
+
+def last_places(x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor | None) -> torch.Tensor:
+    """Two last places of each element of a norm whose rows are rounded before they are multiplied."""
+    total = x.float() + (0.0 if residual is None else residual.float())
+    normed = total * torch.rsqrt(total.pow(2).mean(dim=1, keepdim=True) + 1e-6)
+    return (normed * weight.float()).abs() * (2 * torch.finfo(x.dtype).eps)
 
 
 def assert_rounded_alike(actual: torch.Tensor, expected: torch.Tensor) -> None:
@@ -353,6 +404,31 @@ def test_plain_norm_of_nothing(kernels: Kernels, shape: tuple[int, ...]) -> None
     assert kernels.gemma_rms_norm(torch.ones(shape), torch.ones(shape[-1]), 1e-6).shape == shape
 
 
+@dtypes
+@pytest.mark.parametrize("gemma", [False, True], ids=["plain", "gemma"])
+@pytest.mark.parametrize(
+    "shape", [(4, 1, 256, 256), (16, 8, 128, 64), (3, 2, 34, 18), (1, 0, 7, 2), (0, 3, 2, 0)]
+)
+def test_norm_and_rotation_of_heads(
+    kernels: Kernels, dtype: torch.dtype, gemma: bool, shape: tuple[int, int, int, int]
+) -> None:
+    q_heads, k_heads, head_size, rotary_dim = shape
+    generator = torch.Generator().manual_seed(head_size)
+    width = (q_heads + k_heads) * head_size
+    buffer = torch.randn(7, width + 19, generator=generator).to(dtype)
+    weight = (torch.randn(head_size, generator=generator) * 0.3 + (not gemma)).to(dtype)
+    cos_sin = torch.randn(11, rotary_dim + 3, generator=generator).to(dtype)[:, :rotary_dim]
+    positions = torch.tensor([0, 10, 3, 3, 9, 1, 0])
+    for weights in ((weight, -weight), (weight, None), (None, None)):
+        expected, qkv = buffer.clone(), buffer.clone()
+        arguments = (*weights, 1e-6, gemma, positions, cos_sin, q_heads, k_heads, head_size)
+        reference.qk_norm_rope(expected[:, 3 : width + 11], *arguments)
+        kernels.qk_norm_rope(qkv[:, 3 : width + 11], *arguments)
+        assert_rounded_alike(qkv[:, 3 : width + 3], expected[:, 3 : width + 3])
+        assert torch.equal(qkv[:, :3], buffer[:, :3])
+        assert torch.equal(qkv[:, width + 3 :], buffer[:, width + 3 :])
+
+
 @formats
 @dtypes
 @pytest.mark.parametrize("hidden", [9, 2000, 17000])
@@ -380,8 +456,9 @@ def test_special_values_in_fused_kernels(
     # The element that makes the norm's factor NaN or zero, and rows of nothing but zeros.
     weight = torch.full((hidden,), 0.25).to(dtype)
     for eps in (1e-6, 0.0):
-        expected = reference.gemma_rms_norm_quant_fp8(x, weight, eps, fmt)
-        assert_nearly_same(kernels.gemma_rms_norm_quant_fp8(x, weight, eps, fmt), expected)
+        for name in ("gemma_rms_norm_quant_fp8", "rms_norm_quant_fp8"):
+            expected = getattr(reference, name)(x, weight, eps, fmt)
+            assert_nearly_same(getattr(kernels, name)(x, weight, eps, fmt), expected)
     gated = torch.cat([x, x.roll(1, 1)], dim=1)
     for name in ("gelu_tanh_and_mul_quant_fp8", "silu_and_mul_quant_fp8"):
         assert_nearly_same(getattr(kernels, name)(gated, fmt), getattr(reference, name)(gated, fmt))
@@ -437,10 +514,16 @@ def run_all(simulation: Simulation, hidden: int, dtype: torch.dtype) -> list[tor
         simulation.gelu_tanh_and_mul_quant_fp8(gated, fmt),
         simulation.silu_and_mul_quant_fp8(gated, fmt),
         simulation.gemma_rms_norm_quant_fp8(x, weight, 1e-6, fmt, residual),
+        simulation.rms_norm_quant_fp8(x, weight, 1e-6, fmt, residual),
         simulation.gemma_norm_add_norm_quant_fp8(x, weight, residual, weight, 1e-6, fmt),
     ]
     normed = simulation.gemma_rms_norm(x, weight, 1e-6)
-    return [residual, normed, *(tensor for result in results for tensor in result)]
+    heads = gated.clone()
+    cos_sin = weight[: hidden // 2 * 2].unsqueeze(0)
+    simulation.qk_norm_rope(
+        heads, weight, weight, 1e-6, True, torch.zeros(5, dtype=torch.int64), cos_sin, 1, 1, hidden
+    )
+    return [residual, normed, heads, *(tensor for result in results for tensor in result)]
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
@@ -458,8 +541,8 @@ def test_every_instance_of_the_kernel_templates_has_run(simulation: Simulation) 
     for hidden in (64, 2048, 16384, 20000):
         for dtype in DTYPES:
             run_all(simulation, hidden, dtype)
-    sources, kernels_of_a_source = 6, 4
-    assert simulation.kernels_run() == sources * kernels_of_a_source * len(DTYPES)
+    sources, kernels_of_a_source, others = 7, 4, 1
+    assert simulation.kernels_run() == (sources * kernels_of_a_source + others) * len(DTYPES)
 
 
 def test_the_simulation_notices_barriers_that_threads_miss(simulation: Simulation) -> None:

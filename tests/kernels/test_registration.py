@@ -14,9 +14,11 @@ PLAIN_NORM = torch.ops.octet.gemma_rms_norm.default
 TWO_NORMS = torch.ops.octet.gemma_norm_add_norm_quant_fp8.default
 NORM = torch.ops.octet.gemma_rms_norm_quant_fp8.default
 GELU = torch.ops.octet.gelu_tanh_and_mul_quant_fp8.default
+LLAMA_NORM = torch.ops.octet.rms_norm_quant_fp8.default
+ROPE = torch.ops.octet.qk_norm_rope.default
 SILU = torch.ops.octet.silu_and_mul_quant_fp8.default
 LINEAR = torch.ops.octet.fp8_linear.default
-OPERATORS = (QUANT, QUANT_OUT, PLAIN_NORM, TWO_NORMS, NORM, GELU, SILU, LINEAR)
+OPERATORS = (QUANT, QUANT_OUT, PLAIN_NORM, TWO_NORMS, NORM, LLAMA_NORM, ROPE, GELU, SILU, LINEAR)
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +47,10 @@ def test_schemas() -> None:
         " Tensor weight, float eps, ScalarType dtype) -> (Tensor q, Tensor scale)",
         "octet::gemma_rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
         " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
+        "octet::rms_norm_quant_fp8(Tensor x, Tensor weight, float eps, ScalarType dtype,"
+        " Tensor(a!)? residual=None) -> (Tensor q, Tensor scale)",
+        "octet::qk_norm_rope(Tensor(a!) qkv, Tensor? q_weight, Tensor? k_weight, float eps, bool gemma,"
+        " Tensor positions, Tensor cos_sin, int q_heads, int k_heads, int head_size) -> ()",
         "octet::gelu_tanh_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
         "octet::silu_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
         "octet::fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
@@ -75,6 +81,8 @@ def test_opcheck_fused_quant(dtype: torch.dtype, shape: tuple[int, int]) -> None
     x, weight = torch.randn(shape).to(dtype), torch.randn(shape[1]).to(dtype)
     torch.library.opcheck(NORM, (x, weight, 1e-6, torch.float8_e4m3fn))
     torch.library.opcheck(NORM, (x, weight, 1e-6, torch.float8_e5m2, torch.ones(shape, dtype=dtype)))
+    torch.library.opcheck(LLAMA_NORM, (x, weight, 1e-6, torch.float8_e4m3fn))
+    torch.library.opcheck(LLAMA_NORM, (x, weight, 1e-6, torch.float8_e5m2, torch.ones(shape, dtype=dtype)))
     torch.library.opcheck(PLAIN_NORM, (x, weight, 1e-6))
     torch.library.opcheck(PLAIN_NORM, (x.expand(2, *shape).transpose(0, 1), weight, 1e-6))
     torch.library.opcheck(
@@ -82,6 +90,16 @@ def test_opcheck_fused_quant(dtype: torch.dtype, shape: tuple[int, int]) -> None
     )
     torch.library.opcheck(GELU, (x, torch.float8_e4m3fn))
     torch.library.opcheck(SILU, (x, torch.float8_e5m2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("tokens", [3, 0])
+def test_opcheck_qk_norm_rope(dtype: torch.dtype, tokens: int) -> None:
+    qkv, weight, cos_sin = (torch.randn(shape).to(dtype) for shape in ((tokens, 64), (16,), (5, 8)))
+    for weights in ((weight, -weight), (None, None)):
+        torch.library.opcheck(
+            ROPE, (qkv.clone(), *weights, 1e-6, True, torch.arange(tokens), cos_sin, 2, 1, 16)
+        )
 
 
 @pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16, torch.bfloat16])

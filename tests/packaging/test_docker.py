@@ -121,9 +121,11 @@ def test_what_the_build_reads_is_copied_and_no_more() -> None:
     """What setup.py, the Makefile and the tools name is there; tests, documents and secrets are not."""
     files = context()
     assert {"setup.py", "CMakeLists.txt", "pyproject.toml", "README.md"} <= files
+    assert {f"clients/python/{name}" for name in ("pyproject.toml", "setup.py", "README.md")} <= files
     assert "service/octet/demo/model.safetensors" in files
     assert {"service/octet-torchvision-shim.pth", "service/octet-lifeline.pth"} <= set(files)
-    assert not [file for file in files if file.startswith(("tests/", "docs/", "deploy/", "bench/", ".git"))]
+    others = ("tests/", "docs/", "deploy/", "bench/", ".git", "clients/typescript/")
+    assert not [file for file in files if file.startswith(others)]
     for script in ("check_prerequisites.sh", "install_engine.sh", "requirements.py", "drop_build_tools.py"):
         assert f"tools/{script}" in files
 

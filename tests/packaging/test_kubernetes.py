@@ -1,33 +1,54 @@
-"""The Kubernetes manifests: they render, Kubernetes takes them, and they fit each other and Octet."""
+"""The Kubernetes manifests: they render, Kubernetes takes them, and they fit each other and Octet.
 
+Every overlay is looked at, and mixtures of all components that go together.
+"""
+
+import json
 import re
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import dockerfile
 import kubernetes_validate
 import pytest
 import yaml
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
 
-from octet.cli.health import health
 from octet.cli.serve import serve
 from octet.config import ServerConfig
 from octet.engine.vllm.serving.engine import SHUTDOWN_SECONDS
 from octet.server.server import STOP_GRACE_SECONDS
+from octet.telemetry.endpoint import HEALTH_PATH
 from octet.telemetry.metrics import Metrics
-from tests.packaging.kubernetes import KUBERNETES, OVERLAYS, ROOT, Resource, of_kind, only, render
+from tests.autoscaler import quantity
+from tests.packaging.kubernetes import (
+    COMPONENTS,
+    KUBERNETES,
+    OVERLAYS,
+    ROOT,
+    Mixture,
+    Resource,
+    mix,
+    mixtures,
+    of_kind,
+    only,
+    render,
+)
+from tests.packaging.schemas import VERSIONS, validate
+from tests.promql import selectors
 
-# The oldest version whose preStop can sleep without a feature gate, and the newest that is known.
-VERSIONS = ("1.30", "1.37")
-RENDERED = cache(render)
 # Parameters of `octet serve` that are no settings of the server.
 SERVE_ONLY = ("engine_args", "headless", "help_engine")
+NAME = {"app.kubernetes.io/name": "octet"}
+ALL: list[str | Mixture] = [*OVERLAYS, *mixtures()]
 
 
-@pytest.fixture(params=OVERLAYS)
+def resources_of(what: str | Mixture) -> list[Resource]:
+    return render(what) if isinstance(what, str) else mix(what)
+
+
+@pytest.fixture(params=ALL, ids=lambda what: what if isinstance(what, str) else "+".join(what) or "base")
 def resources(request: pytest.FixtureRequest) -> list[Resource]:
-    return RENDERED(request.param)
+    return resources_of(request.param)
 
 
 @pytest.fixture
@@ -51,30 +72,49 @@ def settings(container: Resource) -> ServerConfig:
     return ServerConfig(**{k: v for k, v in parameters.items() if k not in SERVE_ONLY})
 
 
-def test_there_is_an_overlay_for_each_kind_of_machine() -> None:
-    assert OVERLAYS == ["cpu", "gpu"]
+def test_there_is_an_overlay_for_each_kind_of_cluster() -> None:
+    assert OVERLAYS == ["cpu", "gpu", "gpu-istio", "gpu-operator"]
 
 
-def test_every_file_belongs_to_an_overlay() -> None:
-    for folder in ("base", *(f"components/{path.name}" for path in (KUBERNETES / "components").iterdir())):
-        files = {path.name for path in (KUBERNETES / folder).glob("*.yaml")} - {"kustomization.yaml"}
-        kustomization = yaml.safe_load((KUBERNETES / folder / "kustomization.yaml").read_text())
+def test_every_component_is_mixed_and_every_file_used() -> None:
+    taken_in = {"istio-routes"}
+    assert {name for mixture in mixtures() for name in mixture} | taken_in == set(COMPONENTS)
+    for folder in (KUBERNETES / "base", *(KUBERNETES / "components").iterdir()):
+        files = {path.name for path in folder.glob("*.yaml")} - {"kustomization.yaml"}
+        kustomization = yaml.safe_load((folder / "kustomization.yaml").read_text())
         assert files == set(kustomization.get("resources", [])), folder
-        used = [(KUBERNETES / "overlays" / name / "kustomization.yaml").read_text() for name in OVERLAYS]
-        assert any(f"../../{folder}\n" in text for text in used), folder
+
+
+def test_an_overlay_needs_what_it_names_and_nothing_else() -> None:
+    """The plain ones run on a cluster in which nothing is installed but what hands out GPUs."""
+    for overlay in ("cpu", "gpu"):
+        groups = {resource["apiVersion"].rpartition("/")[0] for resource in render(overlay)}
+        assert groups == {"", "apps", "policy", "networking.k8s.io"}, overlay
+    kinds = {resource["kind"] for resource in render("gpu-istio")}
+    assert {"PeerAuthentication", "ScaledObject", "GRPCRoute"} <= kinds
+    assert not any("--tls" in argument for argument in _arguments("gpu-istio"))
+    assert any("--tls" in argument for argument in _arguments("gpu-operator"))
+
+
+def _arguments(overlay: str) -> list[str]:
+    arguments: list[str] = only(render(overlay), "Deployment")["spec"]["template"]["spec"]["containers"][0][
+        "args"
+    ]
+    return arguments
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_kubernetes_takes_them(resources: list[Resource], version: str) -> None:
-    for resource in resources:
-        if resource["kind"] != "PodMonitor":
-            kubernetes_validate.validate(resource, version, strict=True)
+def test_a_cluster_takes_them(version: str) -> None:
+    """Each resource in each form that it has somewhere."""
+    forms = {json.dumps(resource): resource for what in ALL for resource in resources_of(what)}
+    for resource in forms.values():
+        validate(resource, version)
 
 
-def test_the_prometheus_operator_takes_them() -> None:
-    monitor = only(RENDERED("gpu"), "PodMonitor")
-    read = PodMonitor.model_validate(monitor).model_dump(by_alias=True, exclude_none=True)
-    assert read["spec"] == monitor["spec"], "the operator's model has dropped or changed something"
+def test_no_two_are_the_same(resources: list[Resource]) -> None:
+    names = [(resource["kind"], resource["metadata"]["name"]) for resource in resources]
+    assert len(names) == len(set(names))
+    assert {resource["metadata"]["namespace"] for resource in resources} == {"octet"}
 
 
 def test_serve_takes_the_arguments(container: Resource, settings: ServerConfig) -> None:
@@ -88,59 +128,137 @@ def test_serve_takes_the_arguments(container: Resource, settings: ServerConfig) 
     assert _parser().parse_args(engine_args)
 
 
-def test_ports_and_probes_are_those_of_the_server(
-    pod: Resource, container: Resource, settings: ServerConfig
-) -> None:
+def test_ports_and_probes_are_those_of_the_server(container: Resource, settings: ServerConfig) -> None:
     assert {port["name"]: port["containerPort"] for port in container["ports"]} == {
         "grpc": settings.port,
         "metrics": settings.metrics_port,
     }
-    annotations = pod["metadata"]["annotations"]
-    assert annotations["prometheus.io/port"] == str(settings.metrics_port)
-    probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
-    if settings.tls_certificate is None:
-        assert [probe["grpc"]["port"] for probe in probes] == [settings.port] * 3
-        # The whole server: what a model is for may be any service.
-        assert all("service" not in probe["grpc"] for probe in probes)
-        return
-    known = {name for option in health.params for name in option.opts}
-    for probe in probes:
-        octet, command, *options = probe["exec"]["command"]
-        assert (octet, command) == ("octet", "health")
-        assert {option.partition("=")[0] for option in options} <= known
+    # The whole server: what a model is for may be any service. Kubernetes' gRPC probes speak plain text only.
+    expected: dict[str, Any] = {"grpc": {"port": settings.port}}
+    if settings.tls_certificate is not None:
+        expected = {"httpGet": {"path": HEALTH_PATH, "port": "metrics"}}
+    for kind in ("startup", "readiness", "liveness"):
+        probe = container[f"{kind}Probe"]
+        asked = {how: probe[how] for how in ("grpc", "httpGet", "exec", "tcpSocket") if how in probe}
+        assert asked == expected, kind
 
 
-def test_a_pod_may_live_as_long_as_its_drain(
+def test_a_rollout_waits_for_what_loads(resources: list[Resource], container: Resource) -> None:
+    probe = container["startupProbe"]
+    loading = probe["periodSeconds"] * probe["failureThreshold"]
+    assert only(resources, "Deployment")["spec"]["progressDeadlineSeconds"] >= loading + 300
+
+
+def test_scraped_once(resources: list[Resource], pod: Resource, settings: ServerConfig) -> None:
+    annotations = pod["metadata"].get("annotations", {})
+    scraped = {name: value for name, value in annotations.items() if name.startswith("prometheus.io/")}
+    if of_kind(resources, "PodMonitor"):
+        assert not scraped, "what is scraped twice counts twice in sums"
+    else:
+        assert scraped == {
+            "prometheus.io/scrape": "true",
+            "prometheus.io/port": str(settings.metrics_port),
+            "prometheus.io/path": "/metrics",
+        }
+
+
+def test_a_pod_and_its_proxy_may_live_as_long_as_its_drain(
     pod: Resource, container: Resource, settings: ServerConfig
 ) -> None:
-    ending = (
+    drained = (
         container["lifecycle"]["preStop"]["sleep"]["seconds"]
         + settings.grace_seconds
         + settings.drain_seconds
-        + STOP_GRACE_SECONDS
-        + SHUTDOWN_SECONDS
     )
-    assert ending <= pod["spec"]["terminationGracePeriodSeconds"] <= ending + 30
+    ended = drained + STOP_GRACE_SECONDS + SHUTDOWN_SECONDS
+    grace = pod["spec"]["terminationGracePeriodSeconds"]
+    assert ended <= grace <= ended + 30
+    annotations = pod["metadata"].get("annotations", {})
+    if "proxy.istio.io/config" in annotations:
+        config = yaml.safe_load(annotations["proxy.istio.io/config"])
+        assert config["holdApplicationUntilProxyStarts"] is True
+        assert drained < int(config["terminationDrainDuration"].removesuffix("s")) < grace
+    if "linkerd.io/inject" in annotations:
+        assert drained < int(annotations["config.alpha.linkerd.io/proxy-wait-before-exit-seconds"]) < grace
 
 
 def test_selectors_find_the_pods_and_nothing_else(resources: list[Resource], pod: Resource) -> None:
     labels = pod["metadata"]["labels"]
-    selectors = [service["spec"]["selector"] for service in of_kind(resources, "Service")]
-    for kind in ("Deployment", "PodDisruptionBudget", "PodMonitor"):
-        selectors += [found["spec"]["selector"]["matchLabels"] for found in of_kind(resources, kind)]
-    policy = only(resources, "NetworkPolicy")["spec"]
-    selectors.append(policy["podSelector"]["matchLabels"])
-    assert len(selectors) >= 5
-    for selector in selectors:
-        assert selector
+    found = [service["spec"]["selector"] for service in of_kind(resources, "Service")]
+    for kind in ("Deployment", "PodDisruptionBudget", "PodMonitor", "PeerAuthentication"):
+        found += [resource["spec"]["selector"]["matchLabels"] for resource in of_kind(resources, kind)]
+    found += [policy["spec"]["podSelector"]["matchLabels"] for policy in of_kind(resources, "NetworkPolicy")]
+    assert len(found) >= 5
+    for selector in found:
+        assert selector == NAME
         assert selector.items() <= labels.items()
-    others = [
-        peer["podSelector"]["matchLabels"]
-        for rule in policy["ingress"]
-        for peer in rule["from"]
-        if "podSelector" in peer
-    ]
-    assert others == [{"octet-client": "true"}]
+
+
+def ingress(resources: list[Resource]) -> Iterator[tuple[str | int, Resource]]:
+    """What may connect: port and peer."""
+    for policy in of_kind(resources, "NetworkPolicy"):
+        for rule in policy["spec"]["ingress"]:
+            for port in rule["ports"]:
+                for peer in rule["from"]:
+                    yield port["port"], peer
+
+
+def test_policies_open_nothing_to_everybody(resources: list[Resource]) -> None:
+    for port, peer in ingress(resources):
+        assert peer, port
+        if "ipBlock" in peer:
+            assert peer["ipBlock"]["cidr"].endswith(("/32", "/128"))
+        for selector in ("podSelector", "namespaceSelector"):
+            assert peer.get(selector, {"matchLabels": "any"}).get("matchLabels"), (port, peer)
+        if port in ("grpc", 15008, 4143) and "ipBlock" not in peer:
+            monitoring = {"kubernetes.io/metadata.name": "monitoring"}
+            of_prometheus = peer.get("namespaceSelector", {}).get("matchLabels") == monitoring
+            assert "podSelector" in peer or (port == 15008 and of_prometheus), "a whole namespace"
+
+
+def test_calls_come_through_the_mesh_from_all_who_may_call(resources: list[Resource], pod: Resource) -> None:
+    """In ambient mode and in Linkerd they come to a proxy's port, and a policy sees only that."""
+    meta = pod["metadata"]
+    opened: dict[str | int, list[Resource]] = {}
+    for port, peer in ingress(resources):
+        opened.setdefault(port, []).append(peer)
+    callers = [peer for peer in opened["grpc"] if "ipBlock" not in peer]
+    assert {"podSelector": {"matchLabels": {"octet-client": "true"}}} in callers
+    ports: list[int] = []
+    if meta["labels"].get("istio.io/dataplane-mode") == "ambient":
+        ports = [15008]
+        assert {"ipBlock": {"cidr": "169.254.7.127/32"}} in opened["grpc"], "kubelet's probes"
+    elif meta["labels"].get("sidecar.istio.io/inject") == "true":
+        ports = [15008]
+        assert opened[15020] == [peer for peer in opened["metrics"] if "ipBlock" not in peer]
+    elif "linkerd.io/inject" in meta.get("annotations", {}):
+        ports = [4143]
+        assert opened[4191] == opened["metrics"]
+    for port in ports:
+        assert all(peer in opened[port] for peer in callers), port
+
+
+def test_meshes_control_planes_are_reached(resources: list[Resource], pod: Resource) -> None:
+    reached = set()
+    for policy in of_kind(resources, "NetworkPolicy"):
+        for rule in policy["spec"].get("egress", []):
+            (peer,) = rule["to"]
+            namespace = peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+            reached |= {(namespace, port["port"]) for port in rule["ports"]}
+    expected = {("kube-system", 53)}
+    if pod["metadata"]["labels"].get("sidecar.istio.io/inject"):
+        expected |= {("istio-system", 15012)}
+    if pod["metadata"].get("annotations", {}).get("linkerd.io/inject"):
+        expected |= {("linkerd", port) for port in (8080, 8086, 8090)}
+    assert reached == expected
+
+
+def test_meshes_and_octets_own_tls_do_not_meet(resources: list[Resource], settings: ServerConfig) -> None:
+    if of_kind(resources, "PeerAuthentication"):
+        assert settings.tls_certificate is None
+        (authentication,) = of_kind(resources, "PeerAuthentication")
+        assert authentication["spec"]["mtls"] == {"mode": "STRICT"}
+        assert authentication["spec"]["portLevelMtls"] == {str(settings.metrics_port): {"mode": "PERMISSIVE"}}
 
 
 def test_named_ports_exist(resources: list[Resource], container: Resource) -> None:
@@ -148,8 +266,7 @@ def test_named_ports_exist(resources: list[Resource], container: Resource) -> No
     used = [
         port["targetPort"] for service in of_kind(resources, "Service") for port in service["spec"]["ports"]
     ]
-    policy = only(resources, "NetworkPolicy")["spec"]
-    used += [port["port"] for rule in policy["ingress"] for port in rule["ports"]]
+    used += [port for port, _ in ingress(resources) if isinstance(port, str)]
     for monitor in of_kind(resources, "PodMonitor"):
         used += [endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]]
     assert set(used) == names
@@ -162,15 +279,80 @@ def test_there_is_a_headless_service(resources: list[Resource]) -> None:
     assert headless == ["octet-headless"]
 
 
-def test_the_autoscaler_follows_a_metric_that_exists() -> None:
-    resources = RENDERED("gpu")
-    autoscaler = only(resources, "HorizontalPodAutoscaler")["spec"]
-    (metric,) = autoscaler["metrics"]
+def test_routes_lead_to_the_service(resources: list[Resource], settings: ServerConfig) -> None:
+    services = {
+        (service["metadata"]["name"], port["port"])
+        for service in of_kind(resources, "Service")
+        for port in service["spec"]["ports"]
+    }
+    gateways = {gateway["metadata"]["name"]: gateway for gateway in of_kind(resources, "Gateway")}
+    for route in of_kind(resources, "GRPCRoute"):
+        for rule in route["spec"]["rules"]:
+            assert {(backend["name"], backend["port"]) for backend in rule["backendRefs"]} <= services
+        for parent in route["spec"]["parentRefs"]:
+            if parent.get("kind") == "Service":
+                assert (parent["name"], parent["port"]) in services
+            else:
+                listeners = gateways[parent["name"]]["spec"]["listeners"]
+                (listener,) = [one for one in listeners if one["name"] == parent["sectionName"]]
+                assert route["spec"]["hostnames"] == [listener["hostname"]]
+    for service in of_kind(resources, "VirtualService"):
+        assert service["spec"]["hosts"] == ["octet"]
+        for route in service["spec"]["http"]:
+            assert route["timeout"] == "0s"
+            (to,) = (one["destination"] for one in route["route"])
+            assert (to["host"], to["port"]["number"]) in services
+    for policy in of_kind(resources, "BackendTLSPolicy"):
+        assert settings.tls_certificate is not None
+        assert {target["name"] for target in policy["spec"]["targetRefs"]} == {"octet"}
+    waypoint = of_kind(resources, "Service")[0]["metadata"]["labels"].get("istio.io/use-waypoint")
+    assert waypoint is None or gateways[waypoint]["spec"]["gatewayClassName"] == "istio-waypoint"
+
+
+def test_every_proxy_repeats_the_same() -> None:
+    """What a call is tried again for, in Envoy alone, in Istio and in Linkerd."""
+    listener = yaml.safe_load((ROOT / "deploy/envoy/grpc.yaml").read_text())["static_resources"]["listeners"][
+        0
+    ]
+    manager = listener["filter_chains"][0]["filters"][0]["typed_config"]
+    envoy = manager["route_config"]["virtual_hosts"][0]["routes"][0]["route"]["retry_policy"]
+    istio = only(mix(("istio-sidecar",)), "VirtualService")["spec"]["http"][0]["retries"]
+    assert (istio["retryOn"], istio["attempts"]) == (envoy["retry_on"], envoy["num_retries"])
+    route = only(mix(("linkerd",)), "GRPCRoute")["metadata"]["annotations"]
+    statuses = set(envoy["retry_on"].split(",")) - {"connect-failure", "refused-stream"}
+    assert set(route["retry.linkerd.io/grpc"].split(",")) == statuses
+    assert route["retry.linkerd.io/limit"] == str(envoy["num_retries"])
+    assert "cancelled" in statuses
+
+
+def test_autoscalers_follow_a_metric_that_exists_and_agree() -> None:
+    adapter = only(mix(("autoscaling",)), "HorizontalPodAutoscaler")["spec"]
+    keda = only(mix(("keda",)), "ScaledObject")["spec"]
+    (metric,), (trigger,) = adapter["metrics"], keda["triggers"]
     known = {family.name for family in Metrics().registry.collect()}
-    assert metric["pods"]["metric"]["name"] in known
+    name = metric["pods"]["metric"]["name"]
+    assert name in known
+    ((asked, labels),) = selectors(trigger["metadata"]["query"])
+    assert (asked, labels) == (name, {"namespace"})
+    target = quantity(metric["pods"]["target"]["averageValue"])
+    assert 0.5 <= target < 1, "1 is a full replica, and one takes a minute to load"
+    assert float(trigger["metadata"]["threshold"]) == target
+    assert trigger["metricType"] == "AverageValue"
+    assert (keda["minReplicaCount"], keda["maxReplicaCount"]) == (
+        adapter["minReplicas"],
+        adapter["maxReplicas"],
+    )
+    assert keda["advanced"]["horizontalPodAutoscalerConfig"]["behavior"] == adapter["behavior"]
+    assert keda["minReplicaCount"] > 0
+
+
+def test_what_is_scaled_names_no_replicas(resources: list[Resource]) -> None:
     deployment = only(resources, "Deployment")
-    assert autoscaler["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
-    assert "replicas" not in deployment["spec"], "each apply would undo what the autoscaler did"
+    scaled = of_kind(resources, "HorizontalPodAutoscaler") + of_kind(resources, "ScaledObject")
+    assert len(scaled) <= 1
+    assert ("replicas" in deployment["spec"]) == (not scaled), "each apply would undo what the autoscaler did"
+    for scaler in scaled:
+        assert scaler["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
 
 
 def image_user_and_home() -> tuple[str, str]:
@@ -217,8 +399,18 @@ def test_secrets_are_files(settings: ServerConfig, pod: Resource, container: Res
         assert any(file.startswith(f"{folder}/") for folder in folders), file
 
 
-def test_a_misspelt_field_would_be_found() -> None:
+@pytest.mark.parametrize(
+    "kind", ["DestinationRule", "Gateway", "GRPCRoute", "ScaledObject", "VirtualService"]
+)
+def test_a_misspelt_field_would_be_found(kind: str) -> None:
+    resource = of_kind(render("gpu-istio"), kind)[0]
+    resource["spec"]["hostz"] = ["octet"]
+    with pytest.raises(Exception, match=r"hostz|dropped"):
+        validate(resource)
+
+
+def test_a_misspelt_field_of_kubernetes_would_be_found() -> None:
     deployment = only(render("cpu"), "Deployment")
     deployment["spec"]["template"]["spec"]["terminationGracePeriod"] = 5
     with pytest.raises(kubernetes_validate.ValidationError):
-        kubernetes_validate.validate(deployment, VERSIONS[-1], strict=True)
+        validate(deployment)

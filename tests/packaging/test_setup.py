@@ -4,12 +4,13 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from tools.requirements import requirements
 
 ROOT = Path(__file__).resolve().parents[2]
 CHECK = ROOT / "tools" / "check_prerequisites.sh"
@@ -75,10 +76,7 @@ def pinned(engine: str) -> dict[str, set[str]]:
 def test_every_requirement_is_pinned_to_a_version_that_satisfies_it(
     engine: str, groups: tuple[str, ...]
 ) -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    wanted = settings["build-system"]["requires"] + settings["project"]["dependencies"]
-    for group in groups:
-        wanted += settings["project"]["optional-dependencies"][group]
+    wanted = [line for group in ("build", "runtime", *groups) for line in requirements(group)]
     versions = pinned(engine)
     for text in wanted:
         requirement = Requirement(text)

@@ -102,16 +102,22 @@ def check(ops: Any, width: int, dtype: torch.dtype, fmt: torch.dtype, checks: Ch
             ops.gemma_rms_norm(there(x), there(weight), EPS),
             reference.gemma_rms_norm(x, weight, EPS),
         )
-        for with_residual in (False, True):
-            before = residuals[:, offset : offset + width]
-            mine, theirs = (there(before), before.clone()) if with_residual else (None, None)
-            checks.near(
-                f"norm_quant {name}",
-                ops.gemma_rms_norm_quant_fp8(there(x), there(weight), EPS, fmt, mine),
-                reference.gemma_rms_norm_quant_fp8(x, weight, EPS, fmt, theirs),
-            )
-            if mine is not None and theirs is not None:
-                checks.close(f"residual {name}", mine, theirs)
+        for norm in ("gemma_rms_norm_quant_fp8", "rms_norm_quant_fp8"):
+            for with_residual in (False, True):
+                before = residuals[:, offset : offset + width]
+                mine, theirs = (there(before), before.clone()) if with_residual else (None, None)
+                total = x.float() + (before.float() if with_residual else 0.0)
+                normed = total * torch.rsqrt(total.pow(2).mean(dim=1, keepdim=True) + EPS)
+                # Gemma's is rounded once; the other one before it is multiplied, too.
+                places = 0.0 if norm.startswith("gemma") else 2 * torch.finfo(dtype).eps
+                checks.near(
+                    f"{norm} {name}",
+                    getattr(ops, norm)(there(x), there(weight), EPS, fmt, mine),
+                    getattr(reference, norm)(x, weight, EPS, fmt, theirs),
+                    (normed * weight.float()).abs() * places,
+                )
+                if mine is not None and theirs is not None:
+                    checks.close(f"residual of {norm} {name}", mine, theirs)
         mine, theirs = there(residuals[:, :width]), residuals[:, :width].clone()
         # A last place of the first norm's result may all but cancel the residual.
         normed = reference.gemma_rms_norm(x, post_weight, EPS).float()
@@ -170,6 +176,20 @@ def main(library: str, *, small: bool) -> None:
             ops.gemma_rms_norm(there(heads), there(weight), EPS),
             reference.gemma_rms_norm(heads, weight, EPS),
         )
+        cos_sin, positions = rows(3, 50, 256, torch.bfloat16), torch.arange(300) % 50
+        for gemma, weights in (
+            (True, (weight, -weight)),
+            (False, (1.0 + weight, weight)),
+            (False, (None, None)),
+        ):
+            mine, theirs = (
+                there(rows(1, 300, 24 * 256, torch.bfloat16)),
+                rows(1, 300, 24 * 256, torch.bfloat16),
+            )
+            there_weights = [None if w is None else there(w) for w in weights]
+            ops.qk_norm_rope(mine, *there_weights, EPS, gemma, there(positions), there(cos_sin), 12, 4, 256)
+            reference.qk_norm_rope(theirs, *weights, EPS, gemma, positions, cos_sin, 12, 4, 256)
+            checks.close("norm and rotation of heads", mine, theirs)
     say({"ok": not checks.wrong, "comparisons": checks.count, "wrong": checks.wrong[:50]})
 
 

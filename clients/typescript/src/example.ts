@@ -1,12 +1,14 @@
 // Asks an Octet server a question and prints the answer as it streams; makes the tool calls that the
 // model asks for, and gives it the results.
 //
-//   node dist/example.js [--image FILE] HOST:PORT TEXT
+//   node dist/example.js [--image FILE] [--ca FILE] [--timeout SECONDS] HOST:PORT TEXT
 import { readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
 
 import * as grpc from "@grpc/grpc-js";
 import * as protoLoader from "@grpc/proto-loader";
+import protobuf from "protobufjs";
 
 import type { ProtoGrpcType } from "./generated/chat_service.js";
 import type { ChatRequest } from "./generated/octet/v1/ChatRequest.js";
@@ -27,6 +29,38 @@ const definition = protoLoader.loadSync("octet/v1/chat_service.proto", {
   oneofs: true,
 });
 const { octet } = grpc.loadPackageDefinition(definition) as unknown as ProtoGrpcType;
+
+// google.rpc.Status and BadRequest, as far as they are read here: what comes with a failed call.
+const { root: details } = protobuf.parse(`
+  syntax = "proto3";
+  message Status { repeated Detail details = 3; }
+  message Detail { string type_url = 1; bytes value = 2; }
+  message BadRequest { repeated FieldViolation field_violations = 1; }
+  message FieldViolation { string field = 1; string description = 2; }
+`);
+interface Status {
+  details: { typeUrl: string; value: Uint8Array }[];
+}
+interface BadRequest {
+  fieldViolations: { field: string; description: string }[];
+}
+
+// A refusal for want of room says when to come again, and a call of which nothing has arrived may be repeated.
+const serviceConfig = {
+  loadBalancingConfig: [{ round_robin: {} }],
+  methodConfig: [
+    {
+      name: [{ service: "octet.v1.ChatService" }],
+      retryPolicy: {
+        maxAttempts: 4,
+        initialBackoff: "0.2s",
+        maxBackoff: "5s",
+        backoffMultiplier: 2,
+        retryableStatusCodes: ["UNAVAILABLE", "RESOURCE_EXHAUSTED"],
+      },
+    },
+  ],
+};
 
 const weather: Tool = {
   name: "get_weather",
@@ -50,15 +84,20 @@ function runTool(name: string, argumentsJson: string): string {
   return `It is sunny in ${city}.`;
 }
 
-// Prints the answer's text as it comes; returns the answer as a turn, to go on from.
-async function ask(client: ChatServiceClient, request: ChatRequest): Promise<Message> {
+// Prints the answer's text as it comes; returns the answer as a turn to go on from, and whether it asks for calls.
+async function ask(
+  client: ChatServiceClient,
+  request: ChatRequest,
+  seconds: number,
+): Promise<{ answer: Message; asksForCalls: boolean }> {
   const metadata = new grpc.Metadata();
   const key = process.env.OCTET_API_KEY;
   if (key) metadata.set("authorization", `Bearer ${key}`);
   // Every call has a deadline; it reaches the engine. `stream.cancel()` stops the model's work, too.
-  const stream = client.StreamChat(request, metadata, { deadline: Date.now() + 60_000 });
+  const stream = client.StreamChat(request, metadata, { deadline: Date.now() + seconds * 1000 });
 
   let text = "";
+  let asksForCalls = false;
   const calls: { id: string; name: string; arguments_json: string }[] = [];
   for await (const chunk of stream) {
     for (const delta of chunk.deltas ?? []) {
@@ -70,29 +109,58 @@ async function ask(client: ChatServiceClient, request: ChatRequest): Promise<Mes
         call.name += name;
         call.arguments_json += arguments_json;
       }
+      // The last call of an answer that ended otherwise may be cut off.
+      asksForCalls ||= delta.finish_reason === "FINISH_REASON_TOOL_CALLS";
     }
   }
   const parts: Part[] = calls.map((call) => ({ tool_call: call }));
-  return { role: "ROLE_ASSISTANT", parts: text ? [{ text }, ...parts] : parts };
+  const answer: Message = { role: "ROLE_ASSISTANT", parts: text ? [{ text }, ...parts] : parts };
+  return { answer, asksForCalls };
+}
+
+// Says what went wrong: a failed call carries a code, a sentence and details, such as the wrong fields.
+function report(error: unknown): void {
+  console.error(error instanceof Error ? error.message : error);
+  const [packed] = (error as Partial<grpc.ServiceError>).metadata?.get("grpc-status-details-bin") ?? [];
+  if (!(packed instanceof Buffer)) return;
+  const status = details.lookupType("Status").decode(packed) as unknown as Status;
+  for (const { typeUrl, value } of status.details) {
+    if (!typeUrl.endsWith("/google.rpc.BadRequest")) continue;
+    const bad = details.lookupType("BadRequest").decode(value) as unknown as BadRequest;
+    for (const { field, description } of bad.fieldViolations) console.error(`  ${field}: ${description}`);
+  }
 }
 
 async function main(): Promise<void> {
-  const words = process.argv.slice(2);
-  const image = words[0] === "--image" ? words.splice(0, 2)[1] : undefined;
-  const [target, text] = words;
-  if (!target || !text) throw new Error("usage: node dist/example.js [--image FILE] HOST:PORT TEXT");
+  const { values, positionals } = parseArgs({
+    options: {
+      image: { type: "string" },
+      ca: { type: "string" },
+      timeout: { type: "string", default: "60" },
+    },
+    allowPositionals: true,
+  });
+  const [target, text] = positionals;
+  if (!target || !text) {
+    throw new Error("usage: node dist/example.js [--image FILE] [--ca FILE] [--timeout SECONDS] HOST:PORT TEXT");
+  }
 
-  const client = new octet.v1.ChatService(target, grpc.credentials.createInsecure(), {
+  const credentials = values.ca
+    ? grpc.credentials.createSsl(readFileSync(values.ca))
+    : grpc.credentials.createInsecure();
+  const client = new octet.v1.ChatService(target, credentials, {
     "grpc.max_receive_message_length": 64 * 1024 * 1024,
     "grpc.keepalive_time_ms": 30_000,
+    "grpc.service_config": JSON.stringify(serviceConfig),
   });
-  const parts: Part[] = image ? [{ image: { data: readFileSync(image) } }, { text }] : [{ text }];
-  const messages: Message[] = [{ role: "ROLE_USER", parts }];
+  const question: Part[] = [{ text }];
+  if (values.image) question.unshift({ image: { data: readFileSync(values.image) } });
+  const messages: Message[] = [{ role: "ROLE_USER", parts: question }];
   for (;;) {
-    const answer = await ask(client, { messages, tools: [weather] });
+    const { answer, asksForCalls } = await ask(client, { messages, tools: [weather] }, Number(values.timeout));
     messages.push(answer);
+    if (!asksForCalls) break;
     const calls = (answer.parts ?? []).flatMap((part) => (part.tool_call ? [part.tool_call] : []));
-    if (calls.length === 0) break;
     for (const { id, name, arguments_json } of calls) {
       const result = { call_id: id, text: runTool(name ?? "", arguments_json ?? "") };
       messages.push({ role: "ROLE_TOOL", parts: [{ tool_result: result }] });
@@ -103,7 +171,6 @@ async function main(): Promise<void> {
 }
 
 main().catch((error: unknown) => {
-  // A failed call carries a code, a sentence, and google.rpc.Status in its trailers.
-  console.error(error instanceof Error ? error.message : error);
+  report(error);
   process.exit(1);
 });

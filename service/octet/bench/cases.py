@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from octet.bench import machine
+from octet.bench import machine, roofs
 from octet.bench.shapes import LinearShape
 
 FP8 = torch.float8_e4m3fn
@@ -20,6 +20,7 @@ FP8_MAX = torch.finfo(FP8).max
 EPS = 1e-6
 
 Function = Callable[[], object]
+Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,15 @@ def eager_two_norms_quant(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The same after another norm of x: what lies between two sublayers."""
     return eager_norm_quant(eager_plain_norm(x, post_weight), weight, residual)
+
+
+def eager_weighted_norm_quant(
+    x: torch.Tensor, weight: torch.Tensor, residual: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The codes and scales of the RMSNorm of x + residual that Llama and others have, and that sum."""
+    total = x.to(torch.float32) + residual.to(torch.float32)
+    values = total * torch.rsqrt(total.pow(2).mean(dim=-1, keepdim=True) + EPS)
+    return (*eager_quantize(values.to(x.dtype) * weight), total.to(x.dtype))
 
 
 def eager_gelu_quant(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -185,6 +195,21 @@ def gemma_rms_norm(rows: int, width: int, device: str) -> Case:
     return Case("gemma_rms_norm", str(width), rows, moved, 0, functions)
 
 
+def rms_norm_quant(rows: int, width: int, device: str) -> Case:
+    """Residual addition, the RMSNorm of Llama and others, and quantization of [rows, width], bf16."""
+    x, residual = _activations(rows, width, device), _activations(rows, width, device)
+    weight = _activations(1, width, device)[0]
+    x.zero_()  # for the residual's sake, as above
+    moved = rows * width * 7 + rows * 4
+    functions: dict[str, Function] = {
+        "octet": partial(torch.ops.octet.rms_norm_quant_fp8, x, weight, EPS, FP8, residual),
+        "copy": _copy(moved, device),
+        "eager": partial(eager_weighted_norm_quant, x, weight, residual),
+        "plain": _plain(rows, 2 * width, device),
+    }
+    return Case("rms_norm_quant_fp8", str(width), rows, moved, 0, functions)
+
+
 def gelu_tanh_and_mul_quant(rows: int, width: int, device: str) -> Case:
     """Tanh-GELU, multiplication and quantization of [rows, 2 width] to [rows, width], bf16."""
     x = _activations(rows, 2 * width, device)
@@ -216,6 +241,7 @@ ROW_KERNELS: dict[str, tuple[Callable[[int, int, str], Case], ...]] = {
     "gemma_rms_norm_quant_fp8": (gemma_rms_norm_quant,),
     "gemma_norm_add_norm_quant_fp8": (gemma_norm_add_norm_quant,),
     "gemma_rms_norm": (gemma_rms_norm,),
+    "rms_norm_quant_fp8": (rms_norm_quant,),
     "gelu_tanh_and_mul_quant_fp8": (gelu_tanh_and_mul_quant,),
     "silu_and_mul_quant_fp8": (silu_and_mul_quant,),
 }
@@ -229,7 +255,13 @@ class LinearOperands:
     weights over and over finds them in the cache.
     """
 
-    def __init__(self, shape: LinearShape) -> None:
+    def __init__(self, shape: LinearShape, of_vllm: Callable[[torch.Tensor], Product | None]) -> None:
+        """Makes the weights.
+
+        Args:
+            shape: the layer.
+            of_vllm: vLLM's own product with a bf16 weight, None where that is torch's.
+        """
         self.shape = shape
         size = (shape.out_features, shape.in_features)
         magnitudes = torch.randint(0, 0x7F, size, dtype=torch.uint8)
@@ -238,6 +270,7 @@ class LinearOperands:
         self.codes = [codes, *(codes.clone() for _ in range(copies - 1))]
         half = codes.to(torch.bfloat16)
         self.half = [half, *(half.clone() for _ in range(math.ceil(copies / 2) - 1))]
+        self.of_vllm = [product for product in map(of_vllm, self.half) if product is not None]
         self.scale = torch.rand(shape.out_features, 1) * 0.01
 
     def case(self, rows: int, *, with_stock: bool) -> Case:
@@ -248,7 +281,8 @@ class LinearOperands:
         xq, x_scale = quantized
         one = torch.ones(1)
         codes, stock_codes = itertools.cycle(self.codes), itertools.cycle(self.codes)
-        half = itertools.cycle(self.half)
+        half, of_vllm = itertools.cycle(self.half), itertools.cycle(self.of_vllm)
+        read_codes = itertools.cycle(self.codes)
 
         def stock() -> torch.Tensor:
             product: torch.Tensor = torch._scaled_mm(
@@ -260,8 +294,11 @@ class LinearOperands:
             "octet": lambda: torch.ops.octet.fp8_linear(
                 xq, x_scale, next(codes), self.scale, None, torch.bfloat16
             ),
+            "read": lambda: roofs.read(next(read_codes)),
             "bf16": lambda: F.linear(x, next(half)),
         }
+        if self.of_vllm:
+            functions["vllm"] = lambda: next(of_vllm)(x)
         if with_stock:
             functions["stock"] = stock
         weights = shape.in_features * shape.out_features

@@ -1,9 +1,11 @@
 """The command line: one module a command, imported when the command is used.
 
-`octet chat --help` must not wait for torch, nor for gRPC.
+`octet chat --help` must not wait for torch, nor for gRPC. The commands that ask a server are installed with
+the client alone (octet-client), all others with the server (octet-serve).
 """
 
 import importlib
+from importlib.util import find_spec
 
 import click
 
@@ -29,20 +31,37 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are run."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands' names."""
-        return sorted(_COMMANDS)
+        """The names of the commands that are installed."""
+        return sorted(filter(_is_installed, _COMMANDS))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported."""
+        """The command, imported.
+
+        Raises:
+            click.ClickException: when it comes with the server, which is not installed.
+        """
         if cmd_name not in _COMMANDS:
             return None
+        if not _is_installed(cmd_name):
+            raise click.ClickException(
+                f"`octet {cmd_name}` comes with the server, and only the client is installed: "
+                "install octet-serve"
+            )
         command: click.Command = getattr(importlib.import_module(f"octet.cli.{cmd_name}"), cmd_name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Lists the commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
+            formatter.write_dl([(name, _COMMANDS[name]) for name in self.list_commands(ctx)])
+        missing = sorted(_COMMANDS.keys() - self.list_commands(ctx))
+        if missing:
+            with formatter.section("Not installed, for they come with the server (octet-serve)"):
+                formatter.write_text(", ".join(missing))
+
+
+def _is_installed(name: str) -> bool:
+    return find_spec(f"octet.cli.{name}") is not None
 
 
 @click.group(cls=LazyGroup)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -114,11 +115,10 @@ def _lines(prompt: str) -> Iterator[str]:
     if not sys.stdin.isatty():
         yield from (line.rstrip("\n") for line in iter(sys.stdin.readline, ""))
         return
-    import readline  # noqa: F401  (gives `input` its editing and history)
+    with suppress(ImportError):  # on systems that lack it, the terminal edits
+        import readline  # noqa: F401  (gives `input` its editing and history)
 
-    while True:
-        try:
+    with suppress(EOFError):
+        while True:
             yield input(prompt).strip()
-        except EOFError:
-            click.echo(err=True)
-            return
+    click.echo(err=True)

@@ -86,6 +86,11 @@ LISTENER = (
         is_flag=True,
         help="Be a worker of SMG gateways, too: answer vllm.grpc.engine.VllmEngine. Needs octet-serve[smg].",
     ),
+    click.option(
+        "--kserve",
+        is_flag=True,
+        help="Answer the clients of KServe and Triton, too: inference.GRPCInferenceService.",
+    ),
 )
 
 IDENTITY = (
@@ -221,7 +226,7 @@ TELEMETRY = (
         "--metrics-port",
         type=int,
         default=None,
-        help="Port that Prometheus scrapes; 0 takes a free one. Default: none is opened.",
+        help="Port that Prometheus scrapes and probes ask (/health); 0 takes a free one. Default: none.",
     ),
     _option("--metrics-host", "Address of the port that Prometheus scrapes."),
     click.option(

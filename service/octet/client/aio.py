@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 from inspect import isawaitable
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any
 
 import grpc
+from typing_extensions import Self, Unpack
 
 from octet.client.answer import Answer
 from octet.client.completions import (
@@ -266,7 +267,7 @@ class AsyncClient:
     ) -> None:
         await self.close()
 
-    async def _call(self, method: Any, request: Any, timeout: float = QUICK_TIMEOUT) -> Any:  # noqa: ASYNC109
+    async def _call(self, method: Any, request: Any, timeout: float = QUICK_TIMEOUT) -> Any:
         try:
             return await method(request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:

@@ -4,15 +4,16 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypedDict
+from typing import TYPE_CHECKING, TypeAlias, TypedDict
 
-from PIL import Image
-
-from octet.client.images import to_image
+from octet.client.images import is_decoded, to_image
 from octet.client.requests import SamplingOptions, sampling_params
 from octet.v1 import chat_service_pb2, completion_service_pb2, embedding_service_pb2, prompt_pb2
 
-PromptPart: TypeAlias = str | Sequence[int] | os.PathLike[str] | bytes | Image.Image
+if TYPE_CHECKING:
+    from PIL import Image
+
+PromptPart: TypeAlias = "str | Sequence[int] | os.PathLike[str] | bytes | Image.Image"
 """A text, token ids, or a picture: the path of a file as `pathlib.Path`, its bytes, or a decoded picture."""
 
 PromptSource: TypeAlias = str | Sequence[int] | prompt_pb2.Prompt
@@ -166,7 +167,7 @@ def prompt(*parts: PromptPart) -> prompt_pb2.Prompt:
     for part in parts:
         if isinstance(part, str):
             made.parts.add(text=part)
-        elif isinstance(part, bytes | os.PathLike | Image.Image):
+        elif isinstance(part, bytes | os.PathLike) or is_decoded(part):
             made.parts.add(image=to_image(part))
         else:
             made.parts.add(tokens=prompt_pb2.TokenIds(ids=part))

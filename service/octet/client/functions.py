@@ -1,21 +1,23 @@
 """Python functions as tools: schemas out of type hints, calls out of what the model wrote.
 
-pydantic derives the JSON Schemas and checks the arguments.
+pydantic derives the JSON Schemas and checks the arguments. It is imported when the first function is given:
+it would take a good part of the import of `octet.client`, and most programs give none.
 """
 
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from inspect import cleandoc
-from typing import Any, TypeAlias
-
-from PIL import Image
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from octet.client.answer import Answer, ToolCall
+from octet.client.images import is_decoded
 from octet.client.requests import ChatOptions, Conversation, Turn, tool, tool_result, turns_of
 from octet.v1 import content_pb2, tool_pb2
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from pydantic import TypeAdapter, ValidationError
 
 MAX_ROUNDS = 8
 """How often a model may ask for calls before `ToolRoundsExceededError`."""
@@ -68,6 +70,8 @@ class Toolbox:
         Raises:
             ArgumentsError: when the model's arguments do not fit the function.
         """
+        from pydantic import ValidationError
+
         adapter = self._adapters.get(call.name)
         if adapter is None:
             raise ArgumentsError(f"there is no function {call.name}")
@@ -134,6 +138,8 @@ class ToolConversation:
 
 def _adapter(function: Any) -> "TypeAdapter[Any]":
     """Derives the schema of a function's parameters, and calls it with what fits the schema."""
+    from pydantic import TypeAdapter
+
     return TypeAdapter(function)
 
 
@@ -147,6 +153,8 @@ def _declaration(function: Function, adapter: "TypeAdapter[Any]", *, strict: boo
 
 
 def _to_result(call: ToolCall, result: Any) -> content_pb2.Message:
+    from pydantic_core import to_jsonable_python
+
     result, pictures = _apart(result)
     plain = to_jsonable_python(result)
     if not isinstance(plain, str | dict):
@@ -154,17 +162,17 @@ def _to_result(call: ToolCall, result: Any) -> content_pb2.Message:
     return tool_result(call.id, plain, pictures)
 
 
-def _apart(result: Any) -> tuple[Any, list[Image.Image]]:
+def _apart(result: Any) -> "tuple[Any, list[Image.Image]]":
     """What a function gave without its pictures, and these."""
     items = list(result) if isinstance(result, list | tuple) else [result]
-    pictures = [item for item in items if isinstance(item, Image.Image)]
+    pictures = [item for item in items if is_decoded(item)]
     if not pictures:
         return result, []
-    others = [item for item in items if not isinstance(item, Image.Image)]
+    others = [item for item in items if not is_decoded(item)]
     return others[0] if len(others) == 1 else others or "", pictures
 
 
-def _summary(error: ValidationError) -> str:
+def _summary(error: "ValidationError") -> str:
     """One line a wrong argument."""
     return "; ".join(
         f"{'.'.join(str(part) for part in detail['loc'])}: {detail['msg']}"

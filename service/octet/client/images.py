@@ -2,17 +2,27 @@
 
 import io
 import os
+import sys
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from PIL import Image
+from typing_extensions import TypeIs
 
 from octet.v1 import content_pb2
 
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image
-"""A file's path, a "data:" or "https:" URI, an encoded file's bytes, or a decoded picture."""
+if TYPE_CHECKING:
+    from PIL import Image
+
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image"
+"""A file's path, a "data:" or "https:" URI, an encoded file's bytes, or a decoded picture (Pillow's)."""
 
 _URI_SCHEMES = ("data:", "https:")
+
+
+def is_decoded(source: object) -> "TypeIs[Image.Image]":
+    """Whether it is a decoded picture. Whoever has one has imported Pillow, which clients do without."""
+    pillow = sys.modules.get("PIL.Image")
+    return pillow is not None and isinstance(source, pillow.Image)
 
 
 def to_image(source: ImageSource) -> content_pb2.Image:
@@ -24,7 +34,7 @@ def to_image(source: ImageSource) -> content_pb2.Image:
     """
     if isinstance(source, bytes):
         return content_pb2.Image(data=source)
-    if isinstance(source, Image.Image):
+    if is_decoded(source):
         file = io.BytesIO()
         source.save(file, "PNG")
         return content_pb2.Image(data=file.getvalue(), mime_type="image/png")

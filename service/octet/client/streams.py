@@ -2,15 +2,15 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import grpc
+from typing_extensions import Self
 
 from octet.client.answer import Answer
 from octet.client.completions import Completions
 from octet.client.errors import to_octet_error
-from octet.translate.completion import CompletionAccumulator
-from octet.translate.response import ChunkAccumulator
+from octet.translate.chunks import ChunkAccumulator, CompletionAccumulator
 from octet.v1 import chat_service_pb2, completion_service_pb2
 
 Delta = TypeVar("Delta")

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any
 
 import grpc
+from typing_extensions import Self, Unpack
 
 from octet.client.answer import Answer
 from octet.client.completions import (

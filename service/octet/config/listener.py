@@ -37,6 +37,7 @@ class ListenerConfig:
         reflection: whether grpc.reflection answers.
         channelz: whether grpc.channelz answers.
         smg: whether vllm.grpc.engine.VllmEngine, which SMG gateways ask, answers, too.
+        kserve: whether inference.GRPCInferenceService, which KServe's and Triton's clients ask, answers, too.
     """
 
     host: str = "127.0.0.1"
@@ -57,6 +58,7 @@ class ListenerConfig:
     reflection: bool = True
     channelz: bool = False
     smg: bool = False
+    kserve: bool = False
 
     def check(self) -> None:
         """Raises ValueError with the flag's name when a setting makes no sense."""

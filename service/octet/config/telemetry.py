@@ -13,7 +13,7 @@ class TelemetryConfig:
     """Metrics, traces and logs.
 
     Attributes:
-        metrics_host: address of the port for Prometheus.
+        metrics_host: address of the port for Prometheus and probes.
         metrics_port: the port itself; 0 takes a free one, None opens none.
         otlp_traces_endpoint: where traces are sent by OTLP; None leaves it to OpenTelemetry's environment
             variables.

@@ -25,6 +25,9 @@ __all__ = [
     "gemma_rms_norm_quant_fp8",
     "isa",
     "per_token_quant_fp8",
+    "qk_norm_rope",
+    "refused_isas",
+    "rms_norm_quant_fp8",
     "silu_and_mul_quant_fp8",
     "use_isa",
 ]
@@ -145,6 +148,65 @@ def gemma_norm_add_norm_quant_fp8(
     return q, scale
 
 
+def rms_norm_quant_fp8(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    residual: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The RMS norm of Llama, Qwen, Mistral and others of each row, quantized to FP8.
+
+    The row that is quantized is ``x * rsqrt(mean(x^2) + eps)``, rounded to the dtype of ``x``, times
+    ``weight``, rounded again: these are the roundings of vLLM's ``RMSNorm``. All else is as in
+    :func:`gemma_rms_norm_quant_fp8`.
+    """
+    q, scale = torch.ops.octet.rms_norm_quant_fp8(x, weight, eps, dtype, residual)
+    return q, scale
+
+
+def qk_norm_rope(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor | None,
+    k_weight: torch.Tensor | None,
+    eps: float,
+    gemma: bool,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    q_heads: int,
+    k_heads: int,
+    head_size: int,
+) -> None:
+    """Normalize each head of the queries and keys, and rotate it by its token's position, in place.
+
+    Where there is a weight, a head is normalized as :func:`gemma_rms_norm` does it (``gemma``) or as
+    :func:`rms_norm_quant_fp8` does before it quantizes, and rounded. Its first ``rotary_dim`` elements are
+    two halves ``a`` and ``b`` ("neox style"), which become ``a * cos - b * sin`` and ``b * cos + a * sin``,
+    computed in float32 and rounded once; the rest is left. What else there is in a row, as the values, is not
+    touched.
+
+    Args:
+        qkv: ``[tokens, heads * head_size]``, float32, float16 or bfloat16: the queries' heads, then the
+            keys', then anything; rows may lie at any stride, the elements of a row must be adjacent.
+        q_weight: of the queries' norm, ``[head_size]``, contiguous, of the dtype of ``qkv``; None for no
+            norm.
+        k_weight: the same of the keys.
+        eps: what is added to the mean of the squares in both norms.
+        gemma: whether the weights are deviations from one.
+        positions: int64 ``[tokens]``, in ``[0, len(cos_sin))``; on CUDA that is not checked.
+        cos_sin: ``[positions, rotary_dim]`` of the dtype of ``qkv``: the cosines, then the sines.
+        q_heads: how many heads of queries there are.
+        k_heads: and of keys.
+        head_size: elements of a head, at least ``rotary_dim``.
+
+    Raises:
+        RuntimeError: a shape, dtype, stride, device or position is none of the above.
+    """
+    torch.ops.octet.qk_norm_rope(
+        qkv, q_weight, k_weight, eps, gemma, positions, cos_sin, q_heads, k_heads, head_size
+    )
+
+
 def gelu_tanh_and_mul_quant_fp8(
     x: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -218,6 +280,15 @@ def available_isas() -> list[str]:
     These are the values that ``OCTET_ISA`` takes.
     """
     return library.extension.available_isas()
+
+
+def refused_isas() -> dict[str, str]:
+    """CPU kernels that the processor has the instructions for and that do not run, and why, for people.
+
+    The kernels for AMX are refused where the operating system gives the process no tile registers, or where
+    they compute something else than the portable kernels; the fastest of the others are used then.
+    """
+    return library.extension.refused_isas()
 
 
 def use_isa(name: str) -> None:

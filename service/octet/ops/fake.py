@@ -37,7 +37,8 @@ def _gemma_norm_add_norm_quant_fp8(
 
 
 @torch.library.register_fake("octet::gemma_rms_norm_quant_fp8")  # type: ignore[untyped-decorator]
-def _gemma_rms_norm_quant_fp8(
+@torch.library.register_fake("octet::rms_norm_quant_fp8")  # type: ignore[untyped-decorator]
+def _rms_norm_quant_fp8(
     x: torch.Tensor,
     weight: torch.Tensor,
     eps: float,
@@ -45,6 +46,22 @@ def _gemma_rms_norm_quant_fp8(
     residual: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     return x.new_empty(x.shape, dtype=dtype), x.new_empty((x.shape[0], 1), dtype=torch.float32)
+
+
+@torch.library.register_fake("octet::qk_norm_rope")  # type: ignore[untyped-decorator]
+def _qk_norm_rope(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor | None,
+    k_weight: torch.Tensor | None,
+    eps: float,
+    gemma: bool,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    q_heads: int,
+    k_heads: int,
+    head_size: int,
+) -> None:
+    return None
 
 
 @torch.library.register_fake("octet::gelu_tanh_and_mul_quant_fp8")  # type: ignore[untyped-decorator]

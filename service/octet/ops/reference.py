@@ -102,6 +102,65 @@ def gemma_rms_norm_quant_fp8(
     return per_token_quant_fp8((normalized * (1.0 + weight.to(torch.float32))).to(x.dtype), dtype)
 
 
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """The norm in :func:`octet.ops.rms_norm_quant_fp8`, of rows [..., hidden]; as vLLM 0.32's ``RMSNorm``."""
+    return _times_weight(x.to(torch.float32), weight, eps)
+
+
+def rms_norm_quant_fp8(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    residual: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm and the quantization of :func:`octet.ops.rms_norm_quant_fp8`, one after the other.
+
+    Takes and returns the same, and updates the residual in place. What is said of the kernels in
+    :func:`gemma_rms_norm_quant_fp8` holds here.
+    """
+    values = x.to(torch.float32)
+    if residual is not None:
+        values = values + residual.to(torch.float32)
+        residual.copy_(values)
+    return per_token_quant_fp8(_times_weight(values, weight, eps), dtype)
+
+
+def _times_weight(values: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """Normalizes float32 rows; the result is rounded to the weight's dtype, then multiplied in it."""
+    normalized = values * torch.rsqrt(values.pow(2).mean(dim=-1, keepdim=True) + eps)
+    return normalized.to(weight.dtype) * weight
+
+
+def qk_norm_rope(
+    qkv: torch.Tensor,
+    q_weight: torch.Tensor | None,
+    k_weight: torch.Tensor | None,
+    eps: float,
+    gemma: bool,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    q_heads: int,
+    k_heads: int,
+    head_size: int,
+) -> None:
+    """The norms and the rotation of :func:`octet.ops.qk_norm_rope`, one after the other.
+
+    Takes the same, and updates it in place. The kernels equal it but for the order of the sum of squares,
+    which now and then rounds an element to its neighbour.
+    """
+    norm = gemma_rms_norm if gemma else rms_norm
+    count = q_heads + k_heads
+    heads = qkv[:, : count * head_size].view(len(qkv), count, head_size)
+    for part, weight in ((heads[:, :q_heads], q_weight), (heads[:, q_heads:], k_weight)):
+        if weight is not None:
+            part.copy_(norm(part, weight, eps))
+    rotated = heads[..., : cos_sin.shape[1]].to(torch.float32)
+    a, b = rotated.chunk(2, dim=-1)
+    cos, sin = cos_sin.to(torch.float32)[positions].unsqueeze(1).chunk(2, dim=-1)
+    heads[..., : cos_sin.shape[1]] = torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1).to(qkv.dtype)
+
+
 def gelu_tanh_and_mul_quant_fp8(
     x: torch.Tensor, dtype: torch.dtype = torch.float8_e4m3fn
 ) -> tuple[torch.Tensor, torch.Tensor]:

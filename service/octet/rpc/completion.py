@@ -63,7 +63,7 @@ class CompletionService(completion_service_pb2_grpc.CompletionServiceServicer):
         create_time = datetime.now(UTC)
         engine = self._gate.engine_for(Service.COMPLETION)
         model = resolve_model(request.model, engine.model)
-        asked = await self._asked(engine, request)
+        asked = await ask_for_completions(self._translator, engine, request)
         events = self._answering.events(engine, asked, context.time_remaining(), asked.progress())
         async with aclosing(events):
             collected = [item async for item in events]
@@ -89,7 +89,7 @@ class CompletionService(completion_service_pb2_grpc.CompletionServiceServicer):
         create_time = datetime.now(UTC)
         engine = self._gate.engine_for(Service.COMPLETION)
         model = resolve_model(request.model, engine.model)
-        asked = await self._asked(engine, request)
+        asked = await ask_for_completions(self._translator, engine, request)
         progress = asked.progress()
         chunk = begin_chunk(request_id=call.request_id.get(), model=model, create_time=create_time)
         async with aclosing(
@@ -115,14 +115,22 @@ class CompletionService(completion_service_pb2_grpc.CompletionServiceServicer):
         cancelled = self._running.cancel(call.caller.get(), to_cancelled_ids(request.request_ids))
         return completion_service_pb2.CancelCompletionResponse(cancelled_ids=cancelled)
 
-    async def _asked(self, engine: Engine, request: Request) -> Asked[GenerationRequest]:
-        costs = await self._translator.to_completion_costs(request, engine.model)
-        request_id = call.request_id.get()
-        shared: list[GenerationRequest] = []
 
-        async def translate(index: int, ticket: Ticket) -> GenerationRequest:
-            if index == 0:
-                shared.append(await self._translator.check_completion(request, engine.model, request_id))
-            return await self._translator.to_completion(request, index, shared[0], engine.model, ticket)
+async def ask_for_completions(
+    translator: Translator, engine: Engine, request: Request
+) -> Asked[GenerationRequest]:
+    """What the current call asks for, its prompts counted.
 
-        return Asked(costs, translate)
+    Raises:
+        InvalidRequestError: it holds more than it may.
+    """
+    costs = await translator.to_completion_costs(request, engine.model)
+    request_id = call.request_id.get()
+    shared: list[GenerationRequest] = []
+
+    async def translate(index: int, ticket: Ticket) -> GenerationRequest:
+        if index == 0:
+            shared.append(await translator.check_completion(request, engine.model, request_id))
+        return await translator.to_completion(request, index, shared[0], engine.model, ticket)
+
+    return Asked(costs, translate)

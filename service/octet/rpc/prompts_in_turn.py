@@ -55,6 +55,7 @@ class PromptsInTurn(Generic[T]):
             self._costs[0],
             time_left=time_left,
             caller_limit=call.caller_limits.get().max_concurrent_requests,
+            request_id=call.request_id.get(),
             prompts=len(self._costs),
         ) as ticket:
             with self._tracing.part("queue"):

@@ -192,6 +192,7 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
                 cost,
                 time_left=time_left,
                 caller_limit=call.caller_limits.get().max_concurrent_requests,
+                request_id=call.request_id.get(),
             ) as ticket,
         ):
             await running.wait_for(ticket.turn)

@@ -17,3 +17,8 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc]
             for name, status in self._server_status.items()
         }
         return health_pb2.HealthListResponse(statuses=statuses)
+
+    async def status(self, service: str) -> str | None:
+        """What Check says of a service, by the status's name; None for one that there is not."""
+        status = self._server_status.get(service)
+        return None if status is None else health_pb2.HealthCheckResponse.ServingStatus.Name(status)

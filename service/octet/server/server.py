@@ -30,6 +30,7 @@ from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
 from octet.server.health import HealthServicer
 from octet.server.interceptors import interceptors
+from octet.server.interceptors.errors import to_status
 from octet.server.keys import KeyRing, load_admin_keys, load_keys
 from octet.server.listener import addresses, explain_bind_error, listen, make_server
 from octet.server.reflection import add_reflection
@@ -56,6 +57,7 @@ from octet.v1 import (
 
 if TYPE_CHECKING:
     from octet.fetch import ImageFetcher
+    from octet.rpc.kserve import InferenceService
     from octet.rpc.vllm_engine import CreateServicer, VllmEngineService
 
 logger = logging.getLogger("octet")
@@ -68,6 +70,9 @@ STOP_GRACE_SECONDS = 0.5
 
 _THREADS = 3
 """For what is costly beside pictures: large requests and schemas, many log probabilities."""
+
+KSERVE_NAME = "inference.GRPCInferenceService"
+"""The service that is there with config.kserve."""
 
 OWN_SERVICES: tuple[str, ...] = (
     *SERVICE_NAMES.values(),
@@ -156,6 +161,7 @@ class Server:
             self._add_admin(config.adapter_root)
         self._create_servicer = create_servicer
         self._vllm_engine = self._add_vllm_engine(limits, translator) if config.smg else None
+        self._inference = self._add_inference(answering, translator) if config.kserve else None
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         beside = [health.SERVICE_NAME]
         if config.channelz:
@@ -168,7 +174,7 @@ class Server:
         self.port = 0
         """The TCP port, once `start` has returned; 0 where there is none."""
         self.metrics_port = 0
-        """The port for Prometheus, once `start` has returned; 0 where none is open."""
+        """The port for Prometheus and probes, once `start` has returned; 0 where none is open."""
         self._endpoint: MetricsEndpoint | None = None
 
     @property
@@ -207,6 +213,8 @@ class Server:
         unserved = {SERVICE_NAMES[service] for service in Service} - {
             SERVICE_NAMES[service] for service in engine.model.services
         }
+        if Service.COMPLETION not in engine.model.services:
+            unserved.add(KSERVE_NAME)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING, but_for=unserved)
 
     async def watch(self, engine: Engine) -> EngineDeadError:
@@ -256,7 +264,7 @@ class Server:
         if port is None:
             return
         try:
-            self._endpoint = MetricsEndpoint(self.metrics.registry, host, port)
+            self._endpoint = MetricsEndpoint(self.metrics.registry, self._health.status, host, port)
         except OSError as error:
             raise StartupError(explain_bind_error(error, host, port, flags="metrics-")) from None
         self.metrics_port = self._endpoint.port
@@ -298,6 +306,8 @@ class Server:
         """Says NOT_SERVING from now on, whatever else is set."""
         if self._vllm_engine is not None:
             self._vllm_engine.leave()
+        if self._inference is not None:
+            self._inference.leave()
         await self._health.enter_graceful_shutdown()
         self.metrics.serving.set(0)
 
@@ -327,6 +337,18 @@ class Server:
         )
         vllm_engine_pb2_grpc.add_VllmEngineServicer_to_server(service, self._server)
         self._service_names += (SERVICE_NAME,)
+        return service
+
+    def _add_inference(self, answering: Answering, translator: Translator) -> "InferenceService":
+        """Adds the service that KServe's and Triton's clients ask."""
+        from octet.kserve import grpc_service_pb2_grpc
+        from octet.rpc.kserve import InferenceService
+
+        service = InferenceService(
+            self._gate, answering, translator, self._config.write_timeout_seconds, to_status
+        )
+        grpc_service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(service, self._server)
+        self._service_names += (KSERVE_NAME,)
         return service
 
     async def _set_health(

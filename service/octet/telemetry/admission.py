@@ -11,6 +11,7 @@ class AdmissionMetrics:
         self._metrics = metrics
         metrics.requests_running.set_function(lambda: admission.load().running)
         metrics.requests_waiting.set_function(lambda: admission.load().waiting)
+        metrics.demand.set_function(admission.demand)
         metrics.tokens_waiting.set_function(lambda: admission.load().waiting_tokens)
         metrics.images_waiting.set_function(lambda: admission.load().waiting_images)
         metrics.image_memory.set_function(lambda: admission.load().image_bytes)

@@ -73,6 +73,11 @@ class Metrics:
         self.requests_waiting = self._gauge(
             "octet_requests_waiting", "Generation requests that wait to be admitted."
         )
+        self.demand = self._gauge(
+            "octet_demand_ratio",
+            "Candidates that run, wait or were refused and are still wanted, by those that the engine "
+            "computes at once; a mean in which 30 s ago counts a third.",
+        )
         self.tokens_waiting = self._gauge(
             "octet_tokens_waiting", "Tokens of the prompts that wait to be admitted, estimated."
         )

@@ -1,7 +1,7 @@
 """Completions: requests to the engine's types, and what the engine gives as chunks and whole answers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime
 from types import MappingProxyType
 
@@ -20,6 +20,7 @@ from octet.engine.types import (
 )
 from octet.errors import InvalidRequestError
 from octet.pictures.decode import decode_here
+from octet.translate.chunks import CompletionAccumulator
 from octet.translate.logprobs import to_positions
 from octet.translate.media import Decode, ImageLimits
 from octet.translate.output_format import to_output_format
@@ -28,10 +29,10 @@ from octet.translate.prompt_options import to_adapter, to_cache_salt, to_pan_and
 from octet.translate.prompts import check_prompt, pictures_of_prompt, to_prompt
 from octet.translate.request import check_request_id, resolve_model
 from octet.translate.request_limits import RequestLimits, check_prompt_counts
-from octet.translate.response import Stop, add_end, to_stop, to_usage
+from octet.translate.response import add_end, to_usage
 from octet.translate.sampling import check_unconstrained, to_sampling
 from octet.translate.schemas import SchemaReader
-from octet.v1 import chat_service_pb2, completion_service_pb2
+from octet.v1 import completion_service_pb2
 
 MAX_PROMPTS = 64
 MAX_COMPLETIONS = 256
@@ -193,67 +194,6 @@ def add_event(
     chunk.deltas.extend(
         found for found in deltas.values() if found.text or found.logprobs or found.finish_reason
     )
-
-
-@dataclass(slots=True)
-class _Completion:
-    """A completion as far as it was streamed."""
-
-    pieces: list[str] = field(default_factory=list)
-    logprobs: list[chat_service_pb2.PositionLogprobs] = field(default_factory=list)
-    finish_reason: chat_service_pb2.FinishReason = chat_service_pb2.FINISH_REASON_UNSPECIFIED
-    stop: Stop = field(default_factory=dict)
-
-
-class CompletionAccumulator:
-    """Adds the chunks of streamed completions up to the response that Complete would have given.
-
-    Args:
-        prompts: how many the request has.
-    """
-
-    def __init__(self, prompts: int) -> None:
-        self._head = completion_service_pb2.CompletionResponse()
-        self._results = [completion_service_pb2.PromptResult() for _ in range(prompts)]
-        self._completions: list[dict[int, _Completion]] = [{} for _ in range(prompts)]
-
-    def add(self, chunk: completion_service_pb2.CompletionChunk) -> None:
-        """Adds the next chunk."""
-        if chunk.id:
-            self._head.id = chunk.id
-            self._head.model = chunk.model
-            self._head.create_time.CopyFrom(chunk.create_time)
-        for update in chunk.prompts:
-            result = self._results[update.prompt_index]
-            result.prompt_logprobs.extend(update.prompt_logprobs)
-            if update.HasField("usage"):
-                result.usage.CopyFrom(update.usage)
-        for delta in chunk.deltas:
-            completion = self._completions[delta.prompt_index].setdefault(delta.index, _Completion())
-            completion.pieces.append(delta.text)
-            completion.logprobs.extend(delta.logprobs)
-            completion.finish_reason = delta.finish_reason or completion.finish_reason
-            completion.stop = to_stop(delta) or completion.stop
-        if chunk.HasField("usage"):
-            self._head.usage.CopyFrom(chunk.usage)
-
-    def response(self) -> completion_service_pb2.CompletionResponse:
-        """Gives what was added until now; completions that have not ended have no finish reason."""
-        response = completion_service_pb2.CompletionResponse()
-        response.CopyFrom(self._head)
-        for result, completions in zip(self._results, self._completions, strict=True):
-            added = response.results.add()
-            added.CopyFrom(result)
-            for index in sorted(completions):
-                completion = completions[index]
-                added.completions.add(
-                    index=index,
-                    text="".join(completion.pieces),
-                    finish_reason=completion.finish_reason,
-                    logprobs=completion.logprobs,
-                    **completion.stop,
-                )
-        return response
 
 
 def to_completion_response(

@@ -17,9 +17,12 @@ SMALL_BYTES = 64 * 1024
 """Messages up to here are parsed within milliseconds, whatever they hold."""
 
 PICTURES: Collection[str] = frozenset(
-    {"octet.v1.Image.data", "octet.v1.Image.uri", "vllm.grpc.engine.MediaRef.url"}
+    {
+        *("octet.v1.Image.data", "octet.v1.Image.uri", "vllm.grpc.engine.MediaRef.url"),
+        *("inference.InferTensorContents.bytes_contents", "inference.ModelInferRequest.raw_input_contents"),
+    }
 )
-"""Fields that hold pictures, which have limits of their own."""
+"""Fields that hold pictures, which have limits of their own; KServe's texts in them are counted later."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_DEPTH = 100

@@ -8,9 +8,10 @@
 #include <string>
 
 #include "cuda/gated_quant.cuh"
-#include "cuda/gemma_rms_norm.cuh"
 #include "cuda/launch_rows.cuh"
 #include "cuda/per_token_quant.cuh"
+#include "cuda/qk_norm_rope.cuh"
+#include "cuda/rms_norm.cuh"
 
 namespace octet::cuda {
 
@@ -51,16 +52,24 @@ class SimulationLauncher {
   size_t max_dynamic_shared_bytes_;
 };
 
-template <template <class> class Source, class Args>
-int run(const Args& args, int64_t rows, int order, int64_t max_dynamic_shared_bytes) {
+// Calls launch(launcher), which returns what its launch returned.
+template <class Launch>
+int run(int order, int64_t max_dynamic_shared_bytes, const Launch& launch) {
   try {
     const SimulationLauncher launcher(static_cast<simt::Order>(order),
                                       static_cast<size_t>(max_dynamic_shared_bytes));
-    return launch_rows<Source>(launcher, args, rows) == cudaSuccess ? 0 : 1;
+    return launch(launcher) == cudaSuccess ? 0 : 1;
   } catch (const std::exception& exception) {
     error = exception.what();
     return 1;
   }
+}
+
+template <template <class> class Source, class Args>
+int run(const Args& args, int64_t rows, int order, int64_t max_dynamic_shared_bytes) {
+  return run(order, max_dynamic_shared_bytes, [&](const SimulationLauncher& launcher) {
+    return launch_rows<Source>(launcher, args, rows);
+  });
 }
 
 }  // namespace
@@ -88,12 +97,18 @@ int simt_silu_and_mul_quant(const octet::GatedQuant* args, int64_t rows, int ord
   return octet::cuda::run<octet::cuda::SiluRow>(*args, rows, order, max_dynamic_shared_bytes);
 }
 
-int simt_gemma_rms_norm_quant(const octet::GemmaRmsNormQuant* args, int64_t rows, int order,
-                              int64_t max_dynamic_shared_bytes) {
-  return args->post_weight == nullptr ? octet::cuda::run<octet::cuda::GemmaNormQuantRow>(
-                                            *args, rows, order, max_dynamic_shared_bytes)
-                                      : octet::cuda::run<octet::cuda::GemmaNormAddNormQuantRow>(
-                                            *args, rows, order, max_dynamic_shared_bytes);
+int simt_rms_norm_quant(const octet::RmsNormQuant* args, int64_t rows, int order,
+                        int64_t max_dynamic_shared_bytes) {
+  return octet::cuda::run(order, max_dynamic_shared_bytes, [&](const auto& launcher) {
+    return octet::cuda::launch_rms_norm_quant(launcher, *args, rows);
+  });
+}
+
+int simt_qk_norm_rope(const octet::QkNormRope* args, int64_t rows, int order,
+                      int64_t max_dynamic_shared_bytes) {
+  return octet::cuda::run(order, max_dynamic_shared_bytes, [&](const auto& launcher) {
+    return octet::cuda::launch_qk_norm_rope(launcher, *args, rows);
+  });
 }
 
 int simt_gemma_rms_norm(const octet::GemmaRmsNorm* args, int64_t rows, int order,

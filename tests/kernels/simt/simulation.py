@@ -11,6 +11,8 @@ from tests.kernels.cuda_toolkit import compile_for_host
 HERE = Path(__file__).parent
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]  # in the order of Dtype in kernels.h
 FORMATS = [torch.float8_e4m3fn, torch.float8_e5m2]  # in the order of Fp8Format in fp8.h
+# In the order of Gain in kernels.h.
+ONE_PLUS_WEIGHT, WEIGHT = 0, 1
 UNTOUCHED = 0xEE
 GUTTER = 32
 
@@ -55,8 +57,8 @@ class GemmaRmsNorm(ctypes.Structure):
     )
 
 
-class GemmaRmsNormQuant(ctypes.Structure):
-    """octet::GemmaRmsNormQuant of kernels.h."""
+class RmsNormQuant(ctypes.Structure):
+    """octet::RmsNormQuant of kernels.h."""
 
     _fields_ = (
         ("x", ctypes.c_void_p),
@@ -65,6 +67,7 @@ class GemmaRmsNormQuant(ctypes.Structure):
         ("hidden", ctypes.c_int64),
         ("post_weight", ctypes.c_void_p),
         ("weight", ctypes.c_void_p),
+        ("gain", ctypes.c_uint8),
         ("eps", ctypes.c_float),
         ("residual", ctypes.c_void_p),
         ("residual_stride", ctypes.c_int64),
@@ -72,6 +75,27 @@ class GemmaRmsNormQuant(ctypes.Structure):
         ("q", ctypes.c_void_p),
         ("q_stride", ctypes.c_int64),
         ("scale", ctypes.c_void_p),
+    )
+
+
+class QkNormRope(ctypes.Structure):
+    """octet::QkNormRope of kernels.h."""
+
+    _fields_ = (
+        ("qkv", ctypes.c_void_p),
+        ("dtype", ctypes.c_uint8),
+        ("stride", ctypes.c_int64),
+        ("q_heads", ctypes.c_int64),
+        ("k_heads", ctypes.c_int64),
+        ("head_size", ctypes.c_int64),
+        ("rotary_dim", ctypes.c_int64),
+        ("q_weight", ctypes.c_void_p),
+        ("k_weight", ctypes.c_void_p),
+        ("gain", ctypes.c_uint8),
+        ("eps", ctypes.c_float),
+        ("positions", ctypes.c_void_p),
+        ("cos_sin", ctypes.c_void_p),
+        ("cos_sin_stride", ctypes.c_int64),
     )
 
 
@@ -149,11 +173,33 @@ class Simulation:
         residual: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What :func:`octet.ops.gemma_rms_norm_quant_fp8` returns; updates the residual in place."""
-        args = GemmaRmsNormQuant(hidden=x.shape[1], weight=weight.data_ptr(), eps=eps)
+        return self._rms_norm_quant(x, weight, ONE_PLUS_WEIGHT, eps, fmt, residual)
+
+    def rms_norm_quant_fp8(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        eps: float,
+        fmt: torch.dtype,
+        residual: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What :func:`octet.ops.rms_norm_quant_fp8` returns; updates the residual in place."""
+        return self._rms_norm_quant(x, weight, WEIGHT, eps, fmt, residual)
+
+    def _rms_norm_quant(
+        self,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        gain: int,
+        eps: float,
+        fmt: torch.dtype,
+        residual: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        args = RmsNormQuant(hidden=x.shape[1], weight=weight.data_ptr(), gain=gain, eps=eps)
         if residual is not None:
             args.residual = residual.data_ptr()
             args.residual_stride = residual.stride(0)
-        return self._run("simt_gemma_rms_norm_quant", args, x, fmt)
+        return self._run("simt_rms_norm_quant", args, x, fmt)
 
     def gemma_norm_add_norm_quant_fp8(
         self,
@@ -165,15 +211,16 @@ class Simulation:
         fmt: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """What :func:`octet.ops.gemma_norm_add_norm_quant_fp8` returns; updates the residual in place."""
-        args = GemmaRmsNormQuant(
+        args = RmsNormQuant(
             hidden=x.shape[1],
             post_weight=post_weight.data_ptr(),
             weight=weight.data_ptr(),
+            gain=ONE_PLUS_WEIGHT,
             eps=eps,
             residual=residual.data_ptr(),
             residual_stride=residual.stride(0),
         )
-        return self._run("simt_gemma_rms_norm_quant", args, x, fmt)
+        return self._run("simt_rms_norm_quant", args, x, fmt)
 
     def gemma_rms_norm(self, x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
         """What :func:`octet.ops.gemma_rms_norm` returns."""
@@ -194,6 +241,38 @@ class Simulation:
         assert bool((memory[x.numel() :] == UNTOUCHED).all()), "something beyond the rows was written"
         return memory[: x.numel()].view(x.shape)
 
+    def qk_norm_rope(
+        self,
+        qkv: torch.Tensor,
+        q_weight: torch.Tensor | None,
+        k_weight: torch.Tensor | None,
+        eps: float,
+        gemma: bool,
+        positions: torch.Tensor,
+        cos_sin: torch.Tensor,
+        q_heads: int,
+        k_heads: int,
+        head_size: int,
+    ) -> None:
+        """What :func:`octet.ops.qk_norm_rope` does."""
+        args = QkNormRope(
+            qkv=qkv.data_ptr(),
+            dtype=DTYPES.index(qkv.dtype),
+            stride=qkv.stride(0),
+            q_heads=q_heads,
+            k_heads=k_heads,
+            head_size=head_size,
+            rotary_dim=cos_sin.shape[1],
+            q_weight=None if q_weight is None else q_weight.data_ptr(),
+            k_weight=None if k_weight is None else k_weight.data_ptr(),
+            gain=ONE_PLUS_WEIGHT if gemma else WEIGHT,
+            eps=eps,
+            positions=positions.data_ptr(),
+            cos_sin=cos_sin.data_ptr(),
+            cos_sin_stride=cos_sin.stride(0),
+        )
+        self._call("simt_qk_norm_rope", args, len(qkv) * (q_heads + k_heads))
+
     def gelu_tanh_and_mul_quant_fp8(
         self, x: torch.Tensor, fmt: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -207,7 +286,7 @@ class Simulation:
     def _run(
         self,
         name: str,
-        args: PerTokenQuant | GemmaRmsNormQuant | GatedQuant,
+        args: PerTokenQuant | RmsNormQuant | GatedQuant,
         x: torch.Tensor,
         fmt: torch.dtype,
     ) -> tuple[torch.Tensor, torch.Tensor]:

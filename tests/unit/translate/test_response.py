@@ -20,13 +20,8 @@ from octet.engine.types import (
     ToolCallDelta,
     Usage,
 )
-from octet.translate.response import (
-    ChunkAccumulator,
-    add_usage,
-    delta_chunk,
-    first_chunk,
-    to_chat_response,
-)
+from octet.translate.chunks import ChunkAccumulator
+from octet.translate.response import add_usage, delta_chunk, first_chunk, to_chat_response
 from octet.translate.values import struct_to_dict
 from octet.v1 import chat_service_pb2 as pb
 from octet.v1 import content_pb2

@@ -15,6 +15,8 @@ FUSED = (
     "gelu_tanh_and_mul_quant_fp8",
     "silu_and_mul_quant_fp8",
     "gemma_rms_norm",
+    "rms_norm_quant_fp8",
+    "qk_norm_rope",
 )
 OPERATORS = (QUANTIZATION, "fp8_linear", *FUSED)
 

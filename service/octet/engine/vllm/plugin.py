@@ -9,7 +9,7 @@ from typing import Any
 
 import octet
 from octet.engine.vllm import compat, kernels
-from octet.engine.vllm.launch import sockets
+from octet.engine.vllm.launch import forkserver, sockets
 
 # torch's own switch.
 _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
@@ -59,6 +59,9 @@ def _stays_out() -> str | None:
 def _register(logger: Any, *, wanted: bool) -> None:
     if (folder := sockets.own_folder()) is not None:
         compat.share_under_name_of(folder)
+    if forkserver.server.forked:
+        compat.processes.start_workers_in(forkserver.ForkContext())
+        compat.processes.end_core_without_collecting()
     compat.extend_core()
     compat.count_ranks_uncompiled()
     compat.tokenizers.share_processors()
@@ -112,7 +115,15 @@ def _register_quantization() -> None:
 def _register_kernels(device: str) -> None:
     if "QuantFP8" in compat.out_of_tree_ops():
         return
-    from octet.engine.vllm.inside import fused, linear, output_layer, quant
+    from octet.engine.vllm.inside import (
+        fp8_vocabulary,
+        fused,
+        linear,
+        output_layer,
+        quant,
+        rms_norm_layers,
+        rotary,
+    )
     from octet.engine.vllm.inside.vision import install
 
     quant.register()
@@ -122,10 +133,16 @@ def _register_kernels(device: str) -> None:
     if device == "cpu":
         output_layer.register()
         install.register()
+        elements = compat.inductor.wake_threads_for_work_only()
+        compat.set_compile_factor("OCTET_ELEMENTS_PER_THREAD", str(elements))
     if "fp8_linear" in available:
         linear.register()
+    fp8_vocabulary.register()
     if set(kernels.FUSED) <= set(available):
         fused.register(device)
+        if device == "cpu":
+            rms_norm_layers.register()
+            rotary.register()
 
 
 def _quantizes_per_token(config: Any) -> bool:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from octet.errors import OverloadedError, Quota
 from octet.rpc.admission.claims import Claims
 from octet.rpc.admission.cost import Cost
+from octet.rpc.admission.demand import Demand
 from octet.rpc.admission.fair_queue import FairQueue
 from octet.rpc.admission.image_memory import ImageMemory, MemoryLine
 from octet.rpc.admission.limits import Limits
@@ -44,6 +45,7 @@ class Admission:
     ) -> None:
         self._clock = clock
         self._pace = Pace(clock)
+        self._demand = Demand(clock)
         self._queue: FairQueue[Ticket] = FairQueue()
         self._image_memory = ImageMemory(limits.image_memory)
         self._claims = Claims(self._image_memory)
@@ -63,6 +65,7 @@ class Admission:
     def open(self, limits: Limits) -> None:
         """Sets what there is room for."""
         self._limits = limits
+        self._demand.open(limits)
         self._places.open(limits)
         self._image_memory.open(limits.image_memory)
         self._token_calls.open(limits.token_calls)
@@ -84,6 +87,10 @@ class Admission:
             waiting_image_bytes=self._waiting_image_bytes + self._token_calls.waiting_image_bytes,
         )
 
+    def demand(self) -> float:
+        """Work in demand, over what the engine does at once; see `Demand`. Safe to call from all threads."""
+        return self._demand.ratio()
+
     @contextmanager
     def enter(
         self,
@@ -92,6 +99,7 @@ class Admission:
         *,
         time_left: float | None = None,
         caller_limit: int | None = None,
+        request_id: str = "",
         prompts: int = 1,
     ) -> Iterator[Ticket]:
         """Gives a request its place for as long as the context lasts; await its `turn`.
@@ -101,6 +109,7 @@ class Admission:
             cost: what it takes, or its first prompt does.
             time_left: seconds until its deadline; None for no deadline.
             caller_limit: requests that the caller may have here at the same time; None for any number.
+            request_id: its id, by which a request that was refused is known again; empty where it has none.
             prompts: how many it has. All but the first one `enter_next`; as many of them as `Ticket.lanes`
                 says may be here at the same time, as many as the caller may have requests.
 
@@ -109,8 +118,9 @@ class Admission:
         """
         now = self._clock()
         deadline = None if time_left is None else now + time_left
-        ticket = Ticket(caller, cost, now, deadline, self._pace)
-        with self._listeners.told_refusals(caller):
+        ticket = Ticket(caller, cost, now, deadline, self._pace, request_id=request_id)
+        self._demand.come(ticket)
+        with self._noted_refusals(ticket):
             self._check_caller(caller, caller_limit, self._in_flight[caller], "requests")
             self._check_images(cost.images)
             self._check_deadline(ticket)
@@ -249,6 +259,7 @@ class Admission:
 
     def _wait(self, ticket: Ticket) -> None:
         """Puts a ticket into the queue, and starts whoever is next."""
+        self._demand.enter(ticket)
         self._queue.push(ticket, first=ticket.follows)
         if ticket.follows:
             self._following[ticket.caller] += 1
@@ -402,12 +413,26 @@ class Admission:
         """Takes the ticket out of the queue for good."""
         self._drop(ticket)
         ticket.refuse(error)
+        self._note_refusal(ticket, error)
+
+    @contextmanager
+    def _noted_refusals(self, ticket: Ticket) -> Iterator[None]:
+        """Notes an `OverloadedError` in the context, and passes it on."""
+        try:
+            yield
+        except OverloadedError as error:
+            self._note_refusal(ticket, error)
+            raise
+
+    def _note_refusal(self, ticket: Ticket, error: OverloadedError) -> None:
+        self._demand.refuse(ticket, error, self._pace.run_seconds())
         self._listeners.refused(ticket.caller, error.reason)
 
     def _drop(self, ticket: Ticket) -> None:
         """Takes the ticket out of the queue."""
         self._queue.remove(ticket)
         self._no_longer_waits(ticket)
+        self._demand.leave(ticket)
 
     def _no_longer_waits(self, ticket: Ticket) -> None:
         if ticket.follows:
@@ -419,6 +444,7 @@ class Admission:
 
     def _leave(self, ticket: Ticket, started: float) -> None:
         """The request runs no more."""
+        self._demand.leave(ticket)
         self._places.leave(ticket)
         self._pace.note_run(self._clock() - started)
 

@@ -17,6 +17,7 @@ class Limits:
     """What `octet.config.admission.AdmissionConfig` describes, with every number known.
 
     Attributes:
+        computed: of the running requests, those that the engine computes at the same time; None for all.
         prompt_tokens: of one caller's prompts, those that the engine has and has not computed yet; None for
             any number.
     """
@@ -28,6 +29,7 @@ class Limits:
     token_calls: int
     image_memory: ImageMemoryLimits = NO_IMAGE_MEMORY
     running_per_caller: int | None = None
+    computed: int | None = None
     prompt_tokens: int | None = None
 
 
@@ -38,21 +40,22 @@ def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
     # better off in Octet's queue, where it is ordered fairly, can be refused, and is cheap to take out.
     running = config.max_running_requests or model.max_sequences + max(1, model.max_sequences // 8)
     waiting = config.max_waiting_requests
+    computed = min(running, model.max_sequences)
     return Limits(
         running=running,
         waiting=max(1, running // 4) if waiting is None else waiting,
         waiting_tokens=config.max_waiting_tokens or _CONTEXTS_WAITING * model.context_window,
         waiting_images=config.max_waiting_images,
         token_calls=config.max_token_calls,
-        running_per_caller=_running_per_caller(config, model),
+        running_per_caller=_running_per_caller(config, computed),
+        computed=computed,
         prompt_tokens=model.step_tokens,
         image_memory=config.image_memory,
     )
 
 
-def _running_per_caller(config: ServerConfig, model: ModelInfo) -> int | None:
+def _running_per_caller(config: ServerConfig, computed: int) -> int | None:
     """How much one caller may have of what the engine computes at once; None where callers are all one."""
     if config.max_running_requests_per_key is not None or not config.tells_callers_apart:
         return config.max_running_requests_per_key
-    computed = min(config.max_running_requests or model.max_sequences, model.max_sequences)
     return max(1, computed - max(1, computed // 8))

@@ -15,6 +15,7 @@ class Ticket:
         cost: what it takes.
         entered: when it came.
         deadline: when it has to be answered; None for no deadline.
+        request_id: the request's id, the same however often its client tries it; empty where it has none.
         images: its pictures that are not decoded yet.
         image_bytes: memory that it was given for pictures.
         started: when its turn came; None until then.
@@ -34,12 +35,14 @@ class Ticket:
         deadline: float | None,
         pace: Pace,
         *,
+        request_id: str = "",
         follows: bool = False,
     ) -> None:
         self.caller = caller
         self.cost = cost
         self.entered = entered
         self.deadline = deadline
+        self.request_id = request_id
         self.images = cost.images
         self.image_bytes = 0
         self.started: float | None = None

@@ -20,6 +20,9 @@ _PROBES = (
     f"{health.SERVICE_NAME}/",
     "vllm.grpc.engine.VllmEngine/HealthCheck",
     "vllm.grpc.engine.VllmEngine/GetLoads",
+    "inference.GRPCInferenceService/ServerLive",
+    "inference.GRPCInferenceService/ServerReady",
+    "inference.GRPCInferenceService/ModelReady",
 )
 
 # The codes that OpenTelemetry's conventions hold to be the server's own failures.

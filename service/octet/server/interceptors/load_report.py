@@ -12,6 +12,7 @@ _ANSWERS = (
     *("/octet.v1.ChatService/Chat", "/octet.v1.ChatService/StreamChat"),
     *("/octet.v1.CompletionService/Complete", "/octet.v1.CompletionService/StreamComplete"),
     "/octet.v1.EmbeddingService/Embed",
+    *(f"/inference.GRPCInferenceService/{method}" for method in ("ModelInfer", "ModelStreamInfer")),
 )
 
 

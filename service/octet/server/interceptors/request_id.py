@@ -11,7 +11,7 @@ from octet.server.interceptors.errors import REQUEST_ID_HEADER
 from octet.server.interceptors.handlers import AroundInterceptor, Context, Proceed
 from octet.translate.request import check_request_id
 
-_OWN_PREFIXES = ("/octet.v1.", "/vllm.grpc.engine.")
+_OWN_PREFIXES = ("/octet.v1.", "/vllm.grpc.engine.", "/inference.")
 
 
 class RequestIdInterceptor(AroundInterceptor):

@@ -26,6 +26,9 @@ from octet.server.interceptors.handlers import (
 MAX_METADATA_ENTRIES = 1000
 """More make a call malformed. gRPC's core bounds the bytes of each frame of metadata, not their number."""
 
+# Of the messages that come as streams, those that may hold a whole request with its pictures.
+_LARGE = frozenset({"inference.ModelInferRequest"})
+
 _LOOKED_AT = ("authorization", REQUEST_ID_HEADER)
 
 
@@ -90,16 +93,29 @@ class UnreadableInterceptor(AroundInterceptor):
         message = _message_class(handler.request_deserializer)
         behaviour: Any = handler.stream_unary or handler.stream_stream
 
-        def answer(messages: AsyncIterator[Any], context: Context) -> Any:
-            return behaviour(_readable(messages), context)
+        def answer(messages: AsyncIterator[bytes], context: Context) -> Any:
+            return behaviour(self._read_each(messages, message), context)
 
         return make_handler(
             answer,
             request_streaming=True,
             response_streaming=handler.response_streaming,
-            request_deserializer=lambda data: self._reader.read_small(data, message),
+            request_deserializer=None,
             response_serializer=handler.response_serializer,
         )
+
+    async def _read_each(self, messages: AsyncIterator[bytes], message: type[Any]) -> AsyncIterator[Any]:
+        may_be_large = message.DESCRIPTOR.full_name in _LARGE
+        async for data in messages:
+            call.request_bytes.set(len(data))
+            request = (
+                await self._reader.read(data, message)
+                if may_be_large
+                else self._reader.read_small(data, message)
+            )
+            if isinstance(request, Unreadable):
+                raise request.error
+            yield request
 
     async def around(
         self, details: grpc.HandlerCallDetails, request: Any, context: Context, proceed: Proceed
@@ -127,10 +143,3 @@ def _message_class(deserializer: Any) -> type[Any]:
     """The class whose FromString a handler's deserializer is, as in all generated code."""
     message: type[Any] = deserializer.__self__
     return message
-
-
-async def _readable(messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for message in messages:
-        if isinstance(message, Unreadable):
-            raise message.error
-        yield message

@@ -27,7 +27,7 @@ from octet.engine.vllm.inside import linear
 _PER_TOKEN = [QuantKey(dtype, kDynamicTokenScale) for dtype in (torch.float8_e4m3fn, torch.float8_e5m2)]
 
 
-class _Producer:
+class Producer:
     """A module whose output goes to one linear layer only."""
 
     # Owner and attribute. In a tuple, or the owner would become the module's child.
@@ -86,7 +86,7 @@ class PendingGemmaRMSNorm(EagerGemmaRMSNorm):
         return out
 
 
-class QuantizingGemmaRMSNorm(_Producer, GemmaRMSNorm):  # type: ignore[misc]
+class QuantizingGemmaRMSNorm(Producer, GemmaRMSNorm):  # type: ignore[misc]
     """vLLM's GemmaRMSNorm, which quantizes too where the linear layer behind it takes codes."""
 
     follows_norm = False
@@ -123,7 +123,7 @@ class QuantizingGemmaRMSNorm(_Producer, GemmaRMSNorm):  # type: ignore[misc]
             key.dtype,
             None if residual is None else residual.view(-1, x.shape[-1]),
         )
-        out = _quantized(q, scale, x, key)
+        out = quantized(q, scale, x, key)
         return out if residual is None else (out, residual)
 
     def _after_norm(
@@ -139,10 +139,10 @@ class QuantizingGemmaRMSNorm(_Producer, GemmaRMSNorm):  # type: ignore[misc]
             self.variance_epsilon,
             key.dtype,
         )
-        return _quantized(q, scale, x, key), residual
+        return quantized(q, scale, x, key), residual
 
 
-class QuantizingActivation(_Producer, torch.nn.Module):
+class QuantizingActivation(Producer, torch.nn.Module):
     """An activation function that quantizes too where the linear layer behind it takes codes."""
 
     def __init__(self, act_fn: torch.nn.Module, owner: torch.nn.Module, consumer: str) -> None:
@@ -223,14 +223,14 @@ def _join(layers: list[torch.nn.Module]) -> None:
 
 def _activate(operator: Any, key: QuantKey, x: torch.Tensor, layer: torch.nn.Module) -> QuantizedActivation:
     q, scale = operator(x.reshape(-1, x.shape[-1]), key.dtype)
-    return _quantized(q, scale, x, key)
+    return quantized(q, scale, x, key)
 
 
 def _is_tanh(act_fn: torch.nn.Module, x: torch.Tensor, layer: torch.nn.Module) -> bool:
     return bool(act_fn.approximate == "tanh")
 
 
-def _quantized(q: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, key: QuantKey) -> QuantizedActivation:
+def quantized(q: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, key: QuantKey) -> QuantizedActivation:
     """Codes [T, K] and scales [T, 1] as vLLM hands them on, for an x of as many rows."""
     shape = torch.Size((*x.shape[:-1], q.shape[-1]))
     return QuantizedActivation(data=q, scale=scale, orig_dtype=x.dtype, orig_shape=shape, quant_key=key)

@@ -37,6 +37,14 @@ class WorkerExtension:
                 counts[f"per_token_quant_fp8={_implementation(quant, device)}"] += 1
         return dict(counts)
 
+    def octet_vocabulary_format(self) -> str:
+        """The FP8 format of the layer that makes logits; "" where it is not FP8, or this rank has none."""
+        from octet.engine.vllm.inside import fp8_vocabulary
+
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        found = {fp8_vocabulary.format_of(layer) for layer in fp8_vocabulary.output_layers(model)}
+        return min(found, default="")
+
     def octet_prepare(self) -> None:
         """Imports what constrains decoding, before anybody waits for it, and gives memory back."""
         importlib.import_module("xgrammar")
@@ -79,10 +87,9 @@ def _fused_producers(model: Any) -> dict[Any, str]:
 
 
 def _fused_layers(model: Any) -> list[Any]:
-    from octet.engine.vllm.inside.fused import QuantizingActivation, QuantizingGemmaRMSNorm
+    from octet.engine.vllm.inside.fused import Producer
 
-    producers = (QuantizingGemmaRMSNorm, QuantizingActivation)
-    return [module for module in model.modules() if isinstance(module, producers)]
+    return [module for module in model.modules() if isinstance(module, Producer)]
 
 
 def _implementation(part: Any, device: str) -> str:

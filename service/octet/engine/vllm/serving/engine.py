@@ -73,7 +73,14 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         services = services_of(await llm.get_supported_tasks(), renderer)
         images, _ = await asyncio.gather(_image_costs(llm, renderer, services), compat.prepare(llm))
         model = describe_model(
-            llm.vllm_config, settings, await _active_kernels(llm), images, vocabulary.longest, services
+            llm.vllm_config,
+            settings,
+            await _active_kernels(llm),
+            await _vocabulary_format(llm),
+            images,
+            vocabulary.longest,
+            services,
+            renderer.picture_mark,
         )
         return VllmEngine(llm, launch, settings, renderer, vocabulary, usage, model)
     except BaseException as error:
@@ -295,6 +302,10 @@ class VllmEngine:
             llm.shutdown(SHUTDOWN_SECONDS)
             self._launch.close(reason)
 
+    def kill(self) -> None:
+        """Ends the engine's processes at once, also those that `close` waits for in another thread."""
+        self._launch.cancel()
+
     def _death(self) -> EngineDeadError:
         return EngineDeadError(self._launch.lost or "the engine has died")
 
@@ -411,3 +422,9 @@ async def _image_costs(
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     """What the workers of all ranks report, one line a kernel where they agree."""
     return kernels.summarize(await compat.ask_workers(llm, "octet_active_kernels"))
+
+
+async def _vocabulary_format(llm: "AsyncLLM") -> str:
+    """The FP8 format of the output layer, "" where it is not FP8; ranks without one say nothing of it."""
+    said: list[str] = await compat.ask_workers(llm, "octet_vocabulary_format")
+    return max(said)

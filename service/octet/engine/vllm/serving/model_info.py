@@ -28,9 +28,11 @@ def describe_model(
     config: "VllmConfig",
     settings: "EngineSettings",
     active_kernels: tuple[str, ...],
+    vocabulary_format: str,
     images: ImageCosts,
     longest_token: int,
     services: tuple[Service, ...],
+    picture_mark: str,
 ) -> ModelInfo:
     """Describes the model that an engine with `config` has loaded.
 
@@ -38,9 +40,11 @@ def describe_model(
         config: vLLM's.
         settings: Octet's own.
         active_kernels: as the workers report them.
+        vocabulary_format: of the layer that makes logits, as they report it.
         images: what pictures take.
         longest_token: bytes of the longest token's text.
         services: what it is for.
+        picture_mark: as ModelInfo has it.
     """
     embeds = Service.EMBEDDING in services
     model = config.model_config
@@ -54,6 +58,7 @@ def describe_model(
         output_token_limit=0 if embeds else _output_token_limit(model, settings.max_output_tokens),
         quantization=quantization(getattr(model.hf_config, "quantization_config", None)),
         active_kernels=active_kernels,
+        vocabulary_format=vocabulary_format,
         max_images=images.most_images,
         tokens_per_image=images.tokens,
         vocabulary_size=model.get_vocab_size(),
@@ -70,6 +75,7 @@ def describe_model(
         image_view=_image_view(config) if images.most_images > 0 else None,
         services=services,
         vectors=vectors_of(model) if embeds else None,
+        picture_mark=picture_mark,
     )
 
 

@@ -104,6 +104,11 @@ class PromptRenderer:
         return bool(self._model.hf_config.model_type == "gemma3")
 
     @property
+    def picture_mark(self) -> str:
+        """The text that stands for a picture in prompts; empty where there is none."""
+        return self._placeholder or ""
+
+    @property
     def picture_token(self) -> int | None:
         """The token that stands for a picture in prompts; None where there is none, or not only one."""
         tokens = self._special.encode([self._placeholder or ""])

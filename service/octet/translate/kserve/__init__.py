@@ -1,0 +1,1 @@
+"""KServe's protocol, with the tensors of Triton's vLLM backend: requests as completions, and answers."""
