@@ -1,15 +1,18 @@
-"""Octet against vLLM without it, end to end: the same model, one process after the other on the same machine.
+"""Octet against others, end to end: the same model, one process after the other on the same machine.
 
-    python -m bench.end_to_end [--checkpoint FOLDER] [--json FILE]
+    python -m bench.end_to_end [--llama-cpp] [--turns N] [--layers N] [--json FILE]
 
-The folder is what `python -m bench.random_checkpoint` writes; where it is missing, it is written first.
+The others are vLLM without Octet and, where it is asked for, llama.cpp. The model is what
+`python -m bench.random_checkpoint` writes; where it is missing, it is written first.
 """
 
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +22,18 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import random_checkpoint
+from bench.llama_cpp import engine as llama_cpp
 from octet.bench import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_CHECKPOINT = ROOT / "build" / "bench" / "gemma-3-1b-random"
+LAYERS = 26
+"""Of Gemma 3 1B."""
+
+LLAMA_CPP = "llama.cpp"
+_LLAMA_TITLE = "llama.cpp, Q8_0"
+
+# Which cores vLLM's OpenMP threads are bound to.
+_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class Variant:
         kernels: OCTET_KERNELS.
         new_tokens: that it decodes. vLLM takes seconds for one where it multiplies FP8 on a CPU.
         repetitions: of the prompt.
+        fp8_vocabulary: whether it runs with --fp8-vocabulary.
     """
 
     title: str
@@ -42,10 +54,14 @@ class Variant:
     kernels: str
     new_tokens: int
     repetitions: int
+    fp8_vocabulary: bool = False
 
 
 VARIANTS = {
     "octet": Variant("Octet, FP8", "fp8", "on", new_tokens=48, repetitions=7),
+    "octet-vocabulary": Variant(
+        "Octet, FP8 with its vocabulary", "fp8", "on", new_tokens=48, repetitions=7, fp8_vocabulary=True
+    ),
     "bf16": Variant("vLLM, bf16", "bf16", "off", new_tokens=48, repetitions=7),
     "fp8": Variant("vLLM, FP8", "fp8", "off", new_tokens=3, repetitions=1),
 }
@@ -59,7 +75,7 @@ def measure(variant: Variant, checkpoint: Path, *, eager: bool) -> dict[str, Any
     """
     command = [sys.executable, "-m", "bench.engine_run", str(checkpoint / variant.weights)]
     command += ["--new-tokens", str(variant.new_tokens), "--repetitions", str(variant.repetitions)]
-    command += ["--eager"] * eager
+    command += ["--eager"] * eager + ["--fp8-vocabulary"] * variant.fp8_vocabulary
     environment = os.environ | {"OCTET_KERNELS": variant.kernels}
     environment.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
     output = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, check=True).stdout
@@ -67,51 +83,119 @@ def measure(variant: Variant, checkpoint: Path, *, eager: bool) -> dict[str, Any
     return {"title": variant.title} | result
 
 
-def table(runs: dict[str, dict[str, Any]]) -> Table:
-    """The runs, each with its ratio to bf16."""
+def middle(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """One engine's turns as one run: of each figure the median. They stand in it under `turns`."""
+    first = [turn["first_token"]["median_s"] for turn in turns]
+    speeds = zip(*([decode["tokens_per_s"] for decode in turn["decode"]] for turn in turns), strict=True)
+    batches = [decode["batch"] for decode in turns[0]["decode"]]
+    return {
+        "title": turns[0]["title"],
+        "first_token": {"median_s": statistics.median(first)},
+        "decode": [
+            {"batch": batch, "tokens_per_s": statistics.median(each)}
+            for batch, each in zip(batches, speeds, strict=True)
+        ],
+        "turns": turns,
+    }
+
+
+def table(runs: Mapping[str, dict[str, Any]]) -> Table:
+    """The runs, each with its ratio to bf16, and to llama.cpp where that is among them."""
+    references = {name: runs[key] for key, name in (("bf16", "bf16"), (LLAMA_CPP, LLAMA_CPP)) if key in runs}
     rendered = Table(box=box.MARKDOWN)
     rendered.add_column("engine")
     batches = [decode["batch"] for decode in next(iter(runs.values()))["decode"]]
-    for batch in batches:
-        rendered.add_column(f"tokens/s, batch {batch}", justify="right")
-        rendered.add_column("to bf16", justify="right")
-    rendered.add_column("first token", justify="right")
-    rendered.add_column("to bf16", justify="right")
-    reference = runs.get("bf16", {})
+    for figure in (*(f"tokens/s, batch {batch}" for batch in batches), "first token"):
+        rendered.add_column(figure, justify="right")
+        for name in references:
+            rendered.add_column(f"to {name}", justify="right")
     for run in runs.values():
         cells = [run["title"]]
         for index, decode in enumerate(run["decode"]):
-            speed = decode["tokens_per_s"]
-            cells.append(f"{speed:.3g}")
-            cells.append(f"{speed / reference['decode'][index]['tokens_per_s']:.2f}x" if reference else "")
+            cells.append(f"{decode['tokens_per_s']:.3g}")
+            for reference in references.values():
+                ratio = decode["tokens_per_s"] / reference["decode"][index]["tokens_per_s"]
+                cells.append(f"{ratio:.2f}x")
         first = run["first_token"]["median_s"]
         cells.append(f"{first:.2f} s")
-        cells.append(f"{first / reference['first_token']['median_s']:.2f}x" if reference else "")
+        cells += [f"{first / each['first_token']['median_s']:.2f}x" for each in references.values()]
         rendered.add_row(*cells)
     return rendered
 
 
+def cores(binding: str) -> list[int]:
+    """The cores of VLLM_CPU_OMP_THREADS_BIND, such as 0-1 or 0,2, for one rank.
+
+    Raises:
+        ValueError: it names none.
+    """
+    found: list[int] = []
+    for part in binding.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
 def main() -> None:
     """Measures, prints the table, and writes everything where the command line says."""
-    parser = argparse.ArgumentParser(description="Measure Octet against vLLM without it.")
-    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    parser = argparse.ArgumentParser(description="Measure Octet against others.")
+    parser.add_argument("--checkpoint", type=Path, help="default: a folder of build/bench")
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of the model (default: %(default)s)")
     parser.add_argument("--json", type=Path, dest="json_file", help="write it all here")
     parser.add_argument("--only", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
+    parser.add_argument(
+        "--llama-cpp", action="store_true", help="llama.cpp, too; it is built into build/llama-cpp first"
+    )
+    parser.add_argument(
+        "--turns",
+        type=int,
+        default=1,
+        help="how often every engine is started, one after the other; medians count (default: %(default)s)",
+    )
     parser.add_argument("--eager", action="store_true", help="do not compile the models")
     arguments = parser.parse_args()
-    if not all((arguments.checkpoint / form / "config.json").is_file() for form in random_checkpoint.FORMATS):
-        print(f"writing {arguments.checkpoint}", file=sys.stderr)
-        random_checkpoint.write(arguments.checkpoint)
-    runs = {}
-    for name in arguments.only:
-        runs[name] = measure(VARIANTS[name], arguments.checkpoint, eager=arguments.eager)
+    llama_cores = _llama_cores(parser) if arguments.llama_cpp else []
+    checkpoint = arguments.checkpoint or _default_checkpoint(arguments.layers)
+    _write_missing(checkpoint, arguments.layers)
+    if arguments.llama_cpp:
+        llama_cpp.prepare(checkpoint)
+    turns: dict[str, list[dict[str, Any]]] = {}
+    for _ in range(arguments.turns):
+        for name in arguments.only:
+            turn = measure(VARIANTS[name], checkpoint, eager=arguments.eager)
+            turns.setdefault(name, []).append(turn)
+        if arguments.llama_cpp:
+            measured = llama_cpp.measure(checkpoint, llama_cores, new_tokens=48, repetitions=7)
+            turns.setdefault(LLAMA_CPP, []).append({"title": _LLAMA_TITLE} | measured)
+    runs = {name: middle(each) for name, each in turns.items()}
     described = machine.describe("cpu")
-    console = Console(width=160)
+    console = Console(width=200)
     console.print(machine.summary(described), markup=False, highlight=False)
     console.print(table(runs))
     if arguments.json_file is not None:
-        report = {"machine": described, "eager": arguments.eager, "runs": runs}
+        report = {
+            "machine": described, "eager": arguments.eager, "layers": arguments.layers, "runs": runs,
+        }  # fmt: skip
         arguments.json_file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _llama_cores(parser: argparse.ArgumentParser) -> list[int]:
+    """All engines compute on the same cores, which has to be said: left to itself, vLLM leaves one free."""
+    try:
+        return cores(os.environ.get(_BINDING, ""))
+    except ValueError:
+        parser.error(f"--llama-cpp: {_BINDING} has to name the cores, such as 0-1, for all engines")
+
+
+def _default_checkpoint(layers: int) -> Path:
+    name = "gemma-3-1b-random" + (f"-{layers}-layers" if layers != LAYERS else "")
+    return ROOT / "build" / "bench" / name
+
+
+def _write_missing(checkpoint: Path, layers: int) -> None:
+    if not all((checkpoint / form / "config.json").is_file() for form in random_checkpoint.FORMATS):
+        print(f"writing {checkpoint}", file=sys.stderr)
+        random_checkpoint.write(checkpoint, layers)
 
 
 if __name__ == "__main__":

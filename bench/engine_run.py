@@ -19,6 +19,7 @@ os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 from vllm import EngineArgs, LLMEngine, SamplingParams
 
 from octet.bench.timing import Timing
+from octet.engine.vllm.formats import FP8_VOCABULARY
 from octet.engine.vllm.launch.args import WORKER_EXTENSION
 
 _DECODE_PROMPT_TOKENS = 16
@@ -103,9 +104,16 @@ def main() -> None:
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--repetitions", type=int, default=5, help="of the prompt (default: %(default)s)")
     parser.add_argument("--eager", action="store_true", help="do not compile the model")
+    parser.add_argument("--fp8-vocabulary", action="store_true", help="as octet serve takes it")
     arguments = parser.parse_args()
     longest = max(arguments.prompt_tokens, _DECODE_PROMPT_TOKENS + arguments.new_tokens) + 16
-    engine = Engine(arguments.model, eager=arguments.eager, longest=longest, batch=max(arguments.batches))
+    engine = Engine(
+        arguments.model,
+        eager=arguments.eager,
+        longest=longest,
+        batch=max(arguments.batches),
+        additional_config={FP8_VOCABULARY: True} if arguments.fp8_vocabulary else {},
+    )
     engine.steps(1, _DECODE_PROMPT_TOKENS, 2)
     result = {
         "kernels": engine.active_kernels(),

@@ -203,6 +203,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "scheme": scheme.scheme if scheme else None,
         "weight_format": scheme.weight_format if scheme else None,
         "activation_format": scheme.activation_format if scheme else None,
+        "vocabulary_format": scheme.weight_format if scheme and checkpoint.quantizes_vocabulary else None,
         "weight_bytes": checkpoint.weight_bytes,
     }
     findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
@@ -217,6 +218,8 @@ def _model(name: str, report: Report) -> list[Finding]:
         findings.append(Finding("model's format", Status.WARNING, detail))
     else:
         detail = f"FP8_DYNAMIC, weights {scheme.weight_format}, activations {scheme.activation_format}"
+        if checkpoint.quantizes_vocabulary:
+            detail += ", the output layer too"
         findings.append(Finding("model's format", Status.OK, detail))
     findings.append(_fits(checkpoint.weight_bytes))
     return findings

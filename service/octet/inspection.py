@@ -132,6 +132,9 @@ class Inspection:
             "scheme": scheme.scheme if scheme else None,
             "weight_format": scheme.weight_format if scheme else None,
             "activation_format": scheme.activation_format if scheme else None,
+            "vocabulary_format": scheme.weight_format
+            if scheme and self.checkpoint.quantizes_vocabulary
+            else None,
             "parameters": self.parameters,
             "quantized_parameters": self.quantized_parameters,
             "bytes": self.bytes,
@@ -223,8 +226,19 @@ def _problems(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> Iterator[st
         yield f"config.json says {scheme.weight_format} weights, and no tensor is {expected}"
     if others := [tensor for tensor in codes if tensor.dtype != expected]:
         yield f"{_some(others)}: {others[0].dtype}, and config.json says {scheme.weight_format}"
+    yield from _vocabulary_problems(checkpoint, codes)
     if bare := [tensor for tensor in codes if not _channel_scaled(tensor, tensors)]:
         yield f"{_some(bare)}: no {_SCALE[1:]} of one value per output channel beside it"
+
+
+def _vocabulary_problems(checkpoint: Checkpoint, codes: list[Tensor]) -> Iterator[str]:
+    """Where the output layer is not stored as the config says; vLLM would not load it, or load it as bf16."""
+    stored = [tensor for tensor in codes if tensor.name.endswith(f"{formats.OUTPUT_LAYER}{_WEIGHT}")]
+    if stored and not checkpoint.quantizes_vocabulary:
+        said = "config.json does not say that the output layer is quantized"
+        yield f"{_some(stored)}: {stored[0].dtype}, and {said}"
+    if checkpoint.quantizes_vocabulary and not stored:
+        yield "config.json says that the output layer is quantized, and it is not stored so"
 
 
 def _channel_scaled(tensor: Tensor, tensors: dict[str, Tensor]) -> bool:

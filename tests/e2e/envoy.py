@@ -94,5 +94,6 @@ def _wait_for_workers(process: "subprocess.Popen[str]") -> None:
     for line in process.stderr:
         log.append(line)
         if "starting workers" in line:
+            assert not [line for line in log if "[warning]" in line], "".join(log)
             return
     raise AssertionError("".join(log))

@@ -18,22 +18,36 @@ from octet.engine.vllm.launch.args import parse_engine_args
 from octet.engine.vllm.serving.engine import VllmEngine, create_engine
 from octet.errors import EngineDeadError
 from tests.e2e.conftest import ENGINE_FLAGS, wait_until_serving
+from tests.e2e.envoy import envoy
+from tests.e2e.json_client import asking, chat, is_whole, objects
 
 
 @pytest.mark.parametrize("victim", ["EngineCore", "Worker"])
 def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
-    """Health flips within 2 s, the caller is told, and the process ends within 5 s, with one line."""
+    """Health flips within 2 s, the caller is told, and the process ends within 5 s, with one line.
+
+    Over HTTP the answer ends like a whole one, but for the sign of that.
+    """
     log = tmp_path / "server.log"
     with log.open("w") as file:
         command = [sys.executable, "-m", "octet", "serve", "--port", "0"]
         server = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
     try:
         target = wait_until_serving(server, log)
-        with grpc.insecure_channel(target) as channel, Client(target) as client:
+        (tmp_path / "envoy").mkdir()
+        story = chat("Tell me a story.", ignore_eos=True, max_tokens=4000)
+        with (
+            envoy("http_json.yaml", [int(target.rpartition(":")[2])], tmp_path / "envoy") as proxy,
+            asking(f"http://{proxy}/v1/chat:stream", body=story) as web,
+            grpc.insecure_channel(target) as channel,
+            Client(target) as client,
+        ):
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
             stream = client.stream("Tell me a story.", ignore_eos=True, max_tokens=4000)
             assert next(iter(stream))
+            assert web.stdout is not None
+            begun = [web.stdout.readline(), web.stdout.readline()]
             processes = psutil.Process(server.pid).children(recursive=True)
             (process,) = [p for p in processes if f"VLLM::{victim}" in " ".join(p.cmdline())]
             killed = time.monotonic()
@@ -43,6 +57,9 @@ def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
             with pytest.raises(OctetRpcError) as raised:
                 stream.answer()
             assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD")
+            chunks = objects("".join([*begun, web.stdout.read()]))
+            assert chunks[0]["usage"]["prompt_tokens"] > 0
+            assert not is_whole(chunks)
         assert server.wait(timeout=30) == 1
         assert time.monotonic() - killed < 5
         assert log.read_text().splitlines()[-1] == "octet: error: the engine has died"

@@ -46,6 +46,8 @@ def linear(layer: int, dtype: torch.dtype = torch.float8_e5m2) -> dict[str, torc
     }
 
 
+HEAD = "language_model.lm_head.weight"
+OUTPUT = {HEAD: torch.zeros(10, 8).to(torch.float8_e5m2), f"{HEAD}_scale": torch.ones(10, 1)}
 EMBEDDING = {"language_model.model.embed_tokens.weight": torch.zeros(10, 8, dtype=torch.bfloat16)}
 
 
@@ -88,6 +90,16 @@ def test_layers_stored_otherwise_are_listed_apart(tmp_path: Path) -> None:
             linear(0) | {f"{LAYERS}.0.mlp.down_proj.weight_scale": torch.ones(1)},
             octet_fp8(),
             "no weight_scale of one value per output channel beside it",
+        ),
+        (
+            linear(0) | OUTPUT,
+            octet_fp8(),
+            f"{HEAD}: F8_E5M2, and config.json does not say that the output layer is quantized",
+        ),
+        (
+            linear(0) | EMBEDDING,
+            octet_fp8() | {"vocabulary": True},
+            "config.json says that the output layer is quantized, and it is not stored so",
         ),
     ],
 )
@@ -155,11 +167,22 @@ def test_the_command_prints_a_table() -> None:
     assert f"cpu (this machine): served: per_token_quant_fp8={kernels.variant('cpu')}" in result.output
 
 
+def test_an_output_layer_that_is_quantized_is_named(tmp_path: Path) -> None:
+    quantization = octet_fp8() | {"vocabulary": True}
+    folder = write(tmp_path / "m", linear(0) | OUTPUT | EMBEDDING, quantization=quantization)
+    result = CliRunner().invoke(inspect_command, [str(folder)])
+    assert result.exit_code == 0
+    assert "activations e4m3, the output layer too" in result.output.replace("\n", "")
+    report = json.loads(CliRunner().invoke(inspect_command, [str(folder), "--json"]).output)
+    assert report["vocabulary_format"] == "e5m2"
+
+
 def test_the_command_prints_json() -> None:
     result = CliRunner().invoke(inspect_command, [str(demo.PATH), "--json"])
     report = json.loads(result.output)
     assert result.exit_code == 0
     assert report["weight_format"] == report["activation_format"] == "e4m3"
+    assert report["vocabulary_format"] is None
     assert 0 < report["quantized_parameters"] < report["parameters"]
     assert sum(kind["parameters"] for kind in report["modules"]) == report["parameters"]
     assert [device["served"] for device in report["devices"]] == [True, True]

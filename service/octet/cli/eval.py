@@ -99,6 +99,12 @@ def weights(quantized: str, source: str, plot: Path | None, as_json: bool) -> No
     metavar="FLAGS",
     help="vLLM's flags for every model, in one string; `octet serve --help-engine` lists them.",
 )
+@click.option(
+    "--fp8-vocabulary",
+    is_flag=True,
+    help="Run each QUANTIZED model with --fp8-vocabulary, as `octet serve` takes it, and SOURCE without; "
+    "both may be the same model.",
+)
 @_JSON
 def perplexity(
     quantized: tuple[str, ...],
@@ -109,6 +115,7 @@ def perplexity(
     stride: int | None,
     top: int | None,
     engine_args: str,
+    fp8_vocabulary: bool,
     as_json: bool,
 ) -> None:
     """Let SOURCE and each QUANTIZED model predict a text, and compare.
@@ -131,7 +138,13 @@ def perplexity(
 
     with _one_line_errors():
         documents = split_documents(_read(text_file), separator)
-        settings = Settings(window, stride or window // 2, top, tuple(shlex.split(engine_args)))
+        settings = Settings(
+            window,
+            stride or window // 2,
+            top,
+            tuple(shlex.split(engine_args)),
+            ("--fp8-vocabulary",) if fp8_vocabulary else (),
+        )
         results = asyncio.run(evaluate(source, quantized, documents, settings, _show_progress))
     if as_json:
         found = [{"model": name} | asdict(r) for name, r in zip(quantized, results, strict=True)]

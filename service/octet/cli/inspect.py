@@ -74,6 +74,8 @@ def _scheme(inspection: "Inspection") -> str:
     text = f"{names}, {scheme.scheme} ({inspection.checkpoint.quant_method})"
     if scheme.weight_format and scheme.activation_format:
         text += f", weights {scheme.weight_format}, activations {scheme.activation_format}"
+    if inspection.checkpoint.quantizes_vocabulary:
+        text += ", the output layer too"
     return text
 
 

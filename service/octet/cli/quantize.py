@@ -49,6 +49,12 @@ _INTERRUPTED = 130
     help="Layers not to quantize, in the same terms; replaces the default. Repeatable.",
 )
 @click.option(
+    "--vocabulary",
+    is_flag=True,
+    help="Quantize the output layer too, whatever --ignore says. Where it shares the embedding it becomes a "
+    "tensor of its own, and the embedding stays as it is.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=lambda: len(os.sched_getaffinity(0)),
@@ -66,6 +72,7 @@ def quantize(
     activations: str,
     targets: tuple[str, ...],
     ignore: tuple[str, ...],
+    vocabulary: bool,
     workers: int,
     verify: bool,
 ) -> None:
@@ -74,7 +81,7 @@ def quantize(
     Weights of linear layers become FP8 codes with one scale per output channel. No data is needed and no
     model is run. An interrupted run goes on when it is started again.
     """
-    options = Options(Format(weights), Format(activations), targets, ignore, workers, verify)
+    options = Options(Format(weights), Format(activations), targets, ignore, vocabulary, workers, verify)
     try:
         from octet.quantize.checkpoint import quantize_checkpoint
         from octet.quantize.source import open_source

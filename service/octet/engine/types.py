@@ -487,6 +487,8 @@ class ModelInfo:
         crops_by_default: whether pan and scan is on for requests that do not say.
         visual_tokens_per_image: of `tokens_per_image`, those that the picture itself becomes, which alone are
             counted in `Usage.image_tokens`.
+        vocabulary_format: the FP8 format of the layer that makes logits, such as "e4m3"; "" where it has
+            none.
         limits_reasoning: whether it thinks, and can be made to come to an end with that.
         picture_mark: the text that the model has for a picture in its prompts; empty where there is none.
         image_view: what the processor makes of every picture; None where that depends on the picture.
@@ -517,6 +519,7 @@ class ModelInfo:
     services: tuple[Service, ...] = (Service.CHAT, Service.COMPLETION)
     vectors: Vectors | None = None
     limits_reasoning: bool = False
+    vocabulary_format: str = ""
     picture_mark: str = ""
 
     def image_cost(self, pan_and_scan: bool | None) -> int:

@@ -38,12 +38,14 @@ class Settings:
         top: how many of the most probable tokens are compared at each place, 0 for the whole vocabulary;
             None chooses.
         engine_flags: vLLM's flags for every model.
+        quantized_flags: flags for the quantized ones besides.
     """
 
     window: int
     stride: int
     top: int | None
     engine_flags: tuple[str, ...] = ()
+    quantized_flags: tuple[str, ...] = ()
 
 
 async def evaluate(
@@ -69,7 +71,7 @@ async def evaluate(
         results = []
         for name in quantized:
             scores = _Stored(Path(folder))
-            async with scorer(name, settings.engine_flags) as model:
+            async with scorer(name, (*settings.engine_flags, *settings.quantized_flags)) as model:
                 if model.vocab_size != vocab_size or _prompts(model, documents, settings) != prompts:
                     raise EvaluationError(f"{name} has another tokenizer than {source}")
                 for number, window in enumerate(prompts):

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from octet.engine.vllm.checkpoint import find_folder, weight_files
-from octet.engine.vllm.formats import SAFETENSORS_DTYPES
+from octet.engine.vllm.formats import OUTPUT_LAYER, SAFETENSORS_DTYPES
 from octet.inspection import Tensor, read_headers
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
 from octet.weight_index import CheckpointError
@@ -49,7 +49,8 @@ class LayerError:
 class WeightComparison:
     """The quantized weights of one checkpoint, and the same ones of another.
 
-    Only the headers are read before the errors are asked for.
+    An output layer that shares the embedding in the source is compared with that. Only the headers are read
+    before the errors are asked for.
     """
 
     def __init__(self, quantized: str, source: str) -> None:
@@ -67,8 +68,9 @@ class WeightComparison:
         }
         if not self._formats:
             raise CheckpointError(f"{self._codes.folder} holds no FP8 weights with scales")
-        for name in self._formats:
-            self._check(name)
+        self._origins = {name: self._origin(name) for name in self._formats}
+        for name, origin in self._origins.items():
+            self._check(name, origin)
 
     def __len__(self) -> int:
         """How many weights there are."""
@@ -83,12 +85,12 @@ class WeightComparison:
         with ExitStack() as stack:
             codes, sources = self._codes.open(stack), self._sources.open(stack)
             for name, format_name in self._formats.items():
-                scale = codes(f"{name}_scale")[:]
+                scale, origin = codes(f"{name}_scale")[:], sources(self._origins[name])
                 rows, columns = self._codes.tensors[name][0].shape
                 step = max(1, _PIECE // columns)
                 energies = [
                     channel_energies(
-                        sources(name)[begin : begin + step],
+                        origin[begin : begin + step],
                         codes(name)[begin : begin + step],
                         scale.reshape(-1, 1).expand(rows, 1)[begin : begin + step],
                     )
@@ -97,15 +99,22 @@ class WeightComparison:
                 signal, noise = (torch.cat(parts) for parts in zip(*energies, strict=True))
                 yield LayerError(name.removesuffix(".weight"), format_name, from_energies(signal, noise))
 
-    def _check(self, name: str) -> None:
-        if name not in self._sources.tensors:
-            raise CheckpointError(f"{self._sources.folder} holds no tensor {name}")
-        (codes, _), (source, path) = self._codes.tensors[name], self._sources.tensors[name]
+    def _origin(self, name: str) -> str:
+        """The source's tensor of which a weight was made."""
+        if name.endswith(f"{OUTPUT_LAYER}.weight") and name not in self._sources.tensors:
+            shared = [other for other in self._sources.tensors if other.endswith("embed_tokens.weight")]
+            return shared[0] if len(shared) == 1 else name
+        return name
+
+    def _check(self, name: str, origin: str) -> None:
+        if origin not in self._sources.tensors:
+            raise CheckpointError(f"{self._sources.folder} holds no tensor {origin}")
+        (codes, _), (source, path) = self._codes.tensors[name], self._sources.tensors[origin]
         (scale, _) = self._codes.tensors[f"{name}_scale"]
         if source.shape != codes.shape or len(codes.shape) != 2:
-            raise CheckpointError(f"{path}: tensor {name} is {list(source.shape)}, not {list(codes.shape)}")
+            raise CheckpointError(f"{path}: tensor {origin} is {list(source.shape)}, not {list(codes.shape)}")
         if source.dtype not in ("F32", "F16", "BF16"):
-            raise CheckpointError(f"{path}: tensor {name} is {source.dtype}, quantized itself")
+            raise CheckpointError(f"{path}: tensor {origin} is {source.dtype}, quantized itself")
         if scale.elements not in (1, codes.shape[0]):
             raise CheckpointError(
                 f"{self._codes.folder}: tensor {name}_scale is {list(scale.shape)}, neither one scale nor "

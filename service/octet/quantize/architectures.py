@@ -32,9 +32,11 @@ class Architecture:
 
     Attributes:
         blocks: all but the output layer, in the order in which the model holds them.
+        has_output_layer: whether vLLM has one, apart from an embedding that it multiplies by.
     """
 
     blocks: tuple[Block, ...]
+    has_output_layer: bool = True
 
     def position(self, module: str) -> tuple[int, int, int] | None:
         """Where the linear layer `module` stands among the model's; None when there is no such layer."""
@@ -68,7 +70,7 @@ _PROJECTOR = Block(r"(?:model\.)?multi_modal_projector\.", ("linear_1", "linear_
 _OUTPUT = Block(r"(?:language_model\.)?", (OUTPUT_LAYER,))
 
 _ARCHITECTURES = {
-    "Gemma2ForCausalLM": _TEXT,
+    "Gemma2ForCausalLM": Architecture(_TEXT.blocks, has_output_layer=False),
     "Gemma3ForCausalLM": _TEXT,
     "Gemma3ForConditionalGeneration": Architecture((_NESTED_VISION, _NESTED_TEXT)),
     "GemmaForCausalLM": _TEXT,

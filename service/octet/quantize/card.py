@@ -22,7 +22,7 @@ _WORST_SHOWN = 10
 
 def model_card(source: Source, plan: Plan, options: Options, errors: "list[TensorError] | None") -> str:
     """The card's text; `errors` are those of the quantized tensors, None when they were not measured."""
-    method = quantization_config(options, plan.ignored)["quant_method"]
+    method = quantization_config(options, plan)["quant_method"]
     weights, activations = options.weights.name, options.activations.name
     quantized = sum(tensor.scale is not None for shard in plan.shards for tensor in shard.tensors)
     revision = f" at revision `{source.revision}`" if source.revision else ""
@@ -84,6 +84,8 @@ def _flags(options: Options) -> str:
         flags += [f"--targets '{target}'" for target in options.targets]
     if options.ignore != default.ignore:
         flags += [f"--ignore '{pattern}'" for pattern in options.ignore]
+    if options.vocabulary:
+        flags.append("--vocabulary")
     return " ".join(flags)
 
 

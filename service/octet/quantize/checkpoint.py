@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octet.quantize.card import model_card
-from octet.quantize.config import quantization_config
+from octet.quantize.config import model_config
 from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
 from octet.quantize.journal import Journal, fingerprint
 from octet.quantize.options import Options
@@ -159,8 +159,7 @@ def _write_rest(
     if source.weight_map is not None:
         _write(directory / INDEX, _json(_index(plan)))
     _write(directory / "README.md", model_card(source, plan, options, errors).encode())
-    config = source.config | {"quantization_config": quantization_config(options, plan.ignored)}
-    _write(directory / CONFIG, _json(config))
+    _write(directory / CONFIG, _json(model_config(source.config, options, plan)))
 
 
 def _index(plan: Plan) -> dict[str, object]:

@@ -35,6 +35,8 @@ class Options:
         targets: layers to quantize, and
         ignore: layers not to, as llm-compressor takes them: ``Linear``, a layer's name, or ``re:`` and a
             regular expression that matches the start of its name.
+        vocabulary: quantize the output layer whatever these say, and where it shares the embedding, write it
+            as a tensor of its own.
         workers: threads that quantize and copy.
         verify: read the result back, compare it with the source, and measure its error.
     """
@@ -43,5 +45,6 @@ class Options:
     activations: Format = Format.E4M3
     targets: tuple[str, ...] = DEFAULT_TARGETS
     ignore: tuple[str, ...] = DEFAULT_IGNORE
+    vocabulary: bool = False
     workers: int = 2
     verify: bool = False

@@ -18,15 +18,21 @@ FLOAT_DTYPES = ("BF16", "F16", "F32")
 """Dtypes of weights that can be quantized."""
 
 _WEIGHT = ".weight"
+_EMBEDDING = "embed_tokens.weight"
+
+# What names of a language model within another begin with in published checkpoints; its output layer's too.
+_NESTED = "language_model."
 
 
 @dataclass(frozen=True, slots=True)
 class TensorPlan:
     """What becomes of one tensor.
 
+    An embedding that an output layer shares has two: it is copied, and becomes that layer's codes.
+
     Attributes:
         source: where it lies.
-        target: where it, or its codes, will lie.
+        target: where it, or its codes, will lie; no other one's target has this name.
         scale: where its scale will lie; None for a tensor that is copied.
     """
 
@@ -44,7 +50,8 @@ class ShardPlan:
         name: its name, that of the new file too.
         start: the new file's bytes up to its data.
         header: what they say.
-        tensors: its tensors, in the order in which they lie in the source.
+        tensors: its tensors, in the order in which they lie in the source; an output layer that shares the
+            embedding comes last.
     """
 
     source: Path
@@ -62,10 +69,12 @@ class Plan:
         shards: its weight files.
         ignored: linear layers that stay as they are, in the order in which the model holds them, under the
             names that the checkpoint gives them.
+        vocabulary: whether the output layer is quantized.
     """
 
     shards: tuple[ShardPlan, ...]
     ignored: tuple[str, ...]
+    vocabulary: bool
 
 
 def make_plan(source: Source, options: Options) -> Plan:
@@ -84,17 +93,27 @@ def make_plan(source: Source, options: Options) -> Plan:
         for module in modules
         if _matches(module, options.targets) and not _matches(module, options.ignore)
     }
+    outputs = {module for module in modules if module.endswith(architectures.OUTPUT_LAYER)}
+    if options.vocabulary:
+        chosen |= outputs
     if not chosen:
         raise QuantizeError(f"{source.directory}: no linear layer is left to quantize")
+    vocabulary = options.vocabulary or bool(chosen & outputs)
+    if vocabulary and not architecture.has_output_layer:
+        raise QuantizeError(
+            f"{source.directory}: vLLM multiplies by the embedding of {source.architecture}, which has to "
+            "stay as it is; octet serve --fp8-vocabulary quantizes it when it is loaded"
+        )
+    tied = _tied_output(source, headers) if options.vocabulary and not outputs else None
     shards = tuple(
-        _plan_shard(source.directory / name, header, chosen, options) for name, header in headers.items()
+        _plan_shard(source.directory / name, header, chosen, tied, options)
+        for name, header in headers.items()
     )
     ignored = [module for module in modules if module not in chosen]
-    if not any(module.endswith(architectures.OUTPUT_LAYER) for module in modules):
-        ignored.append(
-            architectures.OUTPUT_LAYER
-        )  # It shares the embedding, and is a linear layer all the same.
-    return Plan(shards, tuple(ignored))
+    if not outputs and tied is None:
+        # It shares the embedding, and is a linear layer all the same.
+        ignored.append(architectures.OUTPUT_LAYER)
+    return Plan(shards, tuple(ignored), vocabulary)
 
 
 def _matches(module: str, patterns: Sequence[str]) -> bool:
@@ -143,27 +162,49 @@ def _linear_modules(
     return [module for _, module in sorted(found)]
 
 
-def _plan_shard(path: Path, header: Header, chosen: Iterable[str], options: Options) -> ShardPlan:
+@dataclass(frozen=True, slots=True)
+class _TiedOutput:
+    """An output layer that shares the embedding: what that is called, and what the layer will be."""
+
+    embedding: str
+    weight: str
+
+
+def _tied_output(source: Source, headers: dict[str, Header]) -> _TiedOutput:
+    names = [tensor.name for header in headers.values() for tensor in header.tensors]
+    found = [name for name in names if name.endswith(_EMBEDDING)]
+    if len(found) != 1:
+        raise QuantizeError(
+            f"{source.directory} holds no output layer, and {len(found) or 'no'} embeddings that it could "
+            "share"
+        )
+    prefix = _NESTED if found[0].startswith(_NESTED) else ""
+    return _TiedOutput(found[0], f"{prefix}{architectures.OUTPUT_LAYER}{_WEIGHT}")
+
+
+def _plan_shard(
+    path: Path, header: Header, chosen: Iterable[str], tied: _TiedOutput | None, options: Options
+) -> ShardPlan:
     quantized = {f"{module}{_WEIGHT}" for module in chosen}
+    made: list[tuple[StoredTensor, str, bool]] = [
+        (tensor, tensor.name, tensor.name in quantized) for tensor in header.tensors
+    ]
+    made += [(t, tied.weight, True) for t in header.tensors if tied is not None and t.name == tied.embedding]
     contents: list[tuple[str, str, tuple[int, ...]]] = []
-    for tensor in header.tensors:
-        if tensor.name not in quantized:
-            contents.append((tensor.name, tensor.dtype, tensor.shape))
+    for tensor, name, to_codes in made:
+        if not to_codes:
+            contents.append((name, tensor.dtype, tensor.shape))
             continue
         if tensor.dtype not in FLOAT_DTYPES:
             already = "is quantized already" if tensor.dtype.startswith("F8") else "cannot be quantized"
             raise QuantizeError(f"{path}: tensor {tensor.name} {already}: its dtype is {tensor.dtype}")
-        contents.append((tensor.name, options.weights.dtype_name, tensor.shape))
+        contents.append((name, options.weights.dtype_name, tensor.shape))
         scale_dtype = options.weights.scale_dtype_name(tensor.dtype)
-        contents.append((tensor.name + SCALE_SUFFIX, scale_dtype, (tensor.shape[0], 1)))
+        contents.append((name + SCALE_SUFFIX, scale_dtype, (tensor.shape[0], 1)))
     start, target = lay_out(contents, header.metadata)
     placed = {tensor.name: tensor for tensor in target.tensors}
     tensors = tuple(
-        TensorPlan(
-            tensor,
-            placed[tensor.name],
-            placed[tensor.name + SCALE_SUFFIX] if tensor.name in quantized else None,
-        )
-        for tensor in header.tensors
+        TensorPlan(tensor, placed[name], placed[name + SCALE_SUFFIX] if to_codes else None)
+        for tensor, name, to_codes in made
     )
     return ShardPlan(path, path.name, start, target, tensors)

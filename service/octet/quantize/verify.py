@@ -55,7 +55,7 @@ def verify_shard(shard: ShardPlan, directory: Path, workers: int, progress: Prog
             _compare_copy(piece, source_fd, target_fd, path)
         else:
             signal, noise = _piece_energies(piece, source_fd, target_fd)
-            energies[piece.tensor.source.name].append((piece.begin, signal, noise))
+            energies[piece.tensor.target.name].append((piece.begin, signal, noise))
 
     source_fd = os.open(shard.source, os.O_RDONLY | os.O_CLOEXEC)
     target_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -68,9 +68,9 @@ def verify_shard(shard: ShardPlan, directory: Path, workers: int, progress: Prog
         os.close(source_fd)
         os.close(target_fd)
     return [
-        TensorError(tensor.source.name, _total(energies[tensor.source.name]))
+        TensorError(tensor.target.name, _total(energies[tensor.target.name]))
         for tensor in shard.tensors
-        if tensor.source.name in energies
+        if tensor.target.name in energies
     ]
 
 

@@ -118,7 +118,7 @@ def _write_tensors(
     def complete(piece: Piece) -> None:
         nonlocal unflushed
         progress(piece.size)
-        name = piece.tensor.source.name
+        name = piece.tensor.target.name
         left[name] -= piece.size
         if left[name] == 0:
             whole.append(name)
@@ -130,10 +130,10 @@ def _write_tensors(
 
     def pieces() -> Iterator[Piece]:
         for tensor in shard.tensors:
-            if journal.has(shard.name, tensor.source.name):
+            if journal.has(shard.name, tensor.target.name):
                 progress(tensor.source.size)
                 continue
-            left[tensor.source.name] = tensor.source.size
+            left[tensor.target.name] = tensor.source.size
             yield from split(tensor)
 
     try:

@@ -37,6 +37,7 @@ def to_model(name: str, model: ModelInfo, limits: ImageLimits) -> model_service_
         active_kernels=model.active_kernels,
         adapters=model.adapters,
         services=[SERVICE_NAMES[service] for service in model.services],
+        vocabulary_format=model.vocabulary_format,
     )
     if model.vectors is not None:
         message.embedding.dimensions = model.vectors.dimensions

@@ -16,6 +16,7 @@ def test_a_config() -> None:
     config = GOOD | {"ignore": ["lm_head", "re:vision_tower.*"]}
     assert formats.read_config(config) == (FormatPair("e5m2", "e4m3"), ["lm_head", "re:vision_tower.*"])
     assert formats.read_config(GOOD) == (FormatPair("e5m2", "e4m3"), [])
+    assert formats.read_config(GOOD | {"vocabulary": True}) == formats.read_config(GOOD)
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,8 @@ def test_a_config() -> None:
         ({"activations": None}, "quantization_config.activations: None is neither"),
         ({"ignore": "lm_head"}, "quantization_config.ignore: is not a list of names"),
         ({"ignore": [1]}, "quantization_config.ignore: is not a list of names"),
+        ({"vocabulary": "yes"}, "quantization_config.vocabulary: is neither true nor false"),
+        ({"vocabulary": 1}, "quantization_config.vocabulary: is neither true nor false"),
         ({"kv_cache_scheme": None}, "quantization_config.kv_cache_scheme: octet_fp8 knows no such setting"),
     ],
 )

@@ -78,6 +78,24 @@ def test_the_coarser_format_has_the_larger_error(tmp_path: Path) -> None:
     assert 5 < means[0] - means[1] < 7
 
 
+def test_an_output_layer_that_shared_the_embedding_is_compared_with_that(tmp_path: Path) -> None:
+    embedding = "model.embed_tokens.weight"
+    source = source_weights()
+    source[embedding] = torch.randn(5, 4, generator=torch.Generator().manual_seed(4)).to(torch.bfloat16)
+    codes, scale = reference.per_token_quant_fp8(source[embedding], torch.float8_e4m3fn)
+    head = {"lm_head.weight": codes, "lm_head.weight_scale": scale}
+    quantized = write(tmp_path / "q", {**quantized_weights(), embedding: source[embedding], **head})
+    tied = {
+        error.module: error for error in WeightComparison(quantized, write(tmp_path / "s", source)).errors()
+    }
+    assert tied.keys() == {*NAMES, "lm_head"}
+    expected = decibels(source[embedding].double(), codes.double() * scale.double())
+    assert tied["lm_head"].error.sqnr == pytest.approx(expected, abs=1e-3)
+    own = source | {"lm_head.weight": source[embedding] * 2}
+    untied = {e.module: e for e in WeightComparison(quantized, write(tmp_path / "own", own)).errors()}
+    assert untied["lm_head"].error.sqnr < 10, "of another weight"
+
+
 def test_layers_and_kinds() -> None:
     layer = weights_module.LayerError("model.layers.12.mlp.up_proj", "e4m3", None)  # type: ignore[arg-type]
     assert (layer.layer, layer.kind) == (12, "up_proj")

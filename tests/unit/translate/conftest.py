@@ -30,6 +30,7 @@ def model() -> ModelInfo:
         pans_and_scans=True,
         adapters=("poet", "lawyer"),
         takes_priorities=True,
+        vocabulary_format="e4m3",
     )
 
 

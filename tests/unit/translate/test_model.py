@@ -20,6 +20,7 @@ def test_every_field_arrives(model: ModelInfo) -> None:
         active_kernels=["per_token_quant_fp8: octet/avx2"],
         adapters=["poet", "lawyer"],
         services=["octet.v1.ChatService", "octet.v1.CompletionService"],
+        vocabulary_format="e4m3",
         image_limits=pb.ImageLimits(
             max_images=3, max_bytes=2**33, max_pixels=64_000_000, tokens_per_image=256
         ),

@@ -21,6 +21,7 @@ class Checkpoint:
         architectures: the classes that its config names.
         quantization: how it is quantized, None when it is not.
         quant_method: the method's name in the config, "" when it is not quantized.
+        quantizes_vocabulary: whether the config says that the output layer is quantized too.
         weight_files: the files of its weights, in the order of their names.
     """
 
@@ -29,6 +30,7 @@ class Checkpoint:
     architectures: tuple[str, ...]
     quantization: Quantization | None
     quant_method: str
+    quantizes_vocabulary: bool
     weight_files: tuple[Path, ...]
 
     @property
@@ -66,6 +68,7 @@ def read_checkpoint(model: str) -> Checkpoint:
         architectures=tuple(config.get("architectures") or ()),
         quantization=scheme,
         quant_method=str(quant_config.get("quant_method", "")) if quant_config else "",
+        quantizes_vocabulary=formats.quantizes_vocabulary(quant_config or {}),
         weight_files=tuple(weights),
     )
 

@@ -5,10 +5,13 @@ Octet's own, names the formats of weights and activations separately:
 
     {"quant_method": "octet_fp8", "weights": "e5m2", "activations": "e4m3", "ignore": ["re:vision_tower.*"]}
 
+"vocabulary": true beside these says that the output layer, too, is stored as codes with scales.
+
 Importing this module imports neither vLLM nor torch.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +25,13 @@ FORMATS = ("e4m3", "e5m2")
 TORCH_DTYPES = {"e4m3": "float8_e4m3fn", "e5m2": "float8_e5m2"}
 SAFETENSORS_DTYPES = {"e4m3": "F8_E4M3", "e5m2": "F8_E5M2"}
 
-_KEYS = {"quant_method", "weights", "activations", "ignore"}
+FP8_VOCABULARY = "octet_fp8_vocabulary"
+"""Key of vLLM's `additional_config` by which an engine's processes learn of --fp8-vocabulary."""
+
+OUTPUT_LAYER = "lm_head"
+"""How the names of layers that make logits end, in checkpoints and in vLLM."""
+
+_KEYS = {"quant_method", "weights", "activations", "ignore", "vocabulary"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +73,44 @@ def read_config(config: Mapping[str, Any]) -> tuple[FormatPair, list[str]]:
     ignore = config.get("ignore", [])
     if not isinstance(ignore, list) or not all(isinstance(name, str) for name in ignore):
         raise ValueError("quantization_config.ignore: is not a list of names")
+    if (said := config.get("vocabulary", False)) is not True and said is not False:
+        raise ValueError("quantization_config.vocabulary: is neither true nor false")
     if unknown := sorted(set(config) - _KEYS):
         raise ValueError(f"quantization_config.{unknown[0]}: {METHOD} knows no such setting")
     return FormatPair(config["weights"], config["activations"]), list(ignore)
+
+
+def quantizes_vocabulary(config: Mapping[str, Any]) -> bool:
+    """Whether a `quantization_config` says that the output layer is stored as codes, as vLLM reads it.
+
+    To vLLM that layer is no "Linear": compressed-tensors has to name it, where transformers would not need it
+    to.
+    """
+    if config.get("quant_method") == METHOD:
+        return config.get("vocabulary") is True
+    targets = [
+        name for group in config.get("config_groups", {}).values() for name in group.get("targets", ())
+    ]
+    return _names_output_layer(targets) and not _names_output_layer(config.get("ignore") or ())
+
+
+def asks_for_fp8_vocabulary(additional_config: Any) -> bool:
+    """Whether vLLM's `additional_config` says what --fp8-vocabulary does."""
+    return isinstance(additional_config, Mapping) and bool(additional_config.get(FP8_VOCABULARY))
+
+
+def _names_output_layer(patterns: Iterable[str]) -> bool:
+    names = (OUTPUT_LAYER, f"language_model.{OUTPUT_LAYER}")
+    return any(_matches(pattern, name) for pattern in patterns for name in names)
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if not pattern.startswith("re:"):
+        return pattern == name
+    try:
+        return re.match(pattern.removeprefix("re:"), name) is not None
+    except re.error:  # whoever loads the checkpoint says so
+        return False
 
 
 def unserved_reason(pair: FormatPair, device: str) -> str | None:

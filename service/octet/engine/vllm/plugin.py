@@ -112,7 +112,15 @@ def _register_quantization() -> None:
 def _register_kernels(device: str) -> None:
     if "QuantFP8" in compat.out_of_tree_ops():
         return
-    from octet.engine.vllm.inside import fused, linear, output_layer, quant, rms_norm_layers, rotary
+    from octet.engine.vllm.inside import (
+        fp8_vocabulary,
+        fused,
+        linear,
+        output_layer,
+        quant,
+        rms_norm_layers,
+        rotary,
+    )
     from octet.engine.vllm.inside.vision import install
 
     quant.register()
@@ -126,6 +134,7 @@ def _register_kernels(device: str) -> None:
         compat.set_compile_factor("OCTET_ELEMENTS_PER_THREAD", str(elements))
     if "fp8_linear" in available:
         linear.register()
+    fp8_vocabulary.register()
     if set(kernels.FUSED) <= set(available):
         fused.register(device)
         if device == "cpu":

@@ -35,6 +35,7 @@ from vllm.model_executor.layers.quantization.utils.quant_utils import (
     kStaticChannelScale,
     require_finite_positive_scales,
 )
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.parameter import ChannelQuantScaleParameter, ModelWeightParameter
 from vllm.model_executor.utils import replace_parameter
 from vllm.platforms import current_platform
@@ -52,10 +53,11 @@ _PARAMETER_NAMES = ["weight", "weight_scale", "input_scale", "input_scale_ub"]
 class OctetFP8Config(QuantizationConfig):  # type: ignore[misc]
     """What `quantization_config` says, applied to a model's layers."""
 
-    def __init__(self, pair: FormatPair, ignore: list[str]) -> None:
+    def __init__(self, pair: FormatPair, ignore: list[str], *, vocabulary: bool = False) -> None:
         super().__init__()
         self.pair = pair
         self.ignore = ignore
+        self.vocabulary = vocabulary
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "OctetFP8Config":
@@ -68,7 +70,7 @@ class OctetFP8Config(QuantizationConfig):  # type: ignore[misc]
         pair, ignore = formats.read_config(config)
         if reason := formats.refusal(pair, _platform()):
             raise ValueError(reason)
-        return cls(pair, ignore)
+        return cls(pair, ignore, vocabulary=formats.quantizes_vocabulary(config))
 
     def get_name(self) -> str:
         """The quantization method's name."""
@@ -96,11 +98,14 @@ class OctetFP8Config(QuantizationConfig):  # type: ignore[misc]
         self.ignore = [name for name in mapped if name is not None]
 
     def get_quant_method(self, layer: torch.nn.Module, prefix: str) -> QuantizeMethodBase | None:
-        """How a layer is loaded and computed; None leaves what is no linear layer to vLLM.
+        """How a layer is loaded and computed; None leaves what is no linear layer to vLLM, as is an output
+        layer that is not quantized.
 
         Raises:
             ValueError: some but not all shards of a fused layer are quantized, or it is a mixture of experts.
         """
+        if isinstance(layer, ParallelLMHead):
+            return OctetFP8LinearMethod(self.pair, prefix) if self.vocabulary else None
         if not isinstance(layer, LinearBase | RoutedExperts):
             return None
         ignored = should_ignore_layer(prefix, ignore=self.ignore, fused_mapping=self.packed_modules_mapping)
@@ -166,6 +171,9 @@ class OctetFP8LinearMethod(LinearMethodBase):  # type: ignore[misc]
         Raises:
             ValueError: a scale is missing from the checkpoint, or is not a positive number.
         """
+        if isinstance(layer, ParallelLMHead):
+            # Places that no token has: vLLM fills them with zeros, which are no scales.
+            layer.weight_scale.data[layer.num_org_embeddings_per_partition :] = 1.0
         require_finite_positive_scales(f"{self.prefix}.weight_scale", layer.weight_scale)
         replace_parameter(layer, "weight", torch.nn.Parameter(layer.weight.data.t(), requires_grad=False))
         # As compressed-tensors does: kernels that care for the layout read these.

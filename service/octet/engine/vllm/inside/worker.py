@@ -37,6 +37,14 @@ class WorkerExtension:
                 counts[f"per_token_quant_fp8={_implementation(quant, device)}"] += 1
         return dict(counts)
 
+    def octet_vocabulary_format(self) -> str:
+        """The FP8 format of the layer that makes logits; "" where it is not FP8, or this rank has none."""
+        from octet.engine.vllm.inside import fp8_vocabulary
+
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        found = {fp8_vocabulary.format_of(layer) for layer in fp8_vocabulary.output_layers(model)}
+        return min(found, default="")
+
     def octet_prepare(self) -> None:
         """Imports what constrains decoding, before anybody waits for it, and gives memory back."""
         importlib.import_module("xgrammar")

@@ -9,7 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from octet.engine.vllm import compat
+from octet.engine.vllm import compat, formats
 from octet.engine.vllm.launch import environment, parallel
 from octet.errors import StartupError
 
@@ -100,6 +100,8 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         engine = AsyncEngineArgs.from_cli_args(parsed)
     except (ValueError, TypeError, KeyError) as error:
         raise StartupError(one_line(error)) from error
+    if parsed.fp8_vocabulary:
+        engine.additional_config = {**engine.additional_config, formats.FP8_VOCABULARY: True}
     _choose_backend(engine)
     _choose_mode(engine)
     parallel.check(engine)
@@ -206,6 +208,12 @@ def _parser() -> Any:
         action="store_true",
         help="Let names of special tokens, such as <end_of_turn>, in what requests say act as these tokens. "
         "Whoever writes them can then speak in the model's name.",
+    )
+    parser.add_argument(
+        "--fp8-vocabulary",
+        action="store_true",
+        help="Quantize the layer that makes logits to FP8 (e4m3) when the model is loaded, whatever the rest "
+        "is. A tied embedding stays as it is for look-ups. docs/quantization.md says what it costs.",
     )
     return parser
 

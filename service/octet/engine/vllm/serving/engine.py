@@ -76,6 +76,7 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
             llm.vllm_config,
             settings,
             await _active_kernels(llm),
+            await _vocabulary_format(llm),
             images,
             vocabulary.longest,
             services,
@@ -390,3 +391,9 @@ async def _image_costs(
 async def _active_kernels(llm: "AsyncLLM") -> tuple[str, ...]:
     """What the workers of all ranks report, one line a kernel where they agree."""
     return kernels.summarize(await compat.ask_workers(llm, "octet_active_kernels"))
+
+
+async def _vocabulary_format(llm: "AsyncLLM") -> str:
+    """The FP8 format of the output layer, "" where it is not FP8; ranks without one say nothing of it."""
+    said: list[str] = await compat.ask_workers(llm, "octet_vocabulary_format")
+    return max(said)

@@ -28,6 +28,7 @@ def describe_model(
     config: "VllmConfig",
     settings: "EngineSettings",
     active_kernels: tuple[str, ...],
+    vocabulary_format: str,
     images: ImageCosts,
     longest_token: int,
     services: tuple[Service, ...],
@@ -39,6 +40,7 @@ def describe_model(
         config: vLLM's.
         settings: Octet's own.
         active_kernels: as the workers report them.
+        vocabulary_format: of the layer that makes logits, as they report it.
         images: what pictures take.
         longest_token: bytes of the longest token's text.
         services: what it is for.
@@ -56,6 +58,7 @@ def describe_model(
         output_token_limit=0 if embeds else _output_token_limit(model, settings.max_output_tokens),
         quantization=quantization(getattr(model.hf_config, "quantization_config", None)),
         active_kernels=active_kernels,
+        vocabulary_format=vocabulary_format,
         max_images=images.most_images,
         tokens_per_image=images.tokens,
         vocabulary_size=model.get_vocab_size(),
