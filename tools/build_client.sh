@@ -4,6 +4,13 @@
 # Usage: build_client.sh go|java|cpp OUT [PYTHON]  makes the program OUT/octet-example; PYTHON has Octet's packages.
 set -eu
 language=$1
+case $language in
+go | java | cpp) ;;
+*)
+    echo "octet: there is no example in '$language': go, java or cpp" >&2
+    exit 2
+    ;;
+esac
 mkdir -p "$2"
 out=$(cd "$2" && pwd)
 python=${3:-python3}
@@ -101,10 +108,4 @@ build_cpp() {
     cp "$out/build/octet-example" "$out"
 }
 
-case $language in
-go | java | cpp) "build_$language" ;;
-*)
-    echo "octet: there is no example in '$language': go, java or cpp" >&2
-    exit 2
-    ;;
-esac
+"build_$language"

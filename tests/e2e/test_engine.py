@@ -32,6 +32,7 @@ from octet.engine.types import (
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.engine.vllm.serving.sampling import to_sampling_params
 from octet.errors import ContextLengthError, InvalidRequestError
+from tests.e2e.conftest import becomes_idle
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -89,14 +90,6 @@ async def run(engine: VllmEngine, request: GenerationRequest) -> Answer:
                     answer.reasons[index] = reason
     assert answer.accepted is not None
     return answer
-
-
-async def becomes_idle(engine: VllmEngine, within: float = 1.0) -> float:
-    """Waits until the engine's own scheduler holds nothing; returns how long that took, in seconds."""
-    start = time.monotonic()
-    while await engine.num_unfinished():
-        assert time.monotonic() - start < within, "the engine still works"
-    return time.monotonic() - start
 
 
 async def test_model_info(engine: VllmEngine) -> None:

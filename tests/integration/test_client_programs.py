@@ -144,3 +144,25 @@ def test_wrong_usage_is_one_line(program: Program) -> None:
     assert wrong.returncode != 0
     assert wrong.stderr.count("\n") == 1
     assert "HOST:PORT TEXT" in wrong.stderr
+
+
+def test_what_a_build_lacks_is_one_line(tmp_path: Path) -> None:
+    for name in ("sh", "dirname", "mkdir"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    script = ROOT / "tools" / "build_client.sh"
+    for language, status, said in (
+        (
+            "cpp",
+            MISSING,
+            "octet: the example in cpp is not built: protoc is missing (Debian: protobuf-compiler)",
+        ),
+        ("cobol", 2, "octet: there is no example in 'cobol': go, java or cpp"),
+    ):
+        built = subprocess.run(
+            [script, language, tmp_path / "out", sys.executable],
+            env={"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (built.returncode, built.stderr) == (status, f"{said}\n")

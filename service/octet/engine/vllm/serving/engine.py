@@ -275,6 +275,10 @@ class VllmEngine:
             llm.shutdown(SHUTDOWN_SECONDS)
             self._launch.close(reason)
 
+    def kill(self) -> None:
+        """Ends the engine's processes at once, also those that `close` waits for in another thread."""
+        self._launch.cancel()
+
     def _death(self) -> EngineDeadError:
         return EngineDeadError(self._launch.lost or "the engine has died")
 
