@@ -112,7 +112,14 @@ def build(folder: Path, arch: str, defines: tuple[str, ...] = ()) -> Path:
         commands[target] += ["-c", str(source), "-o", str(target)]
     for name in ("cuda_ops", "schemas"):
         target = folder / f"{name}.o"
-        commands[target] = [compiler, *_CXX_FLAGS, abi, *shared, f"-isystem{toolkit / 'include'}", *torch_includes]
+        commands[target] = [
+            compiler,
+            *_CXX_FLAGS,
+            abi,
+            *shared,
+            f"-isystem{toolkit / 'include'}",
+            *torch_includes,
+        ]
         commands[target] += ["-c", str(ROOT / "csrc" / f"{name}.cpp"), "-o", str(target)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_run, commands.values()))
