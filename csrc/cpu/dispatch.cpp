@@ -4,10 +4,15 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "cpu/fp8_linear_check.h"
 #include "cpu/kernel_list.h"
 
 #ifdef OCTET_X86_64
 #include <cpuid.h>
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #endif
 
 namespace octet {
@@ -23,11 +28,14 @@ enum Feature : uint32_t {
   kAvx512vl = 1u << 6,
   kAvx512vbmi = 1u << 7,
   kAvx512bf16 = 1u << 8,
+  kAmxTile = 1u << 9,
+  kAmxBf16 = 1u << 10,
 };
 
 #ifdef OCTET_X86_64
 constexpr uint32_t kAvx2Features = kAvx2 | kFma | kF16c;
 constexpr uint32_t kAvx512Features = kAvx2Features | kAvx512f | kAvx512bw | kAvx512dq | kAvx512vl;
+constexpr uint32_t kAvx512Bf16Features = kAvx512Features | kAvx512vbmi | kAvx512bf16;
 #endif
 
 // Ordered from the plainest to the fastest: the last entry that the machine supports is used.
@@ -67,7 +75,7 @@ constexpr Implementation kImplementations[] = {
       .fp8_linear = fp8_linear_avx512,
       .fp8_linear_limits = fp8_linear_limits_avx512}},
     {"avx512_bf16",
-     kAvx512Features | kAvx512vbmi | kAvx512bf16,
+     kAvx512Bf16Features,
      {.per_token_quant = per_token_quant_avx512_bf16,
       .per_channel_quant = per_channel_quant_avx512,
       .gemma_rms_norm = gemma_rms_norm_avx512,
@@ -77,6 +85,17 @@ constexpr Implementation kImplementations[] = {
       .silu_and_mul_quant = silu_and_mul_quant_avx512_bf16,
       .fp8_linear = fp8_linear_avx512_bf16,
       .fp8_linear_limits = fp8_linear_limits_avx512_bf16}},
+    {"amx_bf16",
+     kAvx512Bf16Features | kAmxTile | kAmxBf16,
+     {.per_token_quant = per_token_quant_avx512_bf16,
+      .per_channel_quant = per_channel_quant_avx512,
+      .gemma_rms_norm = gemma_rms_norm_avx512,
+      .rms_norm_quant = rms_norm_quant_avx512_bf16,
+      .qk_norm_rope = qk_norm_rope_avx512,
+      .gelu_tanh_and_mul_quant = gelu_tanh_and_mul_quant_avx512_bf16,
+      .silu_and_mul_quant = silu_and_mul_quant_avx512_bf16,
+      .fp8_linear = fp8_linear_amx_bf16,
+      .fp8_linear_limits = fp8_linear_limits_amx_bf16}},
 #endif
 };
 
@@ -90,8 +109,9 @@ uint64_t enabled_register_state() {
 // Features that the processor has and whose registers the operating system saves.
 uint32_t machine_features() {
   constexpr uint32_t kOsxsave = 1u << 27;
-  constexpr uint64_t kYmmState = 0x06;  // SSE and AVX
-  constexpr uint64_t kZmmState = 0xE6;  // and opmask, upper halves, upper registers
+  constexpr uint64_t kYmmState = 0x06;      // SSE and AVX
+  constexpr uint64_t kZmmState = 0xE6;      // and opmask, upper halves, upper registers
+  constexpr uint64_t kTileState = 0x60000;  // tiles, and their configuration
 
   uint32_t eax, ebx, ecx, edx;
   uint32_t features = 0;
@@ -110,18 +130,59 @@ uint32_t machine_features() {
   if (ebx & (1u << 30)) features |= kAvx512bw;
   if (ebx & (1u << 31)) features |= kAvx512vl;
   if (ecx & (1u << 1)) features |= kAvx512vbmi;
+  if ((state & kTileState) == kTileState) {
+    if (edx & (1u << 22)) features |= kAmxBf16;
+    if (edx & (1u << 24)) features |= kAmxTile;
+  }
   if (max_subleaf >= 1 && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0) {
     if (eax & (1u << 5)) features |= kAvx512bf16;
   }
   return features;
 }
+
+// Linux gives tile registers to processes that ask for them: to all threads, and to children. It is
+// refused where a thread's stack for signals is too small for their state.
+bool may_use_tiles() {
+#ifdef __linux__
+  constexpr int kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr int kTileData = 18;               // XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+// Why the kernels that use tiles are not used by a processor that has them; null if they are. No
+// machine with tiles has been at hand when they were written: so they are tried, once a process.
+const char* tiles_refusal(const Kernels& kernels) {
+  if (!may_use_tiles()) return "the operating system does not let this process use tile registers";
+  if (!fp8_linear_agrees(kernels.fp8_linear, kernels.fp8_linear_limits)) {
+    return "its products differ from those of the portable kernels on this machine";
+  }
+  return nullptr;
+}
 #else
 uint32_t machine_features() { return 0; }
 #endif
 
-bool is_available(const Implementation& implementation) {
+bool has_instructions(const Implementation& implementation) {
   static const uint32_t features = machine_features();
   return (implementation.required_features & ~features) == 0;
+}
+
+// Null where nothing speaks against kernels that the processor has the instructions for.
+const char* refusal([[maybe_unused]] const Implementation& implementation) {
+#ifdef OCTET_X86_64
+  if (implementation.required_features & kAmxTile) {
+    static const char* const reason = tiles_refusal(implementation.kernels);
+    return reason;
+  }
+#endif
+  return nullptr;
+}
+
+bool is_available(const Implementation& implementation) {
+  return has_instructions(implementation) && refusal(implementation) == nullptr;
 }
 
 const Implementation& find(const std::string& name, const std::string& asked_by) {
@@ -134,6 +195,8 @@ const Implementation& find(const std::string& name, const std::string& asked_by)
     message += separator + available;
     separator = ", ";
   }
+  const std::map<std::string, std::string> refused = refused_isas();
+  if (const auto it = refused.find(name); it != refused.end()) message += "; " + it->second;
   throw std::invalid_argument(message);
 }
 
@@ -164,6 +227,15 @@ std::vector<std::string> available_isas() {
     if (is_available(implementation)) names.emplace_back(implementation.name);
   }
   return names;
+}
+
+std::map<std::string, std::string> refused_isas() {
+  std::map<std::string, std::string> reasons;
+  for (const Implementation& implementation : kImplementations) {
+    if (!has_instructions(implementation)) continue;
+    if (const char* reason = refusal(implementation)) reasons[implementation.name] = reason;
+  }
+  return reasons;
 }
 
 void use_isa(const std::string& name) {

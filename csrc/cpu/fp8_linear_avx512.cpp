@@ -15,54 +15,59 @@ struct Avx512 {
   using Acc = __m512;
   static constexpr int kLanes = 16;
   static constexpr int kVecs = 4;
-  static constexpr int kDirectRows = 4;
   static constexpr int kTileRows = 4;
   static constexpr int kTileCols = 6;
+  static constexpr int kDirectRows = 4;
   static constexpr int direct_cols(int) { return 4; }
+  static constexpr int64_t direct_k(int64_t) { return INT64_MAX; }
 
+  struct Packed {
+    Vec vec[kVecs];
+  };
+
+  template <Fp8Format format>
   class Decoder {
    public:
-    explicit Decoder(Fp8Format format) {
-      const HalfForm form(format);
-      shift_ = _mm_cvtsi32_si128(form.shift);
-      mask_ = _mm512_set1_epi16(form.mask);
-      // E5M2's NaN codes are NaNs as halves; E4M3's one magnitude has to be made one.
-      nan_ = _mm512_set1_epi16(static_cast<int16_t>(format == Fp8Format::kE4M3 ? 0xFF00 : 0x0000));
+    static constexpr float kFactor = HalfForm(format).factor;
+
+    OCTET_INLINE Packed expand(const uint8_t* codes) const {
+      return convert(_mm512_loadu_si512(codes));
     }
 
-    static float factor(Fp8Format format) { return HalfForm(format).factor; }
-
-    OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
-      convert(_mm512_loadu_si512(codes), out);
-    }
-
-    OCTET_INLINE void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
-      convert(_mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, codes), out);
+    OCTET_INLINE Packed expand_tail(const uint8_t* codes, int64_t count) const {
+      return convert(_mm512_maskz_loadu_epi8((uint64_t{1} << count) - 1, codes));
     }
 
    private:
-    OCTET_INLINE void convert(__m512i codes, Vec* out) const {
+    static OCTET_INLINE Packed convert(__m512i codes) {
       const __m512i zero = _mm512_setzero_si512();
-      convert_upper(_mm512_unpacklo_epi8(zero, codes), out);
-      convert_upper(_mm512_unpackhi_epi8(zero, codes), out + 2);
+      Packed out;
+      convert_upper(_mm512_unpacklo_epi8(zero, codes), out.vec);
+      convert_upper(_mm512_unpackhi_epi8(zero, codes), out.vec + 2);
+      return out;
     }
 
     // Thirty-two codes in the upper bytes. See HalfForm.
-    OCTET_INLINE void convert_upper(__m512i upper, Vec* out) const {
+    static OCTET_INLINE void convert_upper(__m512i upper, Vec* out) {
+      constexpr HalfForm kForm(format);
+      // E5M2's NaN codes are NaNs as halves; E4M3's one magnitude has to be made one.
+      const __m512i nan_code =
+          _mm512_set1_epi16(static_cast<int16_t>(format == Fp8Format::kE4M3 ? 0xFF00 : 0x0000));
       const __m512i sign_set =
           _mm512_or_si512(upper, _mm512_set1_epi16(static_cast<int16_t>(0x8000)));
-      const __mmask32 nan = _mm512_cmpeq_epi16_mask(sign_set, nan_);
-      const __m512i finite = _mm512_and_si512(_mm512_sra_epi16(upper, shift_), mask_);
+      const __mmask32 nan = _mm512_cmpeq_epi16_mask(sign_set, nan_code);
+      const __m512i finite = _mm512_and_si512(
+          _mm512_sra_epi16(upper, _mm_cvtsi32_si128(kForm.shift)), _mm512_set1_epi16(kForm.mask));
       const __m512i halves = _mm512_mask_set1_epi16(finite, nan, -1);
       out[0] = _mm512_cvtph_ps(_mm512_castsi512_si256(halves));
       out[1] = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(halves, 1));
     }
-
-    __m128i shift_;
-    __m512i mask_;
-    __m512i nan_;
   };
 
+  template <int V>
+  static OCTET_INLINE Vec part(const Packed& packed) {
+    return packed.vec[V];
+  }
   static OCTET_INLINE Vec load(const Operand* p) { return _mm512_load_ps(p); }
   static OCTET_INLINE void store(Operand* p, Vec v) { _mm512_store_ps(p, v); }
   static OCTET_INLINE Acc zero() { return _mm512_setzero_ps(); }

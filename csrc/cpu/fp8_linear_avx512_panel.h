@@ -1,20 +1,29 @@
-// fp8_linear for many rows on AVX512-BF16: a register-tiled outer product over cache blocks.
+// fp8_linear for many rows on AVX-512: an outer product over cache blocks, whose innermost products
+// a unit supplies: vdpbf16ps on registers, or AMX on tiles.
 //
-// For a block of k, the activations of a tile are packed once into panels of up to 64 rows in which
-// a register holds one pair of adjacent k of 16 rows. The weights are expanded a few columns at a
-// time, with k adjacent as they are stored, while the columns before them are multiplied; one
-// vdpbf16ps multiplies a register of the panel with a pair of one column, broadcast. Partial sums
-// stay in scratch from one block of k to the next.
-//
-// The products alone fill two of the processor's vector ports, so that everything else has to be
-// done beside them, a little at a time.
+// For a block of k, the activations of a tile are packed once into panels in which a register holds
+// one pair of adjacent k of 16 rows. The weights are expanded a few columns at a time, with k
+// adjacent as they are stored, while the columns before them are multiplied. Partial sums stay in
+// scratch from one block of k to the next.
 // (Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, 2008.)
+//
+// `Unit` provides
+//   kPanelGroups        groups of 16 rows in a panel
+//   kBlockCols          columns expanded at a time
+//   kMaxRows, kMaxCols  of a tile of outputs; they bound the panels and the partial sums
+//   kMaxBlockK          how many k are packed and expanded at a time
+//   cols_at_once(groups)      columns that one call multiplies, with a panel of so many groups
+//   upcoming_cols(panels, groups)  columns that one call expands meanwhile
+//   multiply<groups>(panel, columns, k, accumulate, weights, upcoming, sums, sums_stride)
+//                       adds the products of a panel and of cols_at_once(groups) columns, over k
+//                       expanded codes, to sums, [column][sums_stride]; or sets them. Expands
+//                       `upcoming` meanwhile.
 #pragma once
 
 #include <immintrin.h>
 #include <stdint.h>
-#include <string.h>
 
+#include "cpu/fp8_linear_avx512_direct.h"
 #include "cpu/fp8_linear_avx512_expand.h"
 #include "cpu/fp8_linear_avx512_output.h"
 #include "cpu/fp8_linear_common.h"
@@ -23,13 +32,11 @@
 namespace octet {
 namespace {
 
-constexpr int64_t kGroupRows = 16;   // rows in a register
-constexpr int64_t kPanelGroups = 4;  // registers of rows in a panel
-constexpr int64_t kBlockCols = 24;   // columns expanded at a time; accumulators in registers
-constexpr int64_t kMaxRows = 128;    // rows packed at a time
-constexpr int64_t kMaxBlockK = 2048;
+constexpr int64_t kGroupRows = 16;  // rows in a register
+
 // Elements from column to column of expanded weights; the odd line keeps columns in different sets.
-constexpr int64_t kColumnStride = kMaxBlockK + 32;
+template <class Unit>
+constexpr int64_t kColumnStride = Unit::kMaxBlockK + 32;
 
 // Sixteen codes of each of the rows 0, 4, 8 and 12, one row a lane: those of `mask`, and of the
 // rows below `rows`.
@@ -81,7 +88,7 @@ inline void pack_group(const Bf16Expander& activations, const uint8_t* codes, in
   }
 }
 
-// `cols` columns of `count` codes, and where they are expanded to: [column][kColumnStride].
+// `cols` columns of `count` codes, and where they are expanded to: [column][out_stride].
 struct Expansion {
   const uint8_t* codes;
   int64_t codes_stride;
@@ -89,6 +96,7 @@ struct Expansion {
   int64_t cols;
   const uint8_t* later;  // what is expanded after them; to be fetched
   uint16_t* out;
+  int64_t out_stride;
 
   // The columns from `col` on, of which there may be none.
   Expansion part(int64_t col, int64_t most) const {
@@ -97,7 +105,8 @@ struct Expansion {
                      count,
                      max_of(0, min_of(most, cols - col)),
                      later + col * codes_stride,
-                     out + col * kColumnStride};
+                     out + col * out_stride,
+                     out_stride};
   }
 
   // Expands the i-th code of a column and those of its step, if there are any.
@@ -105,7 +114,7 @@ struct Expansion {
     if (col >= cols || i >= count) return;
     const int64_t at = col * codes_stride + i;
     _mm_prefetch(later + at, _MM_HINT_T1);
-    weights.expand_row(codes + at, min_of(kStep, count - i), out + col * kColumnStride + i);
+    weights.expand_row(codes + at, min_of(kStep, count - i), out + col * out_stride + i);
   }
 
   void all(const Bf16Expander& weights) const {
@@ -114,54 +123,6 @@ struct Expansion {
     }
   }
 };
-
-// Adds the products of a panel of `Groups` registers a pair and of 24 / Groups columns, over
-// `k` expanded codes, to sums, [column][sums_stride]; or sets them. Expands `upcoming` meanwhile,
-// which other ports of the processor do than those that multiply: a column every few pairs, for a
-// burst of loads that miss the cache would fill the schedulers and leave the multipliers idle.
-template <int Groups>
-inline void multiply(const uint16_t* panel, const uint16_t* columns, int64_t k, bool accumulate,
-                     const Bf16Expander& weights, const Expansion& upcoming, float* sums,
-                     int64_t sums_stride) {
-  constexpr int kCols = kBlockCols / Groups;
-  constexpr int64_t kPairs = kStep / 2;
-  __m512 acc[kCols][Groups];
-#pragma GCC unroll 24
-  for (int c = 0; c < kCols; ++c) {
-#pragma GCC unroll 4
-    for (int g = 0; g < Groups; ++g) {
-      acc[c][g] = accumulate ? _mm512_load_ps(sums + c * sums_stride + g * kGroupRows)
-                             : _mm512_setzero_ps();
-    }
-  }
-  for (int64_t i = 0; i < k; i += kStep) {
-    int64_t pair = 0;
-    for (int64_t part = 0; part < kCols; ++part) {
-      upcoming.step(weights, part, i);
-      for (; pair < (part + 1) * kPairs / kCols; ++pair) {
-        __m512i x[Groups];
-#pragma GCC unroll 4
-        for (int g = 0; g < Groups; ++g) x[g] = _mm512_load_si512(panel + g * 2 * kGroupRows);
-#pragma GCC unroll 24
-        for (int c = 0; c < kCols; ++c) {
-          int32_t w;
-          memcpy(&w, columns + c * kColumnStride, sizeof w);
-#pragma GCC unroll 4
-          for (int g = 0; g < Groups; ++g) acc[c][g] = dot(acc[c][g], x[g], _mm512_set1_epi32(w));
-        }
-        panel += Groups * 2 * kGroupRows;
-        columns += 2;
-      }
-    }
-  }
-#pragma GCC unroll 24
-  for (int c = 0; c < kCols; ++c) {
-#pragma GCC unroll 4
-    for (int g = 0; g < Groups; ++g) {
-      _mm512_store_ps(sums + c * sums_stride + g * kGroupRows, acc[c][g]);
-    }
-  }
-}
 
 // Sums of [column][row] to the columns [begin, end) of a tile's outputs, [row][column].
 inline void store_columns(const Fp8Linear& args, const Fp8LinearTile& tile, int64_t begin,
@@ -181,15 +142,14 @@ inline void store_columns(const Fp8Linear& args, const Fp8LinearTile& tile, int6
 }
 
 // Rows of the largest tile, in whole registers.
+template <class Unit>
 inline int64_t panel_rows(const Fp8Linear& args) {
-  return round_up(min_of(args.rows, kMaxRows), kGroupRows);
+  return round_up(min_of(args.rows, Unit::kMaxRows), kGroupRows);
 }
 
-// How many k are packed and expanded at a time. The panels of the most rows and k take half of an
-// L2 cache of 1 MiB. Twice the rows and half the k would expand the weights half as often, but move
-// the partial sums twice as often, which costs more.
+template <class Unit>
 inline int64_t panel_block_k(const Fp8Linear& args) {
-  return equal_block_k(args.in_features, kMaxBlockK);
+  return equal_block_k(args.in_features, Unit::kMaxBlockK);
 }
 
 struct PanelScratch {
@@ -199,32 +159,38 @@ struct PanelScratch {
 };
 
 // A block of k of the activations of a tile, as panels.
+template <class Unit>
 inline void pack_panels(const Fp8Linear& args, const Fp8LinearTile& tile, int64_t begin,
                         int64_t count, uint16_t* panels) {
   const Bf16Expander activations(args.x_format);
   const int64_t rows = tile.row_end - tile.row_begin;
   const int64_t groups = ceil_div(rows, kGroupRows);
   for (int64_t group = 0; group < groups; ++group) {
-    const int64_t first = group / kPanelGroups * kPanelGroups;  // of the panel
+    const int64_t first = group / Unit::kPanelGroups * Unit::kPanelGroups;  // of the panel
     const int64_t row = group * kGroupRows;
     pack_group(activations, args.x + (tile.row_begin + row) * args.x_stride + begin, args.x_stride,
                min_of(kGroupRows, rows - row), count, group - first,
-               min_of(kPanelGroups, groups - first),
+               min_of(Unit::kPanelGroups, groups - first),
                panels + first * kGroupRows * round_up(count, kStep));
   }
 }
 
+template <class Unit>
 inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
                           const PanelScratch& scratch) {
+  constexpr int64_t kBlockCols = Unit::kBlockCols;
+  constexpr int64_t kPanelGroups = Unit::kPanelGroups;
+  constexpr int64_t kStride = kColumnStride<Unit>;
   const int64_t cols = tile.col_end - tile.col_begin;
   const int64_t groups = ceil_div(tile.row_end - tile.row_begin, kGroupRows);
+  const int64_t panels = ceil_div(groups, kPanelGroups);
   const int64_t sums_stride = groups * kGroupRows;
   const Bf16Expander weights(args.w_format);
 
   // Blocks of weights, one after another: all columns of a block of k, then of the next. They are
   // expanded into the two halves of scratch by turns. With no k at all, one empty block of k sets
   // the sums to zero. No block is longer than the one before, beside whose products it is expanded.
-  const int64_t block_k = panel_block_k(args);
+  const int64_t block_k = panel_block_k<Unit>(args);
   const int64_t blocks_across = ceil_div(cols, kBlockCols);
   const int64_t blocks = blocks_across * max_of(1, ceil_div(args.in_features, block_k));
   const auto codes_of = [&](int64_t block) {
@@ -239,7 +205,8 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
                      count,
                      block < blocks ? min_of(kBlockCols, cols - col) : 0,
                      codes_of(min_of(block + 1, blocks - 1)),
-                     scratch.columns + block % 2 * kBlockCols * kColumnStride};
+                     scratch.columns + block % 2 * kBlockCols * kStride,
+                     kStride};
   };
   expansion(0).all(weights);
 
@@ -251,18 +218,19 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
     const Expansion upcoming = expansion(block + 1);
     const int64_t k = round_up(current.count, kStep);
     const bool last = begin + current.count == args.in_features;
-    if (col == 0) pack_panels(args, tile, begin, current.count, scratch.panels);
+    if (col == 0) pack_panels<Unit>(args, tile, begin, current.count, scratch.panels);
     int64_t expanded = 0;  // upcoming columns
     for (int64_t group = 0; group < groups; group += kPanelGroups) {
       with_count<kPanelGroups>(min_of(kPanelGroups, groups - group), [&](auto of_panel) {
         constexpr int kGroups = decltype(of_panel)::value;
-        constexpr int kCols = kBlockCols / kGroups;
+        constexpr int64_t kCols = Unit::cols_at_once(kGroups);
+        const int64_t meanwhile = Unit::upcoming_cols(panels, kGroups);
         for (int64_t c = 0; c < current.cols; c += kCols) {
           float* const sums = scratch.sums + (col + c) * sums_stride + group * kGroupRows;
-          multiply<kGroups>(scratch.panels + group * kGroupRows * k,
-                            current.out + c * kColumnStride, k, begin > 0, weights,
-                            upcoming.part(expanded, kCols), sums, sums_stride);
-          expanded += kCols;
+          Unit::template multiply<kGroups>(scratch.panels + group * kGroupRows * k,
+                                           current.out + c * kStride, k, begin > 0, weights,
+                                           upcoming.part(expanded, meanwhile), sums, sums_stride);
+          expanded += meanwhile;
         }
       });
     }
@@ -272,6 +240,47 @@ inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
       store_columns(args, tile, stored, done, scratch.sums + stored * sums_stride, sums_stride);
       stored = done;
     }
+  }
+}
+
+// Where the parts of a thread's scratch begin, in bytes; each is a whole number of cache lines.
+template <class Unit>
+struct ScratchLayout {
+  int64_t columns;  // after the activations
+  int64_t sums;
+  int64_t end;
+
+  explicit ScratchLayout(const Fp8Linear& args) {
+    const bool direct = args.rows <= kDirectRows;
+    const int64_t rows = direct ? args.rows : panel_rows<Unit>(args);
+    const int64_t k = direct ? direct_block_k(args) : panel_block_k<Unit>(args);
+    const int64_t activations = rows * k;
+    columns = activations * static_cast<int64_t>(sizeof(uint16_t));
+    sums = columns +
+           2 * Unit::kBlockCols * kColumnStride<Unit> * static_cast<int64_t>(sizeof(uint16_t));
+    const int64_t cols = round_up(min_of(args.out_features, Unit::kMaxCols), 2 * Unit::kBlockCols);
+    end = sums + rows * cols * static_cast<int64_t>(sizeof(float));
+  }
+};
+
+template <class Unit>
+inline Fp8LinearLimits bf16_limits(const Fp8Linear& args) {
+  return Fp8LinearLimits{Unit::kMaxRows, Unit::kMaxCols,
+                         static_cast<size_t>(ScratchLayout<Unit>(args).end)};
+}
+
+// A few rows straight from the codes, more as panels.
+template <class Unit>
+inline void bf16_linear(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+  const ScratchLayout<Unit> layout(args);
+  uint8_t* const base = static_cast<uint8_t*>(scratch);
+  uint16_t* const activations = reinterpret_cast<uint16_t*>(base);
+  float* const sums = reinterpret_cast<float*>(base + layout.sums);
+  if (args.rows <= kDirectRows) {
+    linear_direct(args, tile, activations, sums);
+  } else {
+    uint16_t* const columns = reinterpret_cast<uint16_t*>(base + layout.columns);
+    linear_panels<Unit>(args, tile, PanelScratch{activations, columns, sums});
   }
 }
 

@@ -22,10 +22,11 @@ constexpr Float32Table kE5M2Table(Fp8Format::kE5M2);
 struct Scalar {
   static constexpr int kLanes = 8;
   static constexpr int kVecs = 1;
-  static constexpr int kDirectRows = 1;
   static constexpr int kTileRows = 2;
   static constexpr int kTileCols = 2;
+  static constexpr int kDirectRows = 1;
   static constexpr int direct_cols(int) { return 2; }
+  static constexpr int64_t direct_k(int64_t) { return INT64_MAX; }
 
   using Operand = float;
   struct Vec {
@@ -33,27 +34,29 @@ struct Scalar {
   };
   using Acc = Vec;
 
+  using Packed = Vec;
+
+  template <Fp8Format format>
   class Decoder {
    public:
-    explicit Decoder(Fp8Format format)
-        : table_(format == Fp8Format::kE4M3 ? kE4M3Table : kE5M2Table) {}
+    static constexpr float kFactor = 1.0f;
 
-    static float factor(Fp8Format) { return 1.0f; }
+    OCTET_INLINE Packed expand(const uint8_t* codes) const { return expand_tail(codes, kLanes); }
 
-    OCTET_INLINE void expand(const uint8_t* codes, Vec* out) const {
-      expand_tail(codes, kLanes, out);
-    }
-
-    OCTET_INLINE void expand_tail(const uint8_t* codes, int64_t count, Vec* out) const {
+    OCTET_INLINE Packed expand_tail(const uint8_t* codes, int64_t count) const {
+      constexpr const Float32Table& kTable = format == Fp8Format::kE4M3 ? kE4M3Table : kE5M2Table;
+      Packed out;
       for (int i = 0; i < kLanes; ++i) {
-        out->lane[i] = i < count ? float_of(table_.bits[codes[i]]) : 0.0f;
+        out.lane[i] = i < count ? float_of(kTable.bits[codes[i]]) : 0.0f;
       }
+      return out;
     }
-
-   private:
-    const Float32Table& table_;
   };
 
+  template <int>
+  static OCTET_INLINE Vec part(const Packed& packed) {
+    return packed;
+  }
   static OCTET_INLINE Vec load(const Operand* p) {
     Vec v;
     for (int i = 0; i < kLanes; ++i) v.lane[i] = p[i];

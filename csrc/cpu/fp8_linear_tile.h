@@ -4,18 +4,21 @@
 // Both operands lie with k adjacent, so a tile of R rows by C columns keeps R * C vector
 // accumulators and walks k, and nothing has to be transposed. Up to kDirectRows rows the weights
 // are streamed once and expanded in registers. With more rows a block of weights is expanded to
-// scratch once and used for every row of a block of activations. Either way each output is summed
-// in the same order.
+// scratch once and used for every row of a block of activations.
 //
 // `Isa` provides
 //   Operand                 what a code expands to; Vec, a register of kLanes of them
 //   Acc                     a register of partial f32 sums; zero(), dot(acc, a, b), sum(acc)
 //   load(p), store(p, v)    of a Vec
-//   kVecs                   registers that expand() fills at once, from kVecs * kLanes codes. The
-//                           order of the operands within them is free, since both sides share it.
-//   Decoder(format)         expand(codes, out), expand_tail(codes, count, out): zeros past count;
-//                           both give values divided by factor(format), a power of two
-//   kDirectRows, direct_cols(rows), kTileRows, kTileCols    the register tiles
+//   Decoder<format>         expand(codes) gives kVecs * kLanes of them at once, Packed as it likes;
+//                           expand_tail(codes, count): zeros past count. Values are divided by
+//                           kFactor, a power of two
+//   part<v>(packed)         the v-th of the kVecs registers. The order of the operands within a
+//                           Packed is free, but the same for both formats.
+//   kTileRows, kTileCols    the register tile of expanded weights
+//   kDirectRows             up to how many rows the weights are streamed
+//   direct_cols(rows)       the columns of their register tile
+//   direct_k(rows)          how many k of so many rows are multiplied at a time
 //
 // Everything here has internal linkage, for each including file is compiled with its own flags.
 #pragma once
@@ -32,6 +35,11 @@ namespace {
 
 constexpr size_t kActivationBlockBytes = size_t{2} << 20;
 constexpr size_t kWeightBlockBytes = size_t{256} << 10;
+// Of a tile of a few rows, whose partial sums are kept.
+constexpr int64_t kDirectTileCols = 1024;
+// Columns side by side, at most, and how far ahead of the arithmetic codes are fetched, at least.
+constexpr int64_t kMaxDirectCols = 4;
+constexpr int64_t kPrefetchBytes = 8192;
 
 // How many rows and columns are expanded at a time.
 template <class Isa>
@@ -44,7 +52,6 @@ struct Blocks {
     k = round_up(args.in_features, Isa::kVecs * Isa::kLanes);
     const int64_t bytes = (k > 0 ? k : 1) * static_cast<int64_t>(sizeof(typename Isa::Operand));
     rows = fit(kActivationBlockBytes, bytes, args.rows, Isa::kTileRows);
-    if (rows < Isa::kDirectRows) rows = Isa::kDirectRows;
     cols = fit(kWeightBlockBytes, bytes, args.out_features, Isa::kTileCols);
   }
 
@@ -62,45 +69,79 @@ struct Blocks {
   }
 };
 
-// Expands `count` vectors of k codes to operands, zero-padded to a multiple of an expansion.
-template <class Isa>
-inline void expand_rows(const typename Isa::Decoder& decoder, const uint8_t* codes, int64_t stride,
-                        int64_t count, int64_t k, typename Isa::Operand* out) {
-  constexpr int64_t kStep = Isa::kVecs * Isa::kLanes;
-  for (int64_t row = 0; row < count; ++row, codes += stride) {
-    for (int64_t i = 0; i < k; i += kStep) {
-      typename Isa::Vec vecs[Isa::kVecs];
-      if (k - i >= kStep) {
-        decoder.expand(codes + i, vecs);
-      } else {
-        decoder.expand_tail(codes + i, k - i, vecs);
-      }
-      for (int v = 0; v < Isa::kVecs; ++v) Isa::store(out + v * Isa::kLanes, vecs[v]);
-      out += kStep;
-    }
+// Calls f(decoder) with the decoder of `format`.
+template <class Isa, class F>
+inline void with_decoder(Fp8Format format, const F& f) {
+  if (format == Fp8Format::kE4M3) {
+    f(typename Isa::template Decoder<Fp8Format::kE4M3>());
+  } else {
+    f(typename Isa::template Decoder<Fp8Format::kE5M2>());
   }
 }
 
-// Columns of weights as they are stored, expanded on the way.
+// What the sums of such operands are divided by.
 template <class Isa>
+inline float sum_factor(const Fp8Linear& args) {
+  float factor = 1.0f;
+  const Fp8Format formats[] = {args.x_format, args.w_format};
+  for (const Fp8Format format : formats) {
+    with_decoder<Isa>(format, [&](const auto& decoder) { factor *= decoder.kFactor; });
+  }
+  return factor;
+}
+
+// Calls f(Count<v>) for the registers of a Packed.
+template <int Vecs, class F>
+OCTET_INLINE void for_each_part(const F& f) {
+  if constexpr (Vecs > 1) for_each_part<Vecs - 1>(f);
+  f(Count<Vecs - 1>{});
+}
+
+// Expands `count` vectors of k codes to operands, zero-padded to a multiple of an expansion.
+template <class Isa>
+inline void expand_rows(Fp8Format format, const uint8_t* codes, int64_t stride, int64_t count,
+                        int64_t k, typename Isa::Operand* out) {
+  constexpr int64_t kStep = Isa::kVecs * Isa::kLanes;
+  with_decoder<Isa>(format, [&](const auto& decoder) {
+    for (int64_t row = 0; row < count; ++row, codes += stride) {
+      for (int64_t i = 0; i < k; i += kStep) {
+        const typename Isa::Packed packed =
+            k - i >= kStep ? decoder.expand(codes + i) : decoder.expand_tail(codes + i, k - i);
+        for_each_part<Isa::kVecs>([&](auto v) {
+          Isa::store(out + v.value * Isa::kLanes, Isa::template part<v.value>(packed));
+        });
+        out += kStep;
+      }
+    }
+  });
+}
+
+// Columns of weights as they are stored, expanded on the way.
+template <class Isa, class Decoder>
 struct CodeColumns {
   static constexpr int kVecs = Isa::kVecs;
-  const typename Isa::Decoder& decoder;
+  using Packed = typename Isa::Packed;
+  const Decoder& decoder;
   const uint8_t* codes;
-  int64_t in_features;
-  int64_t next_tile;  // bytes from these columns to the ones that are read after them
+  int64_t stride;  // from column to column
+  int64_t count;   // of each column
+  int64_t ahead;   // bytes to what is fetched meanwhile
 
   // How far fetch() reaches; fetch_tail() gives the rest, padded with zeros.
-  int64_t whole() const { return in_features - in_features % (kVecs * Isa::kLanes); }
-  OCTET_INLINE void fetch(int col, int64_t i, typename Isa::Vec* out) const {
-    const uint8_t* at = codes + col * in_features + i;
+  int64_t whole() const { return count - count % (kVecs * Isa::kLanes); }
+  OCTET_INLINE Packed fetch(int col, int64_t i) const {
+    const uint8_t* at = codes + col * stride + i;
     // Rows of weights are too short a stream for the hardware to run ahead of. A prefetch past the
     // end of the weights does nothing.
-    __builtin_prefetch(at + next_tile);
-    decoder.expand(at, out);
+    __builtin_prefetch(at + ahead);
+    return decoder.expand(at);
   }
-  OCTET_INLINE void fetch_tail(int col, int64_t i, typename Isa::Vec* out) const {
-    decoder.expand_tail(codes + col * in_features + i, in_features - i, out);
+  OCTET_INLINE Packed fetch_tail(int col, int64_t i) const {
+    return decoder.expand_tail(codes + col * stride + i, count - i);
+  }
+  template <int V>
+  static OCTET_INLINE typename Isa::Vec part(const Packed& packed) {
+    return Isa::template part<V>(packed);
   }
 };
 
@@ -108,15 +149,18 @@ struct CodeColumns {
 template <class Isa>
 struct ExpandedColumns {
   static constexpr int kVecs = 1;
+  using Packed = typename Isa::Vec;
   const typename Isa::Operand* operands;
   int64_t stride;
 
   int64_t whole() const { return stride; }
-  OCTET_INLINE void fetch(int col, int64_t i, typename Isa::Vec* out) const {
-    *out = Isa::load(operands + col * stride + i);
+  OCTET_INLINE Packed fetch(int col, int64_t i) const {
+    return Isa::load(operands + col * stride + i);
   }
-  OCTET_INLINE void fetch_tail(int col, int64_t i, typename Isa::Vec* out) const {
-    fetch(col, i, out);
+  OCTET_INLINE Packed fetch_tail(int col, int64_t i) const { return fetch(col, i); }
+  template <int V>
+  static OCTET_INLINE typename Isa::Vec part(const Packed& packed) {
+    return packed;
   }
 };
 
@@ -131,36 +175,31 @@ OCTET_INLINE void dot_tile(const typename Isa::Operand* x, int64_t k, const Colu
 #pragma GCC unroll 8
     for (int c = 0; c < C; ++c) acc[r][c] = Isa::zero();
   }
-  // Columns that are expanded on the way fill the registers one by one; of those that are there
-  // already, each row's operand is loaded once for all.
-  constexpr int kAtOnce = Columns::kVecs > 1 ? 1 : C;
+  // Each row's operand is loaded once for all columns.
   const auto accumulate = [&](int64_t i, const auto& fetch) __attribute__((always_inline)) {
+    typename Columns::Packed packed[C];
 #pragma GCC unroll 8
-    for (int begin = 0; begin < C; begin += kAtOnce) {
-      Vec w[kAtOnce][Columns::kVecs];
+    for (int c = 0; c < C; ++c) packed[c] = fetch(c, i);
+    for_each_part<Columns::kVecs>([&](auto v) __attribute__((always_inline)) {
+      Vec w[C];
 #pragma GCC unroll 8
-      for (int c = 0; c < kAtOnce; ++c) fetch(begin + c, i, w[c]);
+      for (int c = 0; c < C; ++c) w[c] = Columns::template part<v.value>(packed[c]);
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
+        const Vec a = Isa::load(x + r * k + i + v.value * Isa::kLanes);
 #pragma GCC unroll 8
-        for (int v = 0; v < Columns::kVecs; ++v) {
-          const Vec a = Isa::load(x + r * k + i + v * Isa::kLanes);
-#pragma GCC unroll 8
-          for (int c = 0; c < kAtOnce; ++c) {
-            acc[r][begin + c] = Isa::dot(acc[r][begin + c], a, w[c][v]);
-          }
-        }
+        for (int c = 0; c < C; ++c) acc[r][c] = Isa::dot(acc[r][c], a, w[c]);
       }
-    }
+    });
   };
   const int64_t whole = columns.whole();
   for (int64_t i = 0; i < whole; i += Columns::kVecs * Isa::kLanes) {
-    accumulate(i, [&](int c, int64_t at, Vec* w)
-                      __attribute__((always_inline)) { columns.fetch(c, at, w); });
+    accumulate(
+        i, [&](int c, int64_t at) __attribute__((always_inline)) { return columns.fetch(c, at); });
   }
   if (whole < k) {
-    accumulate(whole, [&](int c, int64_t at, Vec* w)
-                          __attribute__((always_inline)) { columns.fetch_tail(c, at, w); });
+    accumulate(whole, [&](int c, int64_t at)
+                          __attribute__((always_inline)) { return columns.fetch_tail(c, at); });
   }
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -191,29 +230,79 @@ inline void output_tile(const Fp8Linear& args, int64_t row, int64_t col,
                         const typename Isa::Operand* x, int64_t k, const Columns& columns) {
   float sums[R * C];
   dot_tile<Isa, R, C>(x, k, columns, sums);
-  using Decoder = typename Isa::Decoder;
-  const float factor = Decoder::factor(args.x_format) * Decoder::factor(args.w_format);
+  const float factor = sum_factor<Isa>(args);
   for (int r = 0; r < R; ++r) {
     for (int c = 0; c < C; ++c) store_output(args, row + r, col + c, sums[r * C + c] * factor);
   }
 }
 
-// A few rows: the columns of a tile straight from their codes.
-template <class Isa, int R>
-inline void direct_rows(const Fp8Linear& args, const Fp8LinearTile& tile,
-                        const typename Isa::Operand* x, int64_t k) {
+// How many k of a few rows are multiplied at a time: equal blocks, of whole expansions.
+template <class Isa>
+inline int64_t direct_block_k(const Fp8Linear& args) {
+  constexpr int64_t kStep = Isa::kVecs * Isa::kLanes;
+  const int64_t steps = max_of(1, ceil_div(args.in_features, kStep));
+  const int64_t most = max_of(1, Isa::direct_k(args.rows) / kStep);
+  return ceil_div(steps, ceil_div(steps, most)) * kStep;
+}
+
+// Sets sums, [R][kDirectTileCols], to the products of R rows with `cols` columns, or adds them.
+template <class Isa, int R, class Columns>
+inline void direct_sums(const typename Isa::Operand* x, int64_t padded_k, Columns columns,
+                        int64_t cols, bool accumulate, float* sums) {
   constexpr int kCols = Isa::direct_cols(R);
-  const typename Isa::Decoder decoder(args.w_format);
-  const int64_t row = tile.row_begin;
-  int64_t col = tile.col_begin;
-  const auto columns = [&] {
-    return CodeColumns<Isa>{decoder, args.w + col * args.in_features, args.in_features,
-                            kCols * args.in_features};
+  static_assert(kCols <= kMaxDirectCols);
+  float of_columns[R * kCols];
+  const auto put = [&](int64_t col, int count) {
+    for (int r = 0; r < R; ++r) {
+      for (int c = 0; c < count; ++c) {
+        float& at = sums[r * kDirectTileCols + col + c];
+        at = of_columns[r * count + c] + (accumulate ? at : 0.0f);
+      }
+    }
   };
-  for (; col + kCols <= tile.col_end; col += kCols) {
-    output_tile<Isa, R, kCols>(args, row, col, x, k, columns());
+  int64_t col = 0;
+  for (; col + kCols <= cols; col += kCols, columns.codes += kCols * columns.stride) {
+    dot_tile<Isa, R, kCols>(x, padded_k, columns, of_columns);
+    put(col, kCols);
   }
-  for (; col < tile.col_end; ++col) output_tile<Isa, R, 1>(args, row, col, x, k, columns());
+  for (; col < cols; ++col, columns.codes += columns.stride) {
+    dot_tile<Isa, R, 1>(x, padded_k, columns, of_columns);
+    put(col, 1);
+  }
+}
+
+// A few rows: the columns of a tile straight from their codes. x: room for the activations of a
+// block of k. sums: for those of a tile.
+template <class Isa>
+inline void linear_direct(const Fp8Linear& args, const Fp8LinearTile& tile,
+                          typename Isa::Operand* x, float* sums) {
+  const int64_t rows = tile.row_end - tile.row_begin;
+  const int64_t cols = tile.col_end - tile.col_begin;
+
+  // With no k at all, one empty block sets the sums to zero.
+  const int64_t block_k = direct_block_k<Isa>(args);
+  for (int64_t begin = 0; begin == 0 || begin < args.in_features; begin += block_k) {
+    const int64_t k = min_of(block_k, args.in_features - begin);
+    const int64_t padded_k = round_up(k, Isa::kVecs * Isa::kLanes);
+    const int64_t ahead_cols = round_up(ceil_div(kPrefetchBytes, max_of(k, 1)), kMaxDirectCols);
+    const int64_t ahead = ahead_cols * args.in_features;
+    expand_rows<Isa>(args.x_format, args.x + tile.row_begin * args.x_stride + begin, args.x_stride,
+                     rows, k, x);
+    with_decoder<Isa>(args.w_format, [&]<class Decoder>(const Decoder& decoder) {
+      const uint8_t* const codes = args.w + tile.col_begin * args.in_features + begin;
+      const CodeColumns<Isa, Decoder> columns{decoder, codes, args.in_features, k, ahead};
+      with_count<Isa::kDirectRows>(rows, [&](auto count) {
+        direct_sums<Isa, decltype(count)::value>(x, padded_k, columns, cols, begin > 0, sums);
+      });
+    });
+  }
+  const float factor = sum_factor<Isa>(args);
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t col = 0; col < cols; ++col) {
+      store_output(args, tile.row_begin + row, tile.col_begin + col,
+                   sums[row * kDirectTileCols + col] * factor);
+    }
+  }
 }
 
 // A block of rows against a block of columns that is expanded already.
@@ -240,22 +329,20 @@ inline void expanded_block(const Fp8Linear& args, int64_t row, int64_t rows, int
 template <class Isa>
 inline void fp8_linear_tile(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
   using Operand = typename Isa::Operand;
-  const Blocks<Isa> blocks(args);
   Operand* const x = static_cast<Operand*>(scratch);
-  Operand* const w = x + blocks.rows * blocks.k;
-  const int64_t rows = tile.row_end - tile.row_begin;
-  expand_rows<Isa>(typename Isa::Decoder(args.x_format), args.x + tile.row_begin * args.x_stride,
-                   args.x_stride, rows, args.in_features, x);
-  if (rows <= Isa::kDirectRows) {
-    with_count<Isa::kDirectRows>(rows, [&](auto count) {
-      direct_rows<Isa, decltype(count)::value>(args, tile, x, blocks.k);
-    });
+  if (args.rows <= Isa::kDirectRows) {
+    linear_direct<Isa>(args, tile, x,
+                       reinterpret_cast<float*>(x + args.rows * direct_block_k<Isa>(args)));
     return;
   }
-  const typename Isa::Decoder w_decoder(args.w_format);
+  const Blocks<Isa> blocks(args);
+  Operand* const w = x + blocks.rows * blocks.k;
+  const int64_t rows = tile.row_end - tile.row_begin;
+  expand_rows<Isa>(args.x_format, args.x + tile.row_begin * args.x_stride, args.x_stride, rows,
+                   args.in_features, x);
   for (int64_t col = tile.col_begin; col < tile.col_end; col += blocks.cols) {
     const int64_t cols = min_of(blocks.cols, tile.col_end - col);
-    expand_rows<Isa>(w_decoder, args.w + col * args.in_features, args.in_features, cols,
+    expand_rows<Isa>(args.w_format, args.w + col * args.in_features, args.in_features, cols,
                      args.in_features, w);
     expanded_block<Isa>(args, tile.row_begin, rows, col, cols, x, w, blocks.k);
   }
@@ -263,6 +350,12 @@ inline void fp8_linear_tile(const Fp8Linear& args, const Fp8LinearTile& tile, vo
 
 template <class Isa>
 inline Fp8LinearLimits fp8_linear_limits(const Fp8Linear& args) {
+  if (args.rows <= Isa::kDirectRows) {
+    const size_t x = static_cast<size_t>(args.rows * direct_block_k<Isa>(args));
+    const size_t sums = static_cast<size_t>(args.rows * kDirectTileCols);
+    return Fp8LinearLimits{Isa::kDirectRows, kDirectTileCols,
+                           x * sizeof(typename Isa::Operand) + sums * sizeof(float)};
+  }
   const Blocks<Isa> blocks(args);
   return Fp8LinearLimits{blocks.rows, args.out_features, blocks.scratch_bytes()};
 }

@@ -46,10 +46,12 @@ void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* s
 void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx512(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 void fp8_linear_avx512_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
+void fp8_linear_amx_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
 
 Fp8LinearLimits fp8_linear_limits_scalar(const Fp8Linear& args);
 Fp8LinearLimits fp8_linear_limits_avx2(const Fp8Linear& args);
 Fp8LinearLimits fp8_linear_limits_avx512(const Fp8Linear& args);
 Fp8LinearLimits fp8_linear_limits_avx512_bf16(const Fp8Linear& args);
+Fp8LinearLimits fp8_linear_limits_amx_bf16(const Fp8Linear& args);
 
 }  // namespace octet

@@ -139,6 +139,7 @@ def _extension(report: Report) -> Finding:
         "operators": list(kernels.operators(device)),
         "isa": ops.isa(),
         "available_isas": ops.available_isas(),
+        "refused_isas": ops.refused_isas(),
         "cuda_archs": ops.cuda_archs(),
     }
     archs = ", ".join(ops.cuda_archs()) or "none built"
@@ -148,6 +149,9 @@ def _extension(report: Report) -> Finding:
     )
     if not wanted:
         return Finding("kernels", Status.WARNING, f"switched off; {detail}", f"unset {kernels.SWITCH}")
+    if refused := ops.refused_isas():
+        reasons = ", ".join(f"{name} ({reason})" for name, reason in refused.items())
+        return Finding("kernels", Status.WARNING, f"{detail}; not used: {reasons}")
     return Finding("kernels", Status.OK, detail)
 
 

@@ -1,5 +1,6 @@
 """One real vLLM engine, on a CPU, for all tests that need one: its start takes longer than they do."""
 
+import asyncio
 import os
 import re
 import signal
@@ -19,6 +20,7 @@ from octet.client import AsyncClient
 from octet.config import ServerConfig
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
+from tests.e2e import openai_server
 from tests.e2e.checkpoints import (
     STRICT_TEMPLATE,
     write_adapter,
@@ -124,11 +126,8 @@ async def versatile(
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def in_process(engine: VllmEngine) -> AsyncIterator[str]:
     """The address of a server in this process, so that the engine can be asked whether it is idle."""
-    server = Server(ServerConfig(port=0, kserve=True))
-    await server.start()
-    await server.attach(engine)
-    yield f"127.0.0.1:{server.port}"
-    await server.stop()
+    async with _serving(engine, kserve=True) as target:
+        yield target
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session", params=["forgiving", "strict"])
@@ -136,12 +135,21 @@ async def conversing(
     request: pytest.FixtureRequest, engine: VllmEngine, strict: VllmEngine
 ) -> AsyncIterator[AsyncClient]:
     """A client of a server in this process, over the checkpoint's own chat template and over a strict one."""
-    server = Server(ServerConfig(port=0))
+    async with (
+        _serving(strict if request.param == "strict" else engine) as target,
+        AsyncClient(target) as client,
+    ):
+        yield client
+
+
+@asynccontextmanager
+async def _serving(engine: VllmEngine, *, kserve: bool = False) -> AsyncIterator[str]:
+    """The address of a server in this process."""
+    server = Server(ServerConfig(port=0, kserve=kserve))
     await server.start()
     try:
-        await server.attach(strict if request.param == "strict" else engine)
-        async with AsyncClient(f"127.0.0.1:{server.port}") as client:
-            yield client
+        await server.attach(engine)
+        yield f"127.0.0.1:{server.port}"
     finally:
         await server.stop()
 
@@ -150,15 +158,39 @@ async def conversing(
 def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server started by `octet serve`, on the checkpoint that ships unless another is put to the test."""
     model = [os.environ["OCTET_TEST_MODEL"]] if "OCTET_TEST_MODEL" in os.environ else []
-    yield from _served(tmp_path_factory, *model, "--smg")
+    command = [sys.executable, "-m", "octet", "serve", *model, "--smg", "--served-model-name", MODEL_NAME]
+    log = tmp_path_factory.mktemp("serve") / "server.log"
+    temporary = tmp_path_factory.mktemp("tmp")
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            [*command, "--port", "0"], stderr=file, env=os.environ | {"TMPDIR": str(temporary)}
+        )
+    try:
+        yield wait_until_serving(server, log)
+        shared = [folder.name for folder in temporary.glob("octet-engine-*")]
+        assert shared
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=60) == 0, log.read_text()
+        assert list(temporary.iterdir()) == []
+        assert [left for name in shared for left in Path("/dev/shm").glob(f"*{name}*")] == []
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def strict_target(strict: VllmEngine) -> AsyncIterator[str]:
+    """A server in this process, with a chat template as strict as the one published with Gemma 3."""
+    async with _serving(strict) as target:
+        yield target
 
 
 @pytest.fixture(scope="session")
-def strict_target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Likewise, with a chat template as strict as the one published with Gemma 3."""
-    folder = tmp_path_factory.mktemp("checkpoint") / "strict"
-    write_templated_checkpoint(Path(MODEL), folder, STRICT_TEMPLATE)
-    yield from _served(tmp_path_factory, str(folder))
+def openai(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[openai_server.OpenAiServer]:
+    """vLLM's OpenAI server on the same checkpoint, with the same flags."""
+    log = tmp_path_factory.mktemp("openai") / "server.log"
+    with openai_server.serving(model_path, log, *ENGINE_FLAGS) as server:
+        yield server
 
 
 @pytest.fixture(params=["target", "strict_target"])
@@ -168,19 +200,13 @@ def either_target(request: pytest.FixtureRequest) -> str:
     return target
 
 
-def _served(tmp_path_factory: pytest.TempPathFactory, *arguments: str) -> Iterator[str]:
-    """The address of a server that ends behind the last test."""
-    command = [sys.executable, "-m", "octet", "serve", *arguments, "--served-model-name", MODEL_NAME]
-    log = tmp_path_factory.mktemp("serve") / "server.log"
-    with log.open("w") as file:
-        server = subprocess.Popen([*command, "--port", "0"], stderr=file)
-    try:
-        yield wait_until_serving(server, log)
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=60) == 0, log.read_text()
-    finally:
-        server.kill()
-        server.wait()
+async def becomes_idle(engine: VllmEngine) -> None:
+    """Waits until the engine works for nobody; long before it could be done with an answer of thousands."""
+    for _ in range(100):
+        if await engine.num_unfinished() == 0:
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("the engine still works for somebody who has given up")
 
 
 def wait_until_serving(server: "subprocess.Popen[bytes]", log: Path) -> str:

@@ -1,6 +1,5 @@
 """Completions by the real engine, of the demo checkpoint with its template's words and without a template."""
 
-import asyncio
 import math
 from collections.abc import AsyncIterator
 
@@ -14,6 +13,7 @@ from octet.engine.types import Service
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.server.server import Server
 from octet.v1 import chat_service_pb2
+from tests.e2e.conftest import becomes_idle
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -34,12 +34,6 @@ def circle(colour: str = "red") -> Image.Image:
 async def client(in_process: str) -> AsyncIterator[AsyncClient]:
     async with AsyncClient(in_process) as client:
         yield client
-
-
-async def becomes_idle(engine: VllmEngine) -> None:
-    async with asyncio.timeout(5):
-        while await engine.num_unfinished():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 async def test_a_template_of_ones_own(client: AsyncClient) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -32,6 +33,7 @@ from octet.engine.types import (
 from octet.engine.vllm.serving.engine import VllmEngine
 from octet.engine.vllm.serving.sampling import to_sampling_params
 from octet.errors import ContextLengthError, InvalidRequestError
+from tests.e2e.conftest import becomes_idle
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -89,14 +91,6 @@ async def run(engine: VllmEngine, request: GenerationRequest) -> Answer:
                     answer.reasons[index] = reason
     assert answer.accepted is not None
     return answer
-
-
-async def becomes_idle(engine: VllmEngine, within: float = 1.0) -> float:
-    """Waits until the engine's own scheduler holds nothing; returns how long that took, in seconds."""
-    start = time.monotonic()
-    while await engine.num_unfinished():
-        assert time.monotonic() - start < within, "the engine still works"
-    return time.monotonic() - start
 
 
 async def test_model_info(engine: VllmEngine) -> None:
@@ -401,6 +395,39 @@ async def test_a_closed_generator_stops_the_engine(engine: VllmEngine) -> None:
         assert await engine.num_unfinished() == 1
         await stream.aclose()
         await becomes_idle(engine)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+async def test_pictures_that_the_engine_does_not_have_are_sent_again(engine: VllmEngine, n: int) -> None:
+    """As where the first request with a picture is cancelled between its preparation and the engine."""
+    pictures = [Image.new("RGB", (70 + i, 60 + n), "green") for i in range(2)]
+    sampling = Sampling(n=n, temperature=1.0, seed=3, max_tokens=8)
+    await engine._renderer.render(ask(*pictures, "What is this?"))
+    answer = await run(engine, ask(*pictures, "What is this?", sampling=sampling))
+    known = await run(engine, ask(*pictures, "What is this?", sampling=sampling))
+    assert answer.texts == known.texts
+    assert answer.accepted == known.accepted
+    assert len(answer.reasons) == n
+    await becomes_idle(engine)
+
+
+async def test_no_cancelled_request_costs_another_its_pictures(engine: VllmEngine) -> None:
+    async def ask_about(size: int) -> Answer:
+        return await run(engine, ask(Image.new("RGB", (size, 40), "blue"), "What is this?"))
+
+    draw = random.Random(5)
+    for size in range(50, 62):
+        tasks = [asyncio.create_task(ask_about(size)) for _ in range(6)]
+        cancelled = draw.sample(tasks, 3)
+        for task in cancelled:
+            # As many turns of the event loop as leave it anywhere between its beginning and its end.
+            for _ in range(draw.randrange(40)):
+                await asyncio.sleep(0)
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        kept = [r for task, r in zip(tasks, results, strict=True) if task not in cancelled]
+        assert all(isinstance(result, Answer) for result in kept), kept
+    await becomes_idle(engine)
 
 
 async def test_rendering_leaves_the_event_loop_free(engine: VllmEngine) -> None:

@@ -20,6 +20,7 @@ from octet.errors import EngineDeadError
 from tests.e2e.conftest import ENGINE_FLAGS, wait_until_serving
 from tests.e2e.envoy import envoy
 from tests.e2e.json_client import asking, chat, is_whole, objects
+from tests.idle import idle_seconds
 
 
 @pytest.mark.parametrize("victim", ["EngineCore", "Worker"])
@@ -50,18 +51,18 @@ def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
             begun = [web.stdout.readline(), web.stdout.readline()]
             processes = psutil.Process(server.pid).children(recursive=True)
             (process,) = [p for p in processes if f"VLLM::{victim}" in " ".join(p.cmdline())]
-            killed = time.monotonic()
+            killed = idle_seconds()
             process.kill()
             assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-            assert time.monotonic() - killed < 2
+            assert idle_seconds() - killed < 2
             with pytest.raises(OctetRpcError) as raised:
                 stream.answer()
             assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD")
             chunks = objects("".join([*begun, web.stdout.read()]))
             assert chunks[0]["usage"]["prompt_tokens"] > 0
             assert not is_whole(chunks)
-        assert server.wait(timeout=30) == 1
-        assert time.monotonic() - killed < 5
+        assert server.wait(timeout=60) == 1
+        assert idle_seconds() - killed < 5
         assert log.read_text().splitlines()[-1] == "octet: error: the engine has died"
         assert psutil.wait_procs(processes, timeout=20)[1] == []
     finally:
@@ -69,9 +70,9 @@ def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
         server.wait()
 
 
-@pytest.mark.parametrize("forked", [0, 1])
+@pytest.mark.parametrize("forked", [0, 2])
 def test_nothing_outlives_a_killed_server(forked: int, tmp_path: Path) -> None:
-    """As soon as there is a fork server, still importing, or the engine core that it has forked."""
+    """As soon as there is a fork server, still importing, or the core and the worker that it has forked."""
     log = tmp_path / "server.log"
     with log.open("w") as file:
         command = [sys.executable, "-m", "octet", "serve", "--port", "0"]

@@ -1,25 +1,16 @@
 """Octet's kernels inside vLLM's own processes: that they run there, and that they compute the same."""
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from octet import ops
-from octet.engine.vllm.serving.engine import VllmEngine
+from octet.engine.vllm import kernels
+from octet.engine.vllm.launch.args import parse_engine_args
+from octet.engine.vllm.serving.engine import VllmEngine, create_engine
 from tests.e2e.conftest import ENGINE_FLAGS
+from tests.e2e.openai_server import OpenAiServer
 
 # What runs in Gemma 3; all but the first are how its linear layers' inputs come to be quantized.
 OPERATORS = (
@@ -112,44 +103,8 @@ def _assert_close(ours: torch.Tensor, theirs: torch.Tensor, question: int) -> No
     assert difference.max() < 0.5, difference
 
 
-@contextmanager
-def vllm_server(model: str, log: Path, **environment: str) -> Iterator[int]:
-    """A plain vLLM server, started without a word about Octet; yields its port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *ENGINE_FLAGS]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdout=output, stderr=output, env=os.environ | environment, start_new_session=True
-        )
-    try:
-        yield port
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_for(found: Any, log: Path, seconds: float = 280) -> Any:
-    """Polls until `found()` is true; the log is the message when it never is."""
-    deadline = time.monotonic() + seconds
-    while not (result := found()):
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.1)
-    return result
-
-
-def test_a_plain_vllm_server_says_that_they_are_active(model_path: str, tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with vllm_server(model_path, log):
-        line = wait_for(
-            lambda: next((x for x in log.read_text().splitlines() if "octet kernels" in x), None), log
-        )
+def test_a_plain_vllm_server_says_that_they_are_active(openai: OpenAiServer) -> None:
+    line = next(line for line in openai.log.read_text().splitlines() if "octet kernels" in line)
     name = f"octet/{ops.isa()}"
     assert "octet kernels active: " in line
     for operator in (*OPERATORS, "silu_and_mul_quant_fp8"):
@@ -159,7 +114,7 @@ def test_a_plain_vllm_server_says_that_they_are_active(model_path: str, tmp_path
 
 @pytest.mark.asyncio(loop_scope="session")
 async def test_log_probabilities_match_vllms_own_path(
-    engine: VllmEngine, model_path: str, tmp_path: Path
+    engine: VllmEngine, model_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same tokens, scored by this engine and by vLLM with Octet switched off.
 
@@ -171,26 +126,14 @@ async def test_log_probabilities_match_vllms_own_path(
     """
     tokens, question = await _conversation(engine)
     ours = torch.tensor(await _logprobs(engine, tokens))
-    log = tmp_path / "log"
-    with vllm_server(model_path, log, OCTET_KERNELS="off") as port:
-        theirs = torch.tensor(wait_for(lambda: _server_logprobs(port, model_path, tokens), log))
-    assert "octet kernels off: OCTET_KERNELS=off" in log.read_text()
-    assert "octet kernels active" not in log.read_text()
+    monkeypatch.setenv(kernels.SWITCH, "off")
+    stock = await create_engine(parse_engine_args([model_path, *ENGINE_FLAGS]))
+    try:
+        (report,) = await stock.llm.collective_rpc("octet_active_kernels")
+        theirs = torch.tensor(await _logprobs(stock, tokens))
+    finally:
+        stock.close()
+    assert report
+    assert not any("octet" in implementation for implementation in report)
     assert ours.shape == theirs.shape == (len(tokens) - 1,)
     _assert_close(ours, theirs, question)
-
-
-def _server_logprobs(port: int, model: str, tokens: list[int]) -> list[float] | None:
-    body = {"model": model, "prompt": tokens, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/v1/completions",
-        json.dumps(body).encode(),
-        {"content-type": "application/json"},
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as response:
-            answer = json.load(response)
-    except (ConnectionError, urllib.error.URLError):
-        return None
-    entries = answer["choices"][0]["prompt_logprobs"][1:]
-    return [next(iter(entry.values()))["logprob"] for entry in entries]

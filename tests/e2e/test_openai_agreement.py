@@ -1,13 +1,7 @@
 """Octet beside vLLM's own OpenAI server on the same checkpoint: equal tokens and log probabilities."""
 
 import json
-import socket
-import subprocess
-import sys
-import time
 import urllib.request
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -15,50 +9,12 @@ import pytest
 
 from octet.v1 import chat_service_pb2 as pb
 from octet.v1 import chat_service_pb2_grpc, content_pb2
-from tests.e2e.conftest import ENGINE_FLAGS
+from tests.e2e.openai_server import OpenAiServer
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-START_SECONDS = 280
-
 # Equal kernels on equal inputs; batches of another size may round differently.
 CLOSE = 2e-2
-
-
-@pytest.fixture(scope="module")
-def openai(model_path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of vLLM's OpenAI server on the same checkpoint, with the same flags."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    log = tmp_path_factory.mktemp("openai") / "server.log"
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model_path]
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            [*command, *ENGINE_FLAGS, "--served-model-name", "m", "--host", "127.0.0.1", "--port", str(port)],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_until_serving(server, port, log)
-        yield f"http://127.0.0.1:{port}/v1/chat/completions"
-        server.terminate()
-        server.wait(timeout=60)
-    finally:
-        server.kill()
-        server.wait()
-
-
-def _wait_until_serving(server: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    give_up = time.monotonic() + START_SECONDS
-    while True:
-        assert server.poll() is None, log.read_text()[-4000:]
-        assert time.monotonic() < give_up, log.read_text()[-4000:]
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.5)
 
 
 def post(url: str, said: str, **fields: Any) -> list[dict[str, Any]]:
@@ -87,9 +43,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-async def test_tokens_and_log_probabilities_agree(in_process: str, openai: str, name: str) -> None:
+async def test_tokens_and_log_probabilities_agree(in_process: str, openai: OpenAiServer, name: str) -> None:
     said, fields = CASES[name]
-    theirs = post(openai, said, logprobs=True, top_logprobs=3, return_tokens_as_token_ids=True, **fields)
+    theirs = post(openai.chat, said, logprobs=True, top_logprobs=3, return_tokens_as_token_ids=True, **fields)
     turn = content_pb2.Message(role=content_pb2.ROLE_USER, parts=[content_pb2.Part(text=said)])
     params = pb.SamplingParams(logprobs=True, top_logprobs=3, **fields)
     async with grpc.aio.insecure_channel(in_process) as channel:

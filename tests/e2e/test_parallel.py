@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
 
@@ -70,6 +71,23 @@ async def test_every_rank_reports_its_kernels(engine: VllmEngine, two_ranks: Vll
     assert two_ranks.model.active_kernels == tuple(
         f"{name} in {count} layers of each of 2 ranks" for name, count in sorted(alone.items())
     )
+
+
+@pytest.mark.skipif(BINDING in os.environ, reason=f"{BINDING} chooses the cores")
+async def test_every_rank_computes_on_cores_of_its_own(two_ranks: VllmEngine) -> None:
+    assert await two_ranks.num_unfinished() == 0
+    workers = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "VLLM::Worker_TP" in " ".join(process.cmdline())
+    ]
+    all_cores = os.sched_getaffinity(0)
+    bound = []
+    for worker in workers:
+        affinities = [os.sched_getaffinity(thread.id) for thread in worker.threads()]
+        bound.append(set().union(*(cores for cores in affinities if cores < all_cores)))
+    assert [len(cores) for cores in bound] == [len(all_cores) // 2] * 2
+    assert bound[0].isdisjoint(bound[1])
 
 
 async def test_both_ranks_compute_with_them_what_one_does(engine: VllmEngine, two_ranks: VllmEngine) -> None:

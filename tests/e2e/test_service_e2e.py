@@ -1,11 +1,14 @@
 """The whole service with the real vLLM: `octet serve` and `octet chat` as users run them; who gives up."""
 
 import asyncio
+import functools
 import json
 import re
 import subprocess
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import ParamSpec
 
 import grpc
 import pytest
@@ -14,12 +17,12 @@ from PIL import Image, ImageDraw
 
 from octet.client import AsyncClient, Client, OctetRpcError, tool_result, user
 from octet.engine.vllm.serving.engine import VllmEngine
+from tests.e2e.conftest import becomes_idle
 from tests.e2e.recipes import Recipe, recipes_of
 
 OCTET = [sys.executable, "-m", "octet"]
-IDLE_SECONDS = 1.0
-"""By then the engine must have stopped working for somebody who has given up."""
 
+P = ParamSpec("P")
 WEATHER = {
     "name": "get_weather",
     "description": "Get the weather in a city.",
@@ -32,6 +35,16 @@ from octet.client import Client
 for text in Client(sys.argv[1]).stream("Tell me a story.", ignore_eos=True, max_tokens=int(sys.argv[2])):
     print(text, flush=True)
 """
+
+
+def beside_the_server(test: Callable[P, None]) -> Callable[P, Awaitable[None]]:
+    """Lets a test ask a server that runs in this process."""
+
+    @functools.wraps(test)
+    async def in_a_thread(*args: P.args, **kwargs: P.kwargs) -> None:
+        await asyncio.to_thread(test, *args, **kwargs)
+
+    return pytest.mark.asyncio(loop_scope="session")(in_a_thread)
 
 
 def chat(target: str, *arguments: str) -> str:
@@ -54,6 +67,7 @@ def test_health_and_models(target: str) -> None:
     assert any("octet" in kernel for kernel in model.active_kernels)
 
 
+@beside_the_server
 def test_as_many_pictures_as_the_model_is_said_to_take(either_target: str) -> None:
     pictures = [Image.new("RGB", (8, 8))]
     with Client(either_target) as client:
@@ -66,6 +80,7 @@ def test_as_many_pictures_as_the_model_is_said_to_take(either_target: str) -> No
             client.count_tokens(user(images=pictures * (limits.max_images + 1)))
 
 
+@beside_the_server
 def test_text_streams_in_more_than_one_chunk(either_target: str) -> None:
     with Client(either_target) as client:
         stream = client.stream("What is the capital of France?", temperature=0.0)
@@ -79,6 +94,7 @@ def test_text_streams_in_more_than_one_chunk(either_target: str) -> None:
     assert answer.usage.completion_tokens >= len(pieces)
 
 
+@beside_the_server
 def test_red_circle(either_target: str, tmp_path: Path) -> None:
     image = Image.new("RGB", (300, 200), "white")
     ImageDraw.Draw(image).ellipse((100, 50, 200, 150), fill="red")
@@ -87,6 +103,7 @@ def test_red_circle(either_target: str, tmp_path: Path) -> None:
     assert "red circle" in answer
 
 
+@beside_the_server
 def test_three_green_squares(either_target: str, tmp_path: Path) -> None:
     image = Image.new("RGB", (256, 256), "white")
     draw = ImageDraw.Draw(image)
@@ -97,6 +114,7 @@ def test_three_green_squares(either_target: str, tmp_path: Path) -> None:
     assert "three green squares" in answer.lower()
 
 
+@beside_the_server
 def test_the_readmes_program(either_target: str, tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     [program] = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
@@ -126,6 +144,7 @@ def test_recipe(recipe: Recipe, target: str) -> None:
 
 
 @pytest.mark.parametrize("recipe", TALKS, ids=[recipe.title for recipe in TALKS])
+@beside_the_server
 def test_recipe_with_a_strict_template(recipe: Recipe, strict_target: str) -> None:
     recipe.follow(OCTET=strict_target)
 
@@ -167,13 +186,6 @@ def test_tool_choice_constrains(target: str, choice: str) -> None:
 
 
 # From here on the server runs in this process, so that the engine can be asked whether it is idle.
-
-
-async def becomes_idle(engine: VllmEngine) -> None:
-    """The engine's scheduler reports its requests only when asked, so it is asked until the time is up."""
-    async with asyncio.timeout(IDLE_SECONDS):
-        while await engine.num_unfinished() > 0:  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
 
 
 @pytest.mark.asyncio(loop_scope="session")

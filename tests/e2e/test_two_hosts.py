@@ -7,6 +7,7 @@ names; where the kernel makes none, two processes on one machine do what they ca
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -208,20 +209,31 @@ def test_signals_end_a_start_that_waits(hosts: Hosts, tmp_path: Path) -> None:
         assert still_alive(processes, ENDING) == []
 
 
+# What a start asks first, without the import of vLLM before it.
+CHOOSE = """
+import sys
+from octet.engine.vllm.launch.hosts.addresses import choose
+from octet.errors import StartupError
+try:
+    print(choose(sys.argv[1], first=sys.argv[2] == "0"))
+except StartupError as error:
+    print(error)
+"""
+
+
 @needs_namespaces
-def test_addresses_that_lead_nowhere(tmp_path: Path) -> None:
+def test_addresses_that_lead_nowhere() -> None:
     """As Debian writes /etc/hosts, a machine's own name means 127.0.1.1; and others know another network."""
     with two_hosts.two_namespaces("127.0.1.1 head") as hosts:
-        first = hosts[0].serve(tmp_path / "first.log", *flags_of(0, "head"))
-        second = hosts[1].serve(tmp_path / "second.log", *flags_of(1, "192.0.2.1"))
-        assert (first.wait(START_SECONDS), second.wait(START_SECONDS)) == (1, 1)
-        other = hosts[1].serve(tmp_path / "other.log", *flags_of(0, "10.77.0.1"))
-        assert other.wait(START_SECONDS) == 1
-    assert first.last_line.startswith("octet: error: --master-addr: head means 127.0.1.1 on this machine")
-    assert second.last_line == (
-        "octet: error: --master-addr: this machine has no way to 192.0.2.1 (Network is unreachable)"
-    )
-    assert other.last_line == (
-        "octet: error: --master-addr: no interface of this machine holds 10.77.0.1; it has 127.0.0.1 (lo), "
-        "::1 (lo), 10.77.0.2 (eth0), " + other.last_line.rpartition(", ")[2]
+
+        def choice(host: Host, rank: int, master: str) -> str:
+            return two_hosts.run(*host.command(sys.executable, "-c", CHOOSE, master, str(rank))).strip()
+
+        first, second = choice(hosts[0], 0, "head"), choice(hosts[1], 1, "192.0.2.1")
+        other = choice(hosts[1], 0, "10.77.0.1")
+    assert first.startswith("--master-addr: head means 127.0.1.1 on this machine")
+    assert second == "--master-addr: this machine has no way to 192.0.2.1 (Network is unreachable)"
+    assert other == (
+        "--master-addr: no interface of this machine holds 10.77.0.1; it has 127.0.0.1 (lo), "
+        "::1 (lo), 10.77.0.2 (eth0), " + other.rpartition(", ")[2]
     )

@@ -182,6 +182,9 @@ class FakeEngine:
     def close(self) -> None:
         self.closed = True
 
+    def kill(self) -> None:
+        pass
+
 
 def said_in(prompt: Prompt) -> str:
     """The texts of a prompt, and its tokens as characters."""

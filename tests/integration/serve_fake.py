@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 import sys
+import threading
 from typing import Any
 
 from octet.cli.serve import serve_engine
@@ -16,6 +17,25 @@ from octet.config import ServerConfig
 from octet.engine.protocol import Engine
 from octet.errors import EngineDeadError, StartupError
 from tests.integration.fake_engine import Endless, FakeEngine, Script, call_tool, echo, flood, use_tool
+
+
+class Stuck(FakeEngine):
+    """Its processes do not end until they are killed."""
+
+    killed = threading.Event()
+
+    def close(self) -> None:
+        print("closing", file=sys.stderr, flush=True)
+        self.killed.wait()
+        print("closed", file=sys.stderr, flush=True)
+
+    def kill(self) -> None:
+        self.killed.set()
+
+
+def _never_ends(what: str) -> None:
+    print(what, file=sys.stderr, flush=True)
+    threading.Event().wait()
 
 
 async def start() -> Engine:
@@ -29,6 +49,8 @@ async def start() -> Engine:
         finally:
             # As an engine's start that is cancelled ends its processes.
             child.kill()
+    if sys.argv[1] == "importing":
+        await asyncio.to_thread(_never_ends, "importing")
     endless = Endless()
     scripts: dict[str, Script] = {
         "endless": endless,
@@ -36,8 +58,9 @@ async def start() -> Engine:
         "flood": flood,
         "call_tool": call_tool,
         "use_tool": use_tool,
+        "stuck": echo,
     }
-    engine = FakeEngine(scripts[sys.argv[1]])
+    engine = (Stuck if sys.argv[1] == "stuck" else FakeEngine)(scripts[sys.argv[1]])
 
     def die() -> None:
         engine.death = EngineDeadError("the engine has died")

@@ -2,13 +2,13 @@
 
 import os
 import signal
-import time
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from octet.client import Client, OctetRpcError
+from tests.idle import idle_seconds
 from tests.integration.processes import server_process
 
 
@@ -88,26 +88,35 @@ def test_second_signal_stops_at_once() -> None:
         assert next(iter(stream)) == "first "
         server.signal(signal.SIGTERM)
         server.read_log_until("draining")
-        started = time.monotonic()
+        started = idle_seconds()
         server.signal(signal.SIGTERM)
         assert server.wait() == 0
-        assert time.monotonic() - started < 5  # against 30 s of drain
+        assert idle_seconds() - started < 5  # against 30 s of drain
         with pytest.raises(OctetRpcError) as raised:
             stream.answer()
         assert raised.value.code == grpc.StatusCode.UNAVAILABLE
+
+
+def test_second_signal_ends_an_engine_that_does_not_end() -> None:
+    with server_process("stuck") as server:
+        server.signal(signal.SIGTERM)
+        server.read_log_until("closing")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert "closed\n" in server.log
 
 
 def test_engine_death_ends_the_process() -> None:
     with server_process("endless") as server, Client(server.target) as client:
         stream = client.stream("hello")
         assert next(iter(stream)) == "first "
-        died = time.monotonic()
+        died = idle_seconds()
         server.signal(signal.SIGUSR1)
         with pytest.raises(OctetRpcError) as raised:
             stream.answer()
         assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD")
         assert server.wait() == 1
-        assert time.monotonic() - died < 5
+        assert idle_seconds() - died < 5
     assert server.log[-1] == "octet: error: the engine has died\n"
     assert "Traceback" not in "".join(server.log)
 
@@ -119,6 +128,14 @@ def test_signal_while_loading_ends_the_engines_processes() -> None:
         assert server.wait() == 0
     with pytest.raises(ProcessLookupError):
         os.kill(child, 0)
+
+
+def test_signal_while_a_thread_imports_waits_for_nothing() -> None:
+    with server_process("importing", serving=False) as server:
+        server.read_log_until("importing")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+    assert server.log[-1].endswith("octet: stopped\n")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Which kernels run, and how that is chosen."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -63,3 +64,17 @@ def test_use_isa_keeps_the_old_kernels_on_an_error() -> None:
     with pytest.raises(ValueError, match='no kernels named "neon"; it has scalar'):
         ops.use_isa("neon")
     assert ops.isa() == before
+
+
+def test_what_is_refused_is_not_available() -> None:
+    assert not set(ops.refused_isas()) & set(ops.available_isas())
+
+
+def test_a_refusal_is_one_line_of_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(ops.library.extension, "refused_isas", lambda: {"amx_bf16": "its products differ"})
+    with caplog.at_level(logging.WARNING, logger="octet"):
+        ops.library.log_refused_isas()
+    (record,) = caplog.records
+    assert record.getMessage() == (f"the amx_bf16 kernels are not used: its products differ; {ops.isa()} are")

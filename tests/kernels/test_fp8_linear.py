@@ -1,6 +1,7 @@
 """fp8_linear against an exact product of the decoded operands, on every instruction set."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ FORMATS = [torch.float8_e4m3fn, torch.float8_e5m2]
 PAIRS = [(x, w) for x in FORMATS for w in FORMATS]
 OUT_DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 PAIR_IDS = ["e4m3-e4m3", "e4m3-e5m2", "e5m2-e4m3", "e5m2-e5m2"]
+
+Linear = Callable[..., torch.Tensor]
 
 pytestmark = pytest.mark.usefixtures("isa")
 pairs = pytest.mark.parametrize(("x_format", "w_format"), PAIRS, ids=PAIR_IDS)
@@ -59,14 +62,16 @@ def check(
     w: torch.Tensor,
     w_scale: torch.Tensor,
     bias: torch.Tensor | None = None,
+    *,
+    linear: Linear = ops.fp8_linear,
 ) -> None:
-    out = ops.fp8_linear(xq, x_scale, w, w_scale, bias, torch.float32)
+    out = linear(xq, x_scale, w, w_scale, bias, torch.float32)
     assert out.dtype == torch.float32
     assert out.shape == (xq.shape[0], w.shape[0])
     exact = reference.fp8_linear(xq, x_scale, w, w_scale, bias)
     assert ((out - exact).abs() <= error_bound(xq, x_scale, w, w_scale, bias)).all()
     for dtype in (torch.float16, torch.bfloat16):
-        rounded = ops.fp8_linear(xq, x_scale, w, w_scale, bias, dtype)
+        rounded = linear(xq, x_scale, w, w_scale, bias, dtype)
         assert torch.equal(rounded, out.to(dtype))  # the same sum, rounded once
 
 
@@ -109,13 +114,21 @@ def test_empty_inner_dimension_leaves_the_bias(rows: int) -> None:
     assert torch.equal(ops.fp8_linear(*operands, bias, torch.float32), bias.expand(rows, 5))
 
 
-def check_small_integers(rows: int, k: int, n: int, x_format: torch.dtype, w_format: torch.dtype) -> None:
+def check_small_integers(
+    rows: int,
+    k: int,
+    n: int,
+    x_format: torch.dtype,
+    w_format: torch.dtype,
+    *,
+    linear: Linear = ops.fp8_linear,
+) -> None:
     # All sums stay below 2^24, so any order of f32 additions is exact: one operand dropped, doubled
     # or paired with the wrong partner shows.
     generator = torch.Generator().manual_seed(k)
     x = torch.randint(-4, 5, (rows, k), generator=generator).float()
     w = torch.randint(-4, 5, (n, k), generator=generator).float()
-    out = ops.fp8_linear(
+    out = linear(
         x.to(x_format),
         torch.full((rows, 1), 0.5),
         w.to(w_format),
@@ -146,18 +159,24 @@ def test_inner_blocks_of_a_few_rows(rows: int) -> None:
 @pairs
 @pytest.mark.parametrize("rows", [1, 8, 30])
 def test_every_code_decodes(x_format: torch.dtype, w_format: torch.dtype, rows: int) -> None:
+    check_every_code(rows, x_format, w_format)
+
+
+def check_every_code(
+    rows: int, x_format: torch.dtype, w_format: torch.dtype, *, linear: Linear = ops.fp8_linear
+) -> None:
     one = torch.ones(1).to(x_format)
     codes = torch.arange(256, dtype=torch.uint8)
     w = codes.view(w_format).unsqueeze(1)
     x = one.expand(rows, 1).contiguous()
-    out = ops.fp8_linear(x, torch.ones(rows, 1), w, torch.ones(256, 1), None, torch.float32)
+    out = linear(x, torch.ones(rows, 1), w, torch.ones(256, 1), None, torch.float32)
     expected = w.to(torch.float32).t().expand(rows, 256)
     assert torch.equal(out.isnan(), expected.isnan())
     assert torch.equal(out.nan_to_num(0.0), expected.nan_to_num(0.0))
 
     activations = codes.view(x_format).unsqueeze(1)
     weight = torch.ones(1, 1).to(w_format)
-    out = ops.fp8_linear(activations, torch.ones(256, 1), weight, torch.ones(1, 1), None, torch.float32)
+    out = linear(activations, torch.ones(256, 1), weight, torch.ones(1, 1), None, torch.float32)
     expected = activations.to(torch.float32)
     assert torch.equal(out.isnan(), expected.isnan())
     assert torch.equal(out.nan_to_num(0.0), expected.nan_to_num(0.0))
@@ -165,11 +184,15 @@ def test_every_code_decodes(x_format: torch.dtype, w_format: torch.dtype, rows: 
 
 @pytest.mark.parametrize("rows", [1, 12, 70])
 def test_nan_and_infinity_stay_in_their_row_and_column(rows: int) -> None:
+    check_nan_and_infinity(rows)
+
+
+def check_nan_and_infinity(rows: int, *, linear: Linear = ops.fp8_linear) -> None:
     x = torch.ones(rows, 100)
     w = torch.ones(10, 100)
     x[0, 99] = math.nan
     w[3, 0] = math.inf
-    out = ops.fp8_linear(
+    out = linear(
         x.to(torch.float8_e4m3fn),
         torch.ones(rows, 1),
         w.to(torch.float8_e5m2),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -116,3 +117,24 @@ def test_nvcc_that_is_missing_or_too_old_is_one_line(tmp_path: Path, monkeypatch
     monkeypatch.setenv("CUDACXX", str(old))
     with pytest.raises(build.BuildError, match=r"nvcc is 12\.4, and 12\.8 or newer is needed"):
         build.find_nvcc()
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="there is no nvcc in the PATH")
+@pytest.mark.parametrize("way", ["script", "link"])
+def test_the_toolkit_is_where_nvcc_says(tmp_path: Path, way: str) -> None:
+    real, path = shutil.which("nvcc"), tmp_path / "bin" / "nvcc"
+    path.parent.mkdir()
+    if way == "script":
+        path.write_text(f'#!/bin/sh\nexec {real} "$@"\n')
+        path.chmod(0o755)
+    else:
+        path.symlink_to(Path(str(real)))
+    assert (build.toolkit_of(path) / "include" / "cuda_runtime_api.h").exists()
+
+
+def test_an_nvcc_that_does_not_tell_its_toolkit_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "nvcc"
+    path.write_text("#!/bin/sh\nexit 1\n")
+    path.chmod(0o755)
+    with pytest.raises(build.BuildError, match="does not say where its toolkit is"):
+        build.toolkit_of(path)

@@ -43,6 +43,19 @@ def find_nvcc() -> tuple[Path, tuple[int, int]]:
     raise BuildError("there is no nvcc: set CUDA_HOME to a CUDA toolkit")
 
 
+def toolkit_of(nvcc: Path) -> Path:
+    """The toolkit's folder as the compiler tells it: what is on the path may be a link or a script elsewhere.
+
+    Raises:
+        BuildError: the compiler does not tell.
+    """
+    plan = subprocess.run([nvcc, "--dryrun", "any.cu"], capture_output=True, text=True, check=False).stderr
+    for line in plan.splitlines():
+        if line.startswith("#$ TOP="):
+            return Path(line.partition("=")[2]).resolve()
+    raise BuildError(f"{nvcc} --dryrun does not say where its toolkit is")
+
+
 def _packaged_nvcc() -> str | None:
     """The nvcc that pip installed beside torch."""
     import torch
@@ -86,7 +99,7 @@ def build(folder: Path, arch: str, defines: tuple[str, ...] = ()) -> Path:
     nvcc, _ = find_nvcc()
     folder.mkdir(parents=True, exist_ok=True)
     compiler = os.environ.get("CXX", "c++")
-    toolkit = nvcc.parents[1] / "include"
+    toolkit = toolkit_of(nvcc)
     virtual = arch.replace("sm_", "compute_")
     shared = [f"-I{ROOT / 'csrc'}", *(f"-D{define}" for define in defines)]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
@@ -99,14 +112,21 @@ def build(folder: Path, arch: str, defines: tuple[str, ...] = ()) -> Path:
         commands[target] += ["-c", str(source), "-o", str(target)]
     for name in ("cuda_ops", "schemas"):
         target = folder / f"{name}.o"
-        commands[target] = [compiler, *_CXX_FLAGS, abi, *shared, f"-isystem{toolkit}", *torch_includes]
+        commands[target] = [
+            compiler,
+            *_CXX_FLAGS,
+            abi,
+            *shared,
+            f"-isystem{toolkit / 'include'}",
+            *torch_includes,
+        ]
         commands[target] += ["-c", str(ROOT / "csrc" / f"{name}.cpp"), "-o", str(target)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(_run, commands.values()))
 
     library = folder / "octet_cuda.so"
     lib = Path(torch.__file__).parent / "lib"
-    runtime = [f"-L{path}" for path in (nvcc.parents[1] / "lib64", nvcc.parents[1] / "lib") if path.exists()]
+    runtime = [f"-L{path}" for path in (toolkit / "lib64", toolkit / "lib") if path.exists()]
     link = [compiler, "-shared", *map(str, commands), f"-L{lib}", "-lc10", "-ltorch_cpu", *runtime]
     _run([*link, "-lcudart_static", "-ldl", "-lrt", "-lpthread", "-o", str(library)])
     return library

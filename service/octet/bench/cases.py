@@ -12,7 +12,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
-from octet.bench import machine
+from octet.bench import machine, roofs
 from octet.bench.shapes import LinearShape
 
 FP8 = torch.float8_e4m3fn
@@ -20,6 +20,7 @@ FP8_MAX = torch.finfo(FP8).max
 EPS = 1e-6
 
 Function = Callable[[], object]
+Product = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +255,13 @@ class LinearOperands:
     weights over and over finds them in the cache.
     """
 
-    def __init__(self, shape: LinearShape) -> None:
+    def __init__(self, shape: LinearShape, of_vllm: Callable[[torch.Tensor], Product | None]) -> None:
+        """Makes the weights.
+
+        Args:
+            shape: the layer.
+            of_vllm: vLLM's own product with a bf16 weight, None where that is torch's.
+        """
         self.shape = shape
         size = (shape.out_features, shape.in_features)
         magnitudes = torch.randint(0, 0x7F, size, dtype=torch.uint8)
@@ -263,6 +270,7 @@ class LinearOperands:
         self.codes = [codes, *(codes.clone() for _ in range(copies - 1))]
         half = codes.to(torch.bfloat16)
         self.half = [half, *(half.clone() for _ in range(math.ceil(copies / 2) - 1))]
+        self.of_vllm = [product for product in map(of_vllm, self.half) if product is not None]
         self.scale = torch.rand(shape.out_features, 1) * 0.01
 
     def case(self, rows: int, *, with_stock: bool) -> Case:
@@ -273,7 +281,8 @@ class LinearOperands:
         xq, x_scale = quantized
         one = torch.ones(1)
         codes, stock_codes = itertools.cycle(self.codes), itertools.cycle(self.codes)
-        half = itertools.cycle(self.half)
+        half, of_vllm = itertools.cycle(self.half), itertools.cycle(self.of_vllm)
+        read_codes = itertools.cycle(self.codes)
 
         def stock() -> torch.Tensor:
             product: torch.Tensor = torch._scaled_mm(
@@ -285,8 +294,11 @@ class LinearOperands:
             "octet": lambda: torch.ops.octet.fp8_linear(
                 xq, x_scale, next(codes), self.scale, None, torch.bfloat16
             ),
+            "read": lambda: roofs.read(next(read_codes)),
             "bf16": lambda: F.linear(x, next(half)),
         }
+        if self.of_vllm:
+            functions["vllm"] = lambda: next(of_vllm)(x)
         if with_stock:
             functions["stock"] = stock
         weights = shape.in_features * shape.out_features

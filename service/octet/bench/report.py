@@ -15,10 +15,12 @@ _WIDTH = 160
 # What stands beside the kernel, and its column. A ratio above 1 means that the kernel is the faster one.
 _COLUMNS = {
     "copy": "speed of a copy",
+    "read": "speed of a read",
     "plain": "time of plain quantization",
     "eager": "eager torch",
     "compiled": "torch.compile",
     "apart": "two operators",
+    "vllm": "vLLM's bf16",
     "bf16": "bf16 linear",
     "stock": "stock op",
 }
@@ -34,6 +36,8 @@ def print_report(report: Report) -> None:
             f"bf16 product {roof.flops / 1e9:.0f} GFLOP/s",
             highlight=False,
         )
+    for note in report.notes:
+        console.print(note, markup=False, highlight=False)
     for (kernel, variant, threads), group in groupby(
         sorted(report.results, key=_order), key=lambda r: (r.kernel, r.variant, r.threads)
     ):
@@ -70,7 +74,7 @@ def _ratio(result: Result, name: str) -> str:
     ratio = result.ratio(name)
     if ratio is None:
         return ""
-    if name == "copy":
+    if name in ("copy", "read"):
         return f"{ratio:.0%}"
     if name == "plain":
         return f"{1 / ratio:.2f}x"

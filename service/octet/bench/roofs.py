@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from octet.bench import machine, timing
+from octet.ops import library
 
 # Of the square matrices that are multiplied: large enough for full speed.
 SIDE = 1536
@@ -16,7 +17,7 @@ class Roofs:
 
     Attributes:
         threads: how many.
-        read: bytes a second, read from memory by a sum.
+        read: bytes a second, read from memory (:func:`read`; by a sum on a GPU).
         copy: bytes a second, read and written together by a copy.
         flops: a second, of torch's best bf16 matrix product (with float32 accumulation).
     """
@@ -36,6 +37,11 @@ class Roofs:
         }
 
 
+def read(memory: torch.Tensor) -> object:
+    """Reads a contiguous tensor on the CPU once, as fast as torch's threads can, and does next to nothing."""
+    return library.extension.read_memory(memory.data_ptr(), memory.nbytes)
+
+
 def measure(threads: int, seconds: float, device: str = "cpu") -> Roofs:
     """Measures with torch's own operators, each for about `seconds`, on the threads that torch is set to."""
     # Eight times the last-level cache; on GPUs, which fetch and multiply faster, more than that of any.
@@ -47,7 +53,7 @@ def measure(threads: int, seconds: float, device: str = "cpu") -> Roofs:
     right = torch.ones(side, side, dtype=torch.bfloat16, device=device)
     measured = timing.take_turns(
         {
-            "read": lambda: source.sum(),
+            "read": source.sum if device == "cuda" else lambda: read(source),
             "copy": lambda: target.copy_(source),
             "product": lambda: left @ right,
         },

@@ -74,11 +74,12 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything that one run measured, in the order in which it did."""
+    """Everything that one run measured, in the order in which it did, and what it could not, for people."""
 
     machine: dict[str, Any]
     roofs: list[roofs.Roofs]
     results: list[Result]
+    notes: list[str]
 
     def as_json(self) -> dict[str, Any]:
         """The same as JSON values."""
@@ -86,6 +87,7 @@ class Report:
             "machine": self.machine,
             "roofs": [roof.as_json() for roof in self.roofs],
             "results": [result.as_json() for result in self.results],
+            "notes": self.notes,
         }
 
 
@@ -99,18 +101,51 @@ def run(settings: Settings, progress: Callable[[str], None]) -> Report:
     threads_before, isa_before = torch.get_num_threads(), ops.isa()
     roof_list: list[roofs.Roofs] = []
     results: list[Result] = []
+    of_vllm = _ProductsOfVllm()
     try:
         for threads in settings.threads:
             torch.set_num_threads(threads)
             progress(f"the machine's limits, {threads} threads")
             roof_list.append(roofs.measure(threads, settings.seconds, settings.device))
         for kernel in settings.kernels:
-            measure = _linear if kernel == "fp8_linear" else _row_kernel
-            results.extend(measure(kernel, settings, progress))
+            if kernel == "fp8_linear":
+                results.extend(_linear(kernel, settings, of_vllm, progress))
+            else:
+                results.extend(_row_kernel(kernel, settings, progress))
     finally:
         torch.set_num_threads(threads_before)
         ops.use_isa(isa_before)
-    return Report(machine.describe(settings.device), roof_list, results)
+    return Report(machine.describe(settings.device), roof_list, results, of_vllm.notes)
+
+
+class _ProductsOfVllm:
+    """vLLM's own product of bf16 layers: what people have who do not quantize.
+
+    Attributes:
+        notes: why there is none, a line each.
+    """
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def prepare(self, weight: torch.Tensor) -> cases.Product | None:
+        """The product with a weight, which vLLM may repack; None where it is torch's, measured anyway."""
+        try:
+            name, product = compat.kernels.unquantized_linear(weight)
+        except ImportError as error:
+            self._note(f"no column of vLLM's bf16: vLLM cannot be imported: {error}")
+            return None
+        if name == "linear":
+            self._note(
+                "no column of vLLM's bf16: oneDNN does not prepack bf16 weights for this processor, and vLLM "
+                "multiplies with torch's linear, which has a column"
+            )
+            return None
+        return product
+
+    def _note(self, line: str) -> None:
+        if line not in self.notes:
+            self.notes.append(line)
 
 
 def _row_kernel(kernel: str, settings: Settings, progress: Callable[[str], None]) -> Iterator[Result]:
@@ -141,10 +176,12 @@ def _on_gpu(make_case: Callable[[], cases.Case], settings: Settings) -> Result:
     return Result(case.kernel, case.shape, case.rows, "cuda", 1, case.bytes_moved, case.flops, timings)
 
 
-def _linear(kernel: str, settings: Settings, progress: Callable[[str], None]) -> Iterator[Result]:
+def _linear(
+    kernel: str, settings: Settings, of_vllm: _ProductsOfVllm, progress: Callable[[str], None]
+) -> Iterator[Result]:
     for name in settings.linear:
         progress(f"{kernel} {name}: making the weights")
-        operands = cases.LinearOperands(shapes.LINEAR[name])
+        operands = cases.LinearOperands(shapes.LINEAR[name], of_vllm.prepare)
         for variant, threads in _configurations(settings):
             seconds, before = 0.0, 1
             for rows in settings.linear_rows:

@@ -94,15 +94,17 @@ def serve_vllm(config: ServerConfig, engine_args: list[str]) -> None:
             engine, max_image_bytes=config.max_image_bytes, image_threads=config.image_threads
         )
 
-    _then_end(lambda: serve_engine(config, start_engine, create_servicer))
+    serve_engine(config, start_engine, create_servicer)
 
 
 def serve_engine(
     config: ServerConfig,
     start_engine: Callable[[], Awaitable["Engine"]],
     create_servicer: "CreateServicer | None" = None,
-) -> None:
-    """Serves until a signal; what prevents or ends that is one line on standard error and exit status 1.
+) -> NoReturn:
+    """Serves until a signal, and ends this process.
+
+    What prevents or ends the serving is one line on standard error and exit status 1.
 
     Args:
         config: the server's settings.
@@ -112,24 +114,21 @@ def serve_engine(
     from octet.server.lifecycle import run
     from octet.server.logs import logging_to_stderr
 
+    status = 0
     try:
         with logging_to_stderr(config):
             asyncio.run(run(config, start_engine, create_servicer))
     except OctetError as error:
         click.echo(f"octet: error: {error}", err=True)
-        sys.exit(1)
+        status = 1
+    _end(status)
 
 
-def _then_end(work: Callable[[], None]) -> NoReturn:
-    """Does the work and ends this process with its exit status.
+def _end(status: int) -> NoReturn:
+    """Ends this process, whatever its threads are at.
 
     To take apart what importing vLLM has made, object by object, as the interpreter would, takes seconds.
     """
-    status: Any = 0
-    try:
-        work()
-    except SystemExit as end:
-        status = end.code or 0
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -139,7 +138,7 @@ def _then_end(work: Callable[[], None]) -> NoReturn:
 def _parse(config: ServerConfig, engine_args: list[str], *, headless: bool = False) -> "EngineSettings":
     """The engine's settings, those of the demo checkpoint where no model is named. Imports vLLM."""
     from octet import demo
-    from octet.engine.vllm.launch import forkserver
+    from octet.engine.vllm.launch import forkserver, parallel
     from octet.engine.vllm.launch.args import check_model, names_model, parse_engine_args
     from octet.engine.vllm.launch.logs import configure_logging
     from octet.telemetry.tracing import find_collector
@@ -148,7 +147,7 @@ def _parse(config: ServerConfig, engine_args: list[str], *, headless: bool = Fal
     configure_logging(config.log_format, config.log_level)
     if not headless:
         # Without a server there is no engine core.
-        forkserver.server.start()
+        forkserver.server.start(parallel.ranks_named(engine_args))
     if not names_model(engine_args):
         engine_args = [str(demo.PATH), *_DEMO_FLAGS, *engine_args]
     if (collector := find_collector(config.otlp_traces_endpoint, os.environ)) is not None:

@@ -126,5 +126,9 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Stops the engine and its processes. Idempotent."""
+        """Stops the engine and waits for the end of its processes, which takes a while. Idempotent."""
+        ...
+
+    def kill(self) -> None:
+        """Ends the engine's processes at once, also those that `close` waits for in another thread."""
         ...

@@ -26,6 +26,7 @@ __all__ = [
     "isa",
     "per_token_quant_fp8",
     "qk_norm_rope",
+    "refused_isas",
     "rms_norm_quant_fp8",
     "silu_and_mul_quant_fp8",
     "use_isa",
@@ -279,6 +280,15 @@ def available_isas() -> list[str]:
     These are the values that ``OCTET_ISA`` takes.
     """
     return library.extension.available_isas()
+
+
+def refused_isas() -> dict[str, str]:
+    """CPU kernels that the processor has the instructions for and that do not run, and why, for people.
+
+    The kernels for AMX are refused where the operating system gives the process no tile registers, or where
+    they compute something else than the portable kernels; the fastest of the others are used then.
+    """
+    return library.extension.refused_isas()
 
 
 def use_isa(name: str) -> None:

@@ -1,5 +1,6 @@
 """Loads the compiled extension, which registers ``torch.ops.octet``."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -14,12 +15,25 @@ except ImportError as error:
         "it is built by `pip install .` in a checkout of octet, against the torch that is installed then"
     ) from error
 
-__all__ = ["cuda_loaded", "extension"]
+__all__ = ["cuda_loaded", "extension", "log_refused_isas"]
 
 _CUDA_LIBRARY = Path(extension.__file__).with_name("_C_cuda.so")
 
 # An ISA that OCTET_ISA asks for and that cannot be had is an error of the start, not of the first call.
 extension.isa()
+
+
+def log_refused_isas() -> None:
+    """Says why CPU kernels that this processor has the instructions for are not used, a line each."""
+    for name, reason in extension.refused_isas().items():
+        logging.getLogger("octet").warning(
+            "the %s kernels are not used: %s; %s are", name, reason, extension.isa()
+        )
+
+
+# Who names an ISA knows which one runs.
+if not os.environ.get("OCTET_ISA"):
+    log_refused_isas()
 
 # As with an ISA: what says neither is not taken for the one or the other.
 _PDL = os.environ.get("OCTET_PDL", "on")

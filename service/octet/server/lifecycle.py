@@ -94,7 +94,8 @@ async def run(
         finally:
             await server.stop()
             if engine is not None:
-                engine.close()
+                _close(engine, at_once=signals.second.is_set())
+            _leave_threads_behind()
     logger.info("stopped")
 
 
@@ -118,6 +119,20 @@ async def _leave(server: Server, *, grace: bool) -> None:
         await server.retire()
     logger.info("draining; a second signal stops at once")
     await server.drain()
+
+
+def _close(engine: Engine, *, at_once: bool) -> None:
+    """Closes the engine, which keeps the event loop waiting; a signal ends that wait."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: engine.kill())
+    if at_once:
+        engine.kill()
+    engine.close()
+
+
+def _leave_threads_behind() -> None:
+    """Keeps asyncio from waiting for what threads still do, such as importing vLLM for nobody."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())
 
 
 async def _unless(event: asyncio.Event, work: Awaitable[T]) -> T | None:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from octet.bench import cases, shapes
+from octet.bench import cases, roofs, shapes
 from octet.bench.shapes import LinearShape
+from octet.engine.vllm import compat
 
 ROWS, WIDTH = 3, 96
 
@@ -52,10 +53,11 @@ def test_a_copy_moves_as_many_bytes() -> None:
 
 def test_the_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("octet.bench.machine.l3_bytes", lambda: 4096)
-    operands = cases.LinearOperands(LinearShape("test", 64, 48))
+    operands = cases.LinearOperands(LinearShape("test", 64, 48), lambda _: None)
     assert len(operands.codes) * 64 * 48 >= 2 * 4096, "the weights overflow the cache"
     assert operands.codes[0].data_ptr() != operands.codes[1].data_ptr()
     case = operands.case(ROWS, with_stock=True)
+    assert "vllm" not in case.functions
     ours, theirs = case.functions["octet"](), case.functions["stock"]()
     assert isinstance(ours, torch.Tensor)
     assert isinstance(theirs, torch.Tensor)
@@ -63,6 +65,31 @@ def test_the_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=float(theirs.abs().max()) * 2**-8)
 
 
+def test_the_product_of_vllm_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octet.bench.machine.l3_bytes", lambda: 4096)
+    names = []
+
+    def of_vllm(weight: torch.Tensor) -> cases.Product:
+        name, product = compat.kernels.unquantized_linear(weight)
+        names.append(name)
+        return product
+
+    operands = cases.LinearOperands(LinearShape("test", 64, 48), of_vllm)
+    assert len(names) == len(operands.half), "every copy is prepared by itself"
+    assert len(set(names)) == 1
+    case = operands.case(ROWS, with_stock=False)
+    ours, theirs = case.functions["vllm"](), case.functions["bf16"]()
+    assert isinstance(ours, torch.Tensor)
+    assert isinstance(theirs, torch.Tensor)
+    torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=float(theirs.abs().max()) * 2**-8)
+
+
+@pytest.mark.parametrize("words", [8, 24, 64, 1000, 1 << 17])
+def test_a_read_reads_all_of_the_weights(words: int) -> None:
+    memory = torch.randint(0, 1 << 60, (words,), generator=torch.Generator().manual_seed(words))
+    assert roofs.read(memory) == sum(memory.tolist()) % 2**64
+
+
 def test_weights_hold_no_nan() -> None:
-    operands = cases.LinearOperands(shapes.LINEAR["1b/o"])
+    operands = cases.LinearOperands(shapes.LINEAR["1b/o"], lambda _: None)
     assert not operands.half[0].isnan().any()

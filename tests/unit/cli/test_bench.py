@@ -13,6 +13,7 @@ from octet import ops
 from octet.bench import machine, roofs, shapes
 from octet.bench.shapes import LinearShape
 from octet.cli import octet
+from octet.engine.vllm import compat
 
 
 def bench(*arguments: str) -> Result:
@@ -48,7 +49,7 @@ def test_writes_tables_json_and_a_plot(small: None, tmp_path: Path) -> None:
     }
     assert {"per_token_quant_fp8", "fp8_linear"} <= {r["kernel"] for r in report["results"]}
     for measured in report["results"]:
-        beside = {"bf16"} if measured["kernel"] == "fp8_linear" else {"copy", "eager"}
+        beside = {"read", "bf16"} if measured["kernel"] == "fp8_linear" else {"copy", "eager"}
         assert beside < set(measured["timings"])
         for timing in measured["timings"].values():
             assert 0 < timing["q1_s"] <= timing["median_s"] <= timing["q3_s"]
@@ -66,9 +67,45 @@ def test_measures_only_what_is_asked_for(small: None, tmp_path: Path) -> None:
         *("--shape", "small", "--json", str(written)),
     )
     assert result.exit_code == 0, result.output
-    (measured,) = json.loads(written.read_text())["results"]
+    report = json.loads(written.read_text())
+    (measured,) = report["results"]
     assert (measured["kernel"], measured["variant"], measured["rows"]) == ("fp8_linear", "scalar", 2)
-    assert {"octet", "bf16", "stock"} == set(measured["timings"])
+    # vLLM's own bf16 has a column, or the report says why it has none.
+    of_vllm = set() if report["notes"] else {"vllm"}
+    assert set(measured["timings"]) == {"octet", "read", "bf16", "stock"} | of_vllm
+    for note in report["notes"]:
+        assert note.startswith("no column of vLLM's bf16: ")
+        assert note in " ".join(result.stdout.split())
+    assert ("vLLM's bf16 |" in result.stdout) is bool(of_vllm)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "note"),
+    [
+        ("onednn_mm", None),
+        ("linear", "no column of vLLM's bf16: oneDNN does not prepack bf16 weights for this processor"),
+        (ImportError("no vllm"), "no column of vLLM's bf16: vLLM cannot be imported: no vllm"),
+    ],
+)
+def test_says_why_vllms_product_is_left_out(
+    small: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, chosen: object, note: str | None
+) -> None:
+    def product(weight: torch.Tensor) -> object:
+        if isinstance(chosen, ImportError):
+            raise chosen
+        return chosen, lambda x: torch.nn.functional.linear(x, weight)
+
+    monkeypatch.setattr(compat.kernels, "unquantized_linear", product)
+    written = tmp_path / "out.json"
+    result = bench(
+        *("--only", "fp8_linear", "--isa", "scalar", "--threads", "1", "--rows", "2"),
+        *("--shape", "small", "--json", str(written)),
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(written.read_text())
+    assert ("vllm" in report["results"][0]["timings"]) is (note is None)
+    assert len(report["notes"]) == (note is not None)
+    assert all(line.startswith(note or "") for line in report["notes"])
 
 
 @pytest.mark.parametrize(

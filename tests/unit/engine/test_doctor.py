@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from octet import demo
+from octet import demo, ops
 from octet import doctor as doctor_module
 from octet.cli.doctor import doctor
 from octet.doctor import Status, examine
@@ -48,6 +48,14 @@ def test_a_wrong_switch_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_kernels_switched_off_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OCTET_KERNELS", "off")
     assert finding("kernels").status is Status.WARNING
+
+
+def test_kernels_that_are_refused_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops.library.extension, "refused_isas", lambda: {"amx_bf16": "its products differ"})
+    found = finding("kernels")
+    assert found.status is Status.WARNING
+    assert found.detail.endswith("; not used: amx_bf16 (its products differ)")
+    assert examine().kernels["refused_isas"] == {"amx_bf16": "its products differ"}
 
 
 def test_how_pictures_are_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

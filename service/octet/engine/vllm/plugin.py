@@ -9,7 +9,7 @@ from typing import Any
 
 import octet
 from octet.engine.vllm import compat, kernels
-from octet.engine.vllm.launch import sockets
+from octet.engine.vllm.launch import forkserver, sockets
 
 # torch's own switch.
 _HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"
@@ -59,6 +59,9 @@ def _stays_out() -> str | None:
 def _register(logger: Any, *, wanted: bool) -> None:
     if (folder := sockets.own_folder()) is not None:
         compat.share_under_name_of(folder)
+    if forkserver.server.forked:
+        compat.processes.start_workers_in(forkserver.ForkContext())
+        compat.processes.end_core_without_collecting()
     compat.extend_core()
     compat.count_ranks_uncompiled()
     compat.tokenizers.share_processors()

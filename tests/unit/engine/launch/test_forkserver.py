@@ -1,5 +1,6 @@
 """Processes that are forked off a server have their starter's surroundings, and nobody outlives anybody."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,10 +20,11 @@ pytestmark = pytest.mark.skipif(
 
 # Nothing of vLLM is needed to see how a process is started.
 START = """
-import os, sys
+import json, os, sys
 from octet.engine.vllm.launch import forkserver
 forkserver.PRELOADED = sys.argv[1]
-forkserver.server.start()
+forkserver.server.start(1)
+forkserver.server.imported()
 def run(code):
     process = forkserver.ForkContext().Process(target=exec, args=(code,))
     process.start()
@@ -35,20 +37,60 @@ os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
 read, write = os.pipe()
 os.dup2(write, 1)
 os.close(write)
-child = run('''
+inner = "import os; print('grandchild', os.getppid(), os.environ['OCTET_LATE'], flush=True)"
+child = run(f'''
 import os, sys
-print("child", os.environ["OCTET_LATE"], len(os.sched_getaffinity(0)), "torch" in sys.modules, flush=True)
+print("child", os.getppid(), os.environ["OCTET_LATE"], len(os.sched_getaffinity(0)), flush=True)
+from octet.engine.vllm.launch import forkserver
+print("modules", "torch" in sys.modules, forkserver.server.forked, flush=True)
+os.environ.update(forkserver._READ_BY_WORKERS | forkserver._HUGE_PAGES | forkserver.openmp.foreseen(1))
+process = forkserver.ForkContext().Process(target=exec, args=({{inner!r}},))
+process.start()
+process.join()
+print("ended", process.exitcode, flush=True)
 os._exit(7)
 ''')
 child.join()
 os.dup2(2, 1)
-print(os.read(read, 10000).decode(), child.exitcode, file=sys.stderr)
+print(os.read(read, 10000).decode(), child.exitcode, forkserver.server.forked, file=sys.stderr)
+"""
+
+# What a worker computes with, told by a process that the engine core starts in the environment of a rank.
+THREADS = f"""{START}
+read, write = os.pipe()
+os.dup2(write, 1)
+os.close(write)
+inner = '''
+import os, torch
+def add(values):
+    return values + 1
+if "COMPILED" in os.environ:
+    add = torch.compile(add)
+large = torch.ones(2**22)
+for _ in range(3):
+    large = add(large)
+threads = [int(thread) for thread in os.listdir("/proc/self/task")]
+forked = not any("spawn" in argument for argument in __import__("sys").orig_argv)
+print(forked, torch.get_num_threads(), sorted(sorted(os.sched_getaffinity(t)) for t in threads), flush=True)
+'''
+child = run(f'''
+import os, sys
+from octet.engine.vllm.launch import forkserver
+os.environ.update(forkserver._READ_BY_WORKERS | forkserver._HUGE_PAGES | forkserver.openmp.foreseen(2))
+os.environ.update({{json.loads(sys.argv[2])!r}})
+process = forkserver.ForkContext().Process(target=exec, args=({{inner!r}},))
+process.start()
+process.join()
+''')
+child.join()
+os.dup2(2, 1)
+print(os.read(read, 10000).decode(), file=sys.stderr)
 """
 
 
-def script(code: str, preloaded: str, **environment: str) -> "subprocess.Popen[str]":
+def script(code: str, *arguments: str, **environment: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-c", code, preloaded],
+        [sys.executable, "-c", code, *arguments],
         env={**os.environ, **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -57,10 +99,49 @@ def script(code: str, preloaded: str, **environment: str) -> "subprocess.Popen[s
     )
 
 
-def test_a_process_has_its_starters_surroundings() -> None:
+def test_a_process_has_its_starters_surroundings_and_so_has_one_that_it_starts() -> None:
     with script(SURROUNDINGS, "json") as front:
         _, said = front.communicate(timeout=60)
-    assert said.split() == ["child", "late", "1", "False", "7"], said
+    lines = [line.split() for line in said.splitlines()]
+    (_, server, late, cores), modules, (_, inner_server, inner_late), ended, last = lines
+    assert [late, cores, modules, ended, last] == [
+        "late",
+        "1",
+        ["modules", "False", "True"],
+        ["ended", "0"],
+        ["7", "False"],
+    ], said
+    assert (inner_server, inner_late) == (server, "late"), "it started a server of its own"
+
+
+CORES = sorted(os.sched_getaffinity(0))
+
+
+def rank(*cores: int) -> dict[str, str]:
+    """What vLLM tells a rank that is to compute on these cores."""
+    return {"OMP_NUM_THREADS": str(len(cores)), "GOMP_CPU_AFFINITY": " ".join(map(str, cores))}
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="all threads are on one core")
+@pytest.mark.parametrize(
+    ("bound", "forked", "threads", "compiled"),
+    [
+        (CORES[:2], True, [[CORES[0]], [CORES[1]]], {}),
+        (CORES[:2], True, [[CORES[0]], [CORES[1]]], {"COMPILED": "1"}),
+        (CORES[:1], True, [[CORES[0]]], {}),
+        (CORES[1:2], True, [[CORES[1]]], {}),
+        (CORES[1::-1], False, [[CORES[0]], [CORES[1]]], {}),
+    ],
+    ids=["as foreseen", "by Inductor", "the first core", "the second core", "in another order"],
+)
+def test_a_workers_threads_are_bound_to_its_cores(
+    bound: list[int], forked: bool, threads: list[list[int]], compiled: dict[str, str]
+) -> None:
+    two = {"VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, CORES[:2]))}
+    with script(THREADS, "torch", json.dumps(rank(*bound)), **two, **compiled) as front:
+        _, said = front.communicate(timeout=120)
+    assert said.split(maxsplit=2)[:2] == [str(forked), str(len(bound))], said
+    assert json.loads(said.split(maxsplit=2)[2]) == threads, said
 
 
 # Keeps the interpreter's lock while it is imported, as torch does.
@@ -82,18 +163,21 @@ def test_the_server_dies_with_a_killed_process_also_while_it_imports(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("name", "fits"),
+    ("name", "core", "worker"),
     [
-        ("OMP_NUM_THREADS", False),
-        ("VLLM_LOGGING_LEVEL", False),
-        ("HF_HUB_OFFLINE", False),
-        ("VLLM_CPU_OMP_THREADS_BIND", True),
-        ("OCTET_KERNELS", True),
-        ("LD_PRELOAD", True),
+        ("VLLM_LOGGING_LEVEL", False, False),
+        ("HF_HUB_OFFLINE", False, False),
+        ("OMP_PLACES", False, False),
+        ("OMP_NUM_THREADS", True, False),
+        ("GOMP_CPU_AFFINITY", True, False),
+        ("LD_PRELOAD", True, False),
+        ("TORCHINDUCTOR_CPP_DYNAMIC_THREADS", True, False),
+        ("VLLM_CPU_OMP_THREADS_BIND", True, True),
+        ("OCTET_KERNELS", True, True),
     ],
 )
 def test_what_is_read_when_modules_are_imported_must_not_change(
-    name: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+    name: str, core: bool, worker: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = forkserver.ForkServer()
     assert not server.fits(), "it has not been started"
@@ -101,4 +185,6 @@ def test_what_is_read_when_modules_are_imported_must_not_change(
     server.imported()
     assert server.fits()
     monkeypatch.setenv(name, "something else")
-    assert server.fits() is fits
+    assert server.fits() is core
+    server.forked = True
+    assert server.fits() is worker

@@ -28,6 +28,24 @@ def test_ranks_of_this_machine(settings: dict[str, int], ranks: int) -> None:
     assert parallel.local_ranks(arguments(**settings)) == ranks
 
 
+@pytest.mark.parametrize(
+    ("line", "ranks"),
+    [
+        ("", 1),
+        ("model --max-model-len 8", 1),
+        ("model --tensor-parallel-size 2", 2),
+        ("model --tensor_parallel_size=2 --enforce-eager", 2),
+        ("-tp 2 model", 2),
+        ("-dp=3", 3),
+        ("--pipeline-parallel-size 1", 1),
+        ("--tensor-parallel-size", 1),
+        ("--tensor-parallel-size two", 1),
+    ],
+)
+def test_ranks_that_a_command_line_names(line: str, ranks: int) -> None:
+    assert parallel.ranks_named(line.split()) == ranks
+
+
 def test_without_a_compiler_models_run_eagerly(monkeypatch: pytest.MonkeyPatch) -> None:
     from octet.engine.vllm.launch.args import _choose_mode
 

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,14 +9,8 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.utils import cpu_resource_utils
 
 from octet.engine.vllm.launch import threads
+from octet.engine.vllm.launch.threads import Cpu
 from octet.errors import StartupError
-
-
-@dataclass
-class Cpu:
-    id: int
-    physical_core: int
-    numa_node: int = 0
 
 
 def machine(cores: int, threads_per_core: int = 1, nodes: int = 1) -> list[Cpu]:

@@ -45,7 +45,7 @@ class Rendered:
         """
         message = Message(Role.USER, parts)
         request = GenerationRequest("length", (message,), pan_and_scan=pan_and_scan)
-        return (await self.renderer.render(request, count_only=True)).tokens
+        return (await self.renderer.render(request, send_once=False)).tokens
 
 
 @pytest.fixture(scope="session")

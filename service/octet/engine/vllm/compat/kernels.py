@@ -93,6 +93,28 @@ def stock_kernel(operator: str, rows: int, width: int) -> Callable[[], Any] | No
     return None
 
 
+def unquantized_linear(weight: Any) -> tuple[str, Callable[[Any], Any]]:
+    """vLLM's own product on CPUs with a weight that is not quantized, prepared as for a layer.
+
+    Args:
+        weight: [out_features, in_features], bf16; stays as it is.
+
+    Returns:
+        The name of the function that vLLM has chosen: "onednn_mm" for oneDNN with a prepacked weight,
+        "linear" for torch's, where oneDNN has no such product for this processor, and others on processors
+        that have them; and what multiplies [tokens, in_features] by the weight.
+    """
+    import torch
+    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm
+
+    layer: Any = torch.nn.Module()
+    layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+    dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
+    chosen: Callable[..., Any] = layer.cpu_linear
+    name = chosen.__code__.co_names[-1]
+    return name, lambda x: chosen(x, weight, None)
+
+
 def fuse_norms_with_quantization(concerns: Callable[[Any], bool]) -> None:
     """On CUDA, lets vLLM's compiler pass that fuses a norm with a quantization find Octet's, and be on by
     default.

@@ -4,12 +4,29 @@ The ranks themselves, their processes and what they say to one another are vLLM'
 """
 
 import math
+import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from octet.errors import StartupError
 
 if TYPE_CHECKING:
     from vllm.engine.arg_utils import AsyncEngineArgs
+
+
+# What makes more than one rank, under all of its names.
+_FLAGS = re.compile(r"--?(?:tp|pp|dp|(?:tensor|pipeline|data)[-_]parallel[-_]size)(?:=(?P<value>.*))?")
+
+
+def ranks_named(argv: Sequence[str]) -> int:
+    """How many workers a command line asks for, as far as its flags say so to somebody who knows no vLLM."""
+    ranks = 1
+    for flag, following in pairwise([*argv, ""]):
+        if (named := _FLAGS.fullmatch(flag)) is not None:
+            value = named["value"] or following
+            ranks = max(ranks, int(value) if value.isdecimal() else 1)
+    return ranks
 
 
 def local_ranks(engine: "AsyncEngineArgs") -> int:

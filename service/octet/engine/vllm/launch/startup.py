@@ -95,7 +95,7 @@ class Launch:
                 )
             )
 
-        forkserver.server.start()
+        forkserver.server.start(parallel.local_ranks(engine))
         return self._among_hosts(create)
 
     def compute(self) -> "MultiprocExecutor":

@@ -4,7 +4,8 @@ import logging
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from octet.engine.vllm.launch import parallel
 from octet.errors import StartupError
@@ -16,15 +17,15 @@ logger = logging.getLogger(__name__)
 
 BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 
-# Whoever has set one of these has chosen.
-_VARIABLES = (BINDING, "VLLM_CPU_NUM_OF_RESERVED_CPU")
+RESERVED = "VLLM_CPU_NUM_OF_RESERVED_CPU"
 
 FEW_CORES = 4
 """vLLM keeps one core free for its scheduler: half of two, a quarter of four. Of more cores it is a small
 share, and left to vLLM."""
 
 
-class Cpu(Protocol):
+@dataclass(frozen=True, slots=True)
+class Cpu:
     """A logical CPU."""
 
     id: int
@@ -32,9 +33,14 @@ class Cpu(Protocol):
     numa_node: int
 
 
+def is_chosen() -> bool:
+    """Whether the user has chosen cores, or how many vLLM keeps free."""
+    return BINDING in os.environ or RESERVED in os.environ
+
+
 def choose_cores(cpus: Iterable[Cpu]) -> list[int] | None:
     """One logical CPU of every core; None where vLLM may leave one free."""
-    cores = _one_of_each_core(cpus)
+    cores = one_of_each_core(cpus)
     return sorted(cores) if len(cores) <= FEW_CORES else None
 
 
@@ -44,7 +50,7 @@ def share_cores(cpus: Iterable[Cpu], ranks: int) -> list[list[int]]:
     Raises:
         StartupError: when there are fewer cores than ranks.
     """
-    cores = _one_of_each_core(cpus)
+    cores = one_of_each_core(cpus)
     each = len(cores) // ranks
     if each == 0:
         raise StartupError(
@@ -79,7 +85,7 @@ def _choose_binding(engine: "AsyncEngineArgs") -> str | None:
     from vllm.platforms import current_platform
     from vllm.utils import cpu_resource_utils
 
-    if any(name in os.environ for name in _VARIABLES) or not current_platform.is_cpu():
+    if is_chosen() or not current_platform.is_cpu():
         return None
     cpus = cpu_resource_utils.get_allowed_cpu_list()
     ranks = parallel.local_ranks(engine)
@@ -97,7 +103,7 @@ def _choose_binding(engine: "AsyncEngineArgs") -> str | None:
     return binding
 
 
-def _one_of_each_core(cpus: Iterable[Cpu]) -> list[int]:
+def one_of_each_core(cpus: Iterable[Cpu]) -> list[int]:
     """The last logical CPU of every core, as vLLM chooses; node by node, core by core."""
     cores: dict[tuple[int, int], int] = {}
     for cpu in cpus:

@@ -160,12 +160,18 @@ class VllmEngine:
         begun = False
         owes_prompt_logprobs = request.sampling.prompt_logprobs is not None
         # Pictures take much memory, and an answer may take minutes.
+        again = request if prompt.leaves_pictures_out else None
         del request, prompt
         try:
             yield accepted
             while not finished:
                 # Without awaiting where something is there already: saves a switch of tasks a step.
                 output = queue.get_nowait() or await queue.get()
+                if again is not None:
+                    resent, again = again, None
+                    if steps.lacks_pictures(output):
+                        queue, adapter = await self._resend(resent, constraint, queue, adapter)
+                        continue
                 finished = output.finished
                 usage = steps.add_usage(usage, output, plan.readers)
                 if output.prompt_logprobs and owes_prompt_logprobs:
@@ -199,6 +205,27 @@ class VllmEngine:
                 queue.close()
                 self._adapters.give_back(adapter)
 
+    async def _resend(
+        self, request: GenerationRequest, constraint: Constraint | None, queue: Any, adapter: Adapter | None
+    ) -> tuple[Any, Adapter | None]:
+        """Hands a request to the engine a second time, with the pictures that the engine was thought to have.
+
+        Args:
+            request: the request, of which nothing is answered yet.
+            constraint: what its answer is held to.
+            queue: of the first attempt.
+            adapter: the one that the first attempt took.
+
+        Returns:
+            The new queue, and the adapter to give back.
+        """
+        await self.llm.abort(queue.request_id, internal=True)
+        queue.close()
+        prompt, params, plan = await self._prepare(request, constraint, send_once=False)
+        queue, taken = await self._add(request, prompt, params, plan)
+        self._adapters.give_back(adapter)
+        return queue, taken
+
     async def embed(self, request: EmbeddingRequest) -> Embedding:
         """Gives a prompt's vector; see `octet.engine.protocol.Engine.embed`."""
         from vllm.v1.engine.exceptions import EngineDeadError as VllmEngineDeadError
@@ -216,7 +243,7 @@ class VllmEngine:
     async def count_tokens(self, request: GenerationRequest) -> PromptAccepted:
         """Counts a prompt's tokens; see `octet.engine.protocol.Engine.count_tokens`."""
         constraint = await self._constrain(request)
-        prompt, _, _ = await self._prepare(request, constraint, count_only=True)
+        prompt, _, _ = await self._prepare(request, constraint, send_once=False)
         return PromptAccepted(prompt.tokens, prompt.image_tokens)
 
     async def tokenize(
@@ -275,6 +302,10 @@ class VllmEngine:
             llm.shutdown(SHUTDOWN_SECONDS)
             self._launch.close(reason)
 
+    def kill(self) -> None:
+        """Ends the engine's processes at once, also those that `close` waits for in another thread."""
+        self._launch.cancel()
+
     def _death(self) -> EngineDeadError:
         return EngineDeadError(self._launch.lost or "the engine has died")
 
@@ -288,10 +319,10 @@ class VllmEngine:
         return await verified(constraint, self._checker.check)
 
     async def _prepare(
-        self, request: GenerationRequest, constraint: Constraint | None, *, count_only: bool = False
+        self, request: GenerationRequest, constraint: Constraint | None, *, send_once: bool = True
     ) -> tuple[Prompt, "SamplingParams", AnswerPlan]:
         """The prompt, how the answer is sampled, and how it is read."""
-        prompt = await self._renderer.render(request, count_only=count_only)
+        prompt = await self._renderer.render(request, send_once=send_once)
         try:
             if request.sampling.bad_words:
                 # Tokenizes the words, which may take a while.

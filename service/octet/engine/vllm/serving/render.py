@@ -55,6 +55,12 @@ class Prompt:
     tokens: int
     image_tokens: int
 
+    @property
+    def leaves_pictures_out(self) -> bool:
+        """Whether the engine is to find pictures in its cache."""
+        items = self.engine_input.get("mm_kwargs") or {}
+        return any(item is None for pictures in items.values() for item in pictures)
+
 
 class PromptRenderer:
     """Renders requests with the model's chat template, off the event loop as vLLM does it."""
@@ -141,22 +147,22 @@ class PromptRenderer:
         except Exception as error:
             raise InvalidRequestError("messages", one_line(error)) from error
 
-    async def render(self, request: GenerationRequest, *, count_only: bool = False) -> Prompt:
+    async def render(self, request: GenerationRequest, *, send_once: bool = True) -> Prompt:
         """Renders the request's conversation and tools, or its raw prompt.
 
-        The prompt has to reach the engine, or be given to `forget`: vLLM sends a picture only once, and notes
-        here which ones it has sent.
+        vLLM sends a picture only once, and notes here which ones it has sent: a prompt that does not reach
+        the engine is given to `forget`.
 
         Args:
             request: the request.
-            count_only: whether the prompt will not reach the engine whatever happens.
+            send_once: whether that is done. Otherwise the prompt brings all its pictures, and none is noted.
 
         Raises:
             ContextLengthError: the prompt leaves no room for an answer.
             InvalidRequestError: the template or the model does not take the conversation.
         """
         limit = self.context_window
-        prompt = await self._render(request, limit, count_only=count_only)
+        prompt = await self._render(request, limit, send_once=send_once)
         if prompt.tokens >= limit:
             self.forget(prompt)
             raise ContextLengthError(request.prompt_field, _too_long(str(prompt.tokens), limit))
@@ -164,7 +170,7 @@ class PromptRenderer:
 
     async def measure(self, request: GenerationRequest) -> Prompt:
         """Renders what will not reach the engine, however long it becomes; otherwise like `render`."""
-        return await self._render(request, None, count_only=True)
+        return await self._render(request, None, send_once=False)
 
     async def measure_parts(
         self, parts: tuple[TextPart | ImagePart, ...], *, pan_and_scan: bool | None = None
@@ -200,7 +206,7 @@ class PromptRenderer:
         )
         return Prompt(engine_input, len(tokens["prompt_token_ids"]), 0), is_long
 
-    async def _render(self, request: GenerationRequest, limit: int | None, *, count_only: bool) -> Prompt:
+    async def _render(self, request: GenerationRequest, limit: int | None, *, send_once: bool) -> Prompt:
         """The prompt; `limit` is how many tokens texts may become, None for any number."""
         from vllm.exceptions import VLLMClientError
         from vllm.renderers import TokenizeParams
@@ -216,7 +222,7 @@ class PromptRenderer:
             engine_input = await self._renderer.process_for_engine_async(
                 tokens,
                 time.time(),  # noqa: TID251 - a date
-                skip_mm_cache=count_only,
+                skip_mm_cache=not send_once,
                 tok_params=tokenize,
             )
         except VLLMClientError as error:

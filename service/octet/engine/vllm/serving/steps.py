@@ -31,6 +31,16 @@ _FINISH_REASONS = {
 _COMPLETE = (FinishReason.STOP, FinishReason.TOOL_CALLS)
 
 
+def lacks_pictures(output: Any) -> bool:
+    """Whether the engine's cache had not the pictures that a prompt left out: said of the first output of
+    such a prompt. vLLM's two caches drift apart where a prompt that notes pictures as sent is dropped
+    before it is sent, or is overtaken by one that relies on it.
+    """
+    return any(
+        candidate.finish_reason == "error" and candidate.stop_reason is None for candidate in output.outputs
+    )
+
+
 def raise_failure(output: Any, constraint: Constraint | None) -> None:
     """Raises what is to blame when the engine could not go on with a candidate."""
     for candidate in output.outputs:
