@@ -17,6 +17,7 @@ from octet.engine.types import (
 from octet.kserve import grpc_service_pb2
 from octet.translate.kserve.request import VERSION, Inference
 from octet.translate.kserve.tensors import OUTPUTS, write_output
+from octet.translate.sampling import MAX_CANDIDATES
 
 # As vLLM calls them; what it does not know has Octet's own name.
 _REASONS = {
@@ -27,6 +28,9 @@ _REASONS = {
 }
 # What Triton's backend makes of no reason yet.
 _UNFINISHED = "None"
+
+_IMPOSSIBLE = -9999.0
+"""Stands for minus infinity in JSON, which has none, as in vLLM's own: a token that a form rules out."""
 
 
 @dataclass(slots=True)
@@ -48,7 +52,9 @@ class Answer:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._completions = [_Completion() for _ in range(max(inference.completion.sampling.n, 1))]
+        # A request for more is refused when it is its turn, unless it is cancelled before.
+        completions = min(max(inference.completion.sampling.n, 1), MAX_CANDIDATES)
+        self._completions = [_Completion() for _ in range(completions)]
         self._prompt_tokens = 0
         self._tokens = 0
         self._told_tokens = 0
@@ -138,6 +144,10 @@ def _chosen_logprobs(positions: Sequence[PositionLogprobs]) -> list[float]:
 def _by_token(position: PositionLogprobs) -> dict[str, dict[str, Any]]:
     tokens = [*position.top] if position.chosen is None else [position.chosen, *position.top]
     return {
-        str(token.token_id): {"logprob": token.logprob, "rank": token.rank, "decoded_token": token.text}
+        str(token.token_id): {
+            "logprob": max(token.logprob, _IMPOSSIBLE),
+            "rank": token.rank,
+            "decoded_token": token.text,
+        }
         for token in tokens
     }

@@ -17,6 +17,7 @@ from octet.engine.types import (
 )
 from octet.translate.kserve.answer import Answer
 from octet.translate.kserve.request import to_inference
+from octet.translate.sampling import MAX_CANDIDATES
 from tests.kserve import make
 
 MODEL = ModelInfo(
@@ -69,6 +70,14 @@ def test_tokens_of_several_completions_are_told_apart() -> None:
     assert list(text.bytes_contents) == [b"", b""]
     assert list(reasons.bytes_contents) == [b"length", b"schema_violated"]
     assert list(counts.uint_contents) == [0, 0]
+
+
+def test_no_more_completions_are_made_ready_than_any_request_may_have() -> None:
+    """The answer is there before the request has been checked, and cancelled requests never are."""
+    request = make(False, ("text_input", "x"), ("sampling_parameters", '{"n": 100000}'))
+    answer = Answer(to_inference(request, MODEL, streaming=True))
+    [text] = answer.response(in_stream=False).outputs
+    assert list(text.shape) == [MAX_CANDIDATES]
 
 
 def test_raw_elements_are_as_numpy_reads_them() -> None:
