@@ -54,6 +54,15 @@ def test_codes_and_reasons(kind: type[OctetError]) -> None:
     assert (info.reason, info.domain) == (kind.reason, DOMAIN)
 
 
+@pytest.mark.parametrize("half", ["\ud800", "\udfff" * MAX_MESSAGE_BYTES])
+def test_half_a_character_is_escaped(half: str) -> None:
+    """JSON can hold it, and so can what is said of it; a message of a status cannot."""
+    status = to_status(errors.InvalidRequestError(f"a[{half}]", half))
+    assert status.code == code_pb2.INVALID_ARGUMENT
+    assert rf"\u{ord(half[0]):x}" in status.message
+    assert len(status.message) <= MAX_MESSAGE_BYTES
+
+
 def test_the_field_is_named() -> None:
     status = to_status(errors.InvalidRequestError("messages[1].role", "is unknown"))
     bad_request = error_details_pb2.BadRequest()

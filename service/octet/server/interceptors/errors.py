@@ -131,7 +131,8 @@ def to_status(error: OctetError) -> status_pb2.Status:
 
 
 def _cut(text: str) -> str:
-    encoded = text.encode()
+    # What was sent as JSON may hold half a character (a lone surrogate), and no message can.
+    encoded = text.encode(errors="backslashreplace")
     if len(encoded) <= MAX_MESSAGE_BYTES:
-        return text
+        return encoded.decode()
     return encoded[: MAX_MESSAGE_BYTES - 3].decode(errors="ignore") + "..."
