@@ -14,7 +14,7 @@ export class CallError extends Error {
 }
 
 /**
- * The pieces of the answer to one question, as they arrive.
+ * The pieces of the answer to one question, as they arrive. Leaving the loop over them ends the call.
  *
  * @param {string} url Envoy's, such as "http://localhost:8080".
  * @param {string} question
@@ -68,19 +68,24 @@ function frame(message) {
 async function* frames(body) {
   const reader = body.getReader();
   let waiting = new Uint8Array(0);
-  for (;;) {
-    while (waiting.length >= 5) {
-      const end = 5 + new DataView(waiting.buffer, waiting.byteOffset).getUint32(1);
-      if (waiting.length < end) break;
-      yield { isTrailers: (waiting[0] & 0x80) !== 0, content: waiting.subarray(5, end) };
-      waiting = waiting.slice(end);
+  try {
+    for (;;) {
+      while (waiting.length >= 5) {
+        const end = 5 + new DataView(waiting.buffer, waiting.byteOffset).getUint32(1);
+        if (waiting.length < end) break;
+        yield { isTrailers: (waiting[0] & 0x80) !== 0, content: waiting.subarray(5, end) };
+        waiting = waiting.slice(end);
+      }
+      const { done, value } = await reader.read();
+      if (done) return;
+      const joined = new Uint8Array(waiting.length + value.length);
+      joined.set(waiting);
+      joined.set(value, waiting.length);
+      waiting = joined;
     }
-    const { done, value } = await reader.read();
-    if (done) return;
-    const joined = new Uint8Array(waiting.length + value.length);
-    joined.set(waiting);
-    joined.set(value, waiting.length);
-    waiting = joined;
+  } finally {
+    // Who reads no further wants no more of it: that ends the call, and the model's work. What failed has ended.
+    await reader.cancel().catch(() => {});
   }
 }
 
