@@ -96,6 +96,26 @@ async def test_who_asks_nothing_is_left_without_a_word(
     assert "Traceback" not in capfd.readouterr().err
 
 
+async def test_connections_are_bounded_and_probes_get_through(
+    start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever opens very many and asks nothing, or slowly, takes neither threads and files nor the probes' place."""
+    monkeypatch.setattr(endpoint, "_MOST_CONNECTIONS", 3)
+    running = await start(config=CONFIG)
+    opened = []
+    for _ in range(6):
+        opened.append(await asyncio.open_connection("127.0.0.1", running.server.metrics_port))
+        opened[-1][1].write(b"GET /health HTTP/1.1\r\nX: ")
+    for reader, _ in opened[:3]:
+        await asyncio.wait_for(reader.read(), 30)
+    assert await health(running) == SERVING
+    await asyncio.wait_for(opened[3][0].read(), 30)
+    for _, writer in opened:
+        writer.close()
+    assert await health(running) == SERVING
+    assert "Traceback" not in capfd.readouterr().err
+
+
 async def test_it_needs_no_certificate(start: Start, tmp_path: Path) -> None:
     """The calls' port asks for one, and probes have none."""
     certificates = Certificates(tmp_path)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from http import HTTPStatus
 from socketserver import ThreadingMixIn
@@ -23,6 +24,9 @@ HEALTH_PATH = "/health"
 
 _ANSWER_SECONDS = 10.0
 """For the event loop to say how it is; probes give up sooner."""
+
+_MOST_CONNECTIONS = 64
+"""At the same time; scrapes and probes take few, for milliseconds."""
 
 _SERVING = "SERVING"
 
@@ -98,9 +102,33 @@ class MetricsEndpoint:
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """A thread for each request; none of them holds up the end of the process."""
+    """A thread for each connection; none of them holds up the end of the process.
+
+    There are no more than `_MOST_CONNECTIONS`, so that nobody takes all of the process's threads and files: one
+    more ends the oldest, which whoever opens connections and asks nothing has, and no probe.
+    """
 
     daemon_threads = True
+
+    def __init__(self, *args: Any) -> None:
+        self._connections: deque[socket.socket] = deque()
+        self._lock = threading.Lock()
+        super().__init__(*args)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answers a connection's request in a thread of its own."""
+        with self._lock:
+            if len(self._connections) >= _MOST_CONNECTIONS:
+                with contextlib.suppress(OSError):
+                    self._connections.popleft().shutdown(socket.SHUT_RDWR)
+            self._connections.append(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Ends a connection."""
+        with self._lock, contextlib.suppress(ValueError):
+            self._connections.remove(request)
+        super().shutdown_request(request)
 
 
 class _Handler(WSGIRequestHandler):
