@@ -255,6 +255,13 @@ async def test_many_headers(running: Running) -> None:
     await until(lambda: counted(running, CHAT, "INVALID_ARGUMENT") == 1)
 
 
+async def test_many_headers_of_a_call_with_many_messages(running: Running) -> None:
+    headers = [*(HEADERS | {":path": REFLECTION}).items(), *((f"x-{i}", "v") for i in range(1200))]
+    said = await asyncio.to_thread(http2.exchange, running.target, headers, http2.framed(b"\x3a\x00"))
+    assert said["grpc-status"] == "3"
+    assert "entries of metadata, more than 1000" in said["grpc-message"]
+
+
 @pytest.mark.parametrize(
     "values",
     [

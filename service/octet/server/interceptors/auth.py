@@ -1,5 +1,7 @@
 """The API key: where there are keys, all calls but health checks carry one; AdminService has its own."""
 
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, NoReturn
 
 import grpc
@@ -7,7 +9,13 @@ from grpc_health.v1 import health
 
 from octet.errors import UnauthenticatedError
 from octet.rpc import call
-from octet.server.interceptors.handlers import Context, Continuation, Handler, MaybeHandler
+from octet.server.interceptors.handlers import (
+    Context,
+    Continuation,
+    Handler,
+    MaybeHandler,
+    with_messages,
+)
 from octet.server.keys import KeyRing
 from octet.v1 import admin_service_pb2
 
@@ -19,7 +27,8 @@ _SCHEME = b"bearer "
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without `authorization: Bearer KEY`, before anything of the request is read.
 
-    Health checks stay open, because probes carry no keys. Reflection and channelz need a key.
+    Health checks stay open, because probes carry no keys. Reflection and channelz need a key. A call that takes
+    many messages may outlast its key, which is looked up again with each of them.
 
     Args:
         keys: those of callers; None lets every call in but those of AdminService.
@@ -47,12 +56,32 @@ class AuthInterceptor(grpc.aio.ServerInterceptor):
         if len(given) > 1:
             # A proxy that looks at one of them and a server that takes another would disagree on who calls.
             return _refuse(f"the call carries 'authorization' {len(given)} times; send it once")
-        key = keys.find(_key_in(given[0]))
-        if key is None:
-            return _refuse("the API key is wrong")
-        call.caller.set(key.caller)
-        call.caller_limits.set(key.limits)
-        return handler
+        let_in = partial(_let_in, keys, _key_in(given[0]))
+        try:
+            let_in()
+        except UnauthenticatedError as error:
+            return _refuse(str(error))
+        return with_messages(handler, partial(_checked, let_in)) if handler.request_streaming else handler
+
+
+def _let_in(keys: KeyRing, given: bytes) -> None:
+    """Notes who calls, and what they may.
+
+    Raises:
+        UnauthenticatedError: it is no valid key.
+    """
+    key = keys.find(given)
+    if key is None:
+        raise UnauthenticatedError("the API key is wrong")
+    call.caller.set(key.caller)
+    call.caller_limits.set(key.limits)
+
+
+async def _checked(let_in: Callable[[], None], messages: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """The messages, each of them let in."""
+    async for message in messages:
+        let_in()
+        yield message
 
 
 def _key_in(authorization: str | bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeAlias
@@ -31,13 +31,7 @@ def wrap(handler: Handler, around: Around) -> Handler:
 
     async def call(request: Any, context: Context) -> Any:
         async def proceed() -> Any:
-            answer = behaviour(request, context)
-            if not inspect.isasyncgen(answer):
-                return await answer
-            async with aclosing(answer):
-                async for response in answer:
-                    await context.write(response)
-            return None
+            return await _finish(behaviour(request, context), context)
 
         return await around(request, context, proceed)
 
@@ -66,6 +60,32 @@ def make_handler(
         (True, True): grpc.stream_stream_rpc_method_handler,
     }[request_streaming, response_streaming]
     return make(behaviour, request_deserializer, response_serializer)
+
+
+def with_messages(handler: Handler, change: Callable[[AsyncIterator[Any]], AsyncIterator[Any]]) -> Handler:
+    """The handler of a method that takes many messages, which is given what `change` makes of them."""
+    behaviour: Any = handler.stream_unary or handler.stream_stream
+
+    async def answer(messages: AsyncIterator[Any], context: Context) -> Any:
+        return await _finish(behaviour(change(messages), context), context)
+
+    return make_handler(
+        answer,
+        request_streaming=True,
+        response_streaming=handler.response_streaming,
+        request_deserializer=handler.request_deserializer,
+        response_serializer=handler.response_serializer,
+    )
+
+
+async def _finish(answer: Any, context: Context) -> Any:
+    """Goes through with what a behaviour gave: a coroutine, or responses to be written."""
+    if not inspect.isasyncgen(answer):
+        return await answer
+    async with aclosing(answer):
+        async for response in answer:
+            await context.write(response)
+    return None
 
 
 class AroundInterceptor(grpc.aio.ServerInterceptor, ABC):

@@ -5,6 +5,7 @@ log, and a call without a message would never end.
 """
 
 from collections.abc import AsyncIterator
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -21,6 +22,7 @@ from octet.server.interceptors.handlers import (
     MaybeHandler,
     Proceed,
     make_handler,
+    with_messages,
 )
 
 MAX_METADATA_ENTRIES = 1000
@@ -48,8 +50,10 @@ class ReadInterceptor(grpc.aio.ServerInterceptor):
         if entries > MAX_METADATA_ENTRIES:
             handler_call_details = _without_most_metadata(handler_call_details)
         handler = await continuation(handler_call_details)
-        if handler is None or handler.request_streaming:
-            return handler
+        if handler is None:
+            return None
+        if handler.request_streaming:
+            return with_messages(handler, partial(_with_metadata, entries))
         message = _message_class(handler.request_deserializer)
         behaviour: Any = handler.unary_unary or handler.unary_stream
 
@@ -131,6 +135,14 @@ def _without_most_metadata(details: grpc.HandlerCallDetails) -> Any:
     kept = islice((entry for entry in details.invocation_metadata if entry[0] in _LOOKED_AT), 10)
     # gRPC takes its own class only.
     return type(details)(details.method, tuple(kept))  # type: ignore[call-arg]
+
+
+async def _with_metadata(entries: int, messages: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The messages of a call with so many entries of metadata."""
+    async for message in messages:
+        if entries > MAX_METADATA_ENTRIES:
+            raise _too_much_metadata(entries)
+        yield message
 
 
 def _too_much_metadata(entries: int) -> MalformedRequestError:
