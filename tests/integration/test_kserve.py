@@ -3,7 +3,11 @@
 import asyncio
 import base64
 import io
+import json
+import math
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -24,7 +28,9 @@ from octet.engine.types import (
 )
 from octet.errors import EngineDeadError, InvalidRequestError
 from octet.kserve import grpc_service_pb2, grpc_service_pb2_grpc
+from octet.server import reload
 from octet.server.warmup import REQUEST_ID as WARM_UP_ID
+from octet.translate.kserve.answer import Answer
 from octet.v1 import chat_service_pb2
 from tests.integration.conftest import Running, Start, code_of, details_of, until
 from tests.integration.fake_engine import Endless, accepted, finished, text, usage
@@ -216,6 +222,85 @@ async def test_log_probabilities(start: Start) -> None:
     [shown] = outputs(await stub(running).ModelInfer(with_top))["logprobs"]
     entry = b'{"5": {"logprob": -0.5, "rank": 1, "decoded_token": "a"}, "6": {"logprob": -1.5, "rank": 2, '
     assert shown == b"[" + b", ".join([entry + b'"decoded_token": "b"}}'] * 2) + b"]"
+
+
+async def test_log_probabilities_are_written_in_a_thread_and_are_json(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a whole answer, which may have a million; the loop answers everybody else meanwhile."""
+    ruled_out = TokenLogprob(6, "b", b"b", -math.inf, 2)
+
+    async def certainly(request: GenerationRequest) -> AsyncGenerator[Event, None]:
+        shown = PositionLogprobs(TokenLogprob(5, "a", b"a", 0.0, 1), (ruled_out,))
+        yield accepted()
+        yield Deltas((LogprobsDelta(0, (shown,)),) if request.sampling.logprobs else (), usage(1))
+        yield finished(1)
+
+    threads = []
+    response = Answer.response
+
+    def noted(answer: Answer, *, in_stream: bool) -> grpc_service_pb2.ModelInferResponse:
+        threads.append(threading.current_thread())
+        return response(answer, in_stream=in_stream)
+
+    monkeypatch.setattr(Answer, "response", noted)
+    running = await start(certainly, config=kserve())
+    tensors = [("text_input", "x"), ("return_logprobs", True)]
+    await stub(running).ModelInfer(make(False, *tensors))
+    asked = make(False, *tensors, ("sampling_parameters", '{"logprobs": 1}'))
+    [shown] = outputs(await stub(running).ModelInfer(asked))["logprobs"]
+    assert [thread is threading.main_thread() for thread in threads] == [True, False]
+    [position] = json.loads(shown, parse_constant=pytest.fail)
+    assert [one["logprob"] for one in position.values()] == [0.0, -9999.0]
+
+
+@pytest.mark.parametrize("sampling", [r'{"logit_bias": {"\ud800": 1}}', r'{"guided_decoding": {"\ud800": 1}}'])
+async def test_half_a_character_in_a_name_is_one_requests_error(start: Start, sampling: str) -> None:
+    """No message of a status can hold it: the stream's other requests must not end for that."""
+    running = await start(config=kserve())
+    wrong = make(True, ("text_input", "x"), ("sampling_parameters", sampling), id="wrong")
+    first, second = await answers(stub(running).ModelStreamInfer(iter([wrong, infer()])))
+    said = first if first.error_message else second
+    assert said.infer_response.id == "wrong"
+    assert said.error_message.startswith("INVALID_ARGUMENT: raw_input_contents[1]: sampling_parameters.")
+    assert r"\ud800" in said.error_message
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await stub(running).ModelInfer(wrong)
+    assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    [violation] = details_of(raised.value).bad_request.field_violations
+    assert violation.field == "raw_input_contents[1]"
+
+
+async def test_a_stream_outlasts_its_key_for_no_further_request(
+    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was let in is answered, as calls are whose key is taken away."""
+    monkeypatch.setattr(reload, "POLL_SECONDS", 0.01)
+    keys = tmp_path / "keys"
+    await asyncio.to_thread(keys.write_text, "team old-key\n")
+    running = await start(script := Endless(), config=kserve(api_keys_file=str(keys)))
+    stream = stub(running).ModelStreamInfer(metadata=[("authorization", "Bearer old-key")])
+    await stream.write(infer("a", id="before"))
+    await asyncio.wait_for(script.started.wait(), 5)
+    await asyncio.to_thread(keys.write_text, "team new-key\n")
+    with_new_key = [("authorization", "Bearer new-key")]
+
+    async def opens() -> bool:
+        try:
+            await stub(running).ServerLive(grpc_service_pb2.ServerLiveRequest(), metadata=with_new_key)
+        except grpc.aio.AioRpcError:
+            return False
+        return True
+
+    async with asyncio.timeout(5):
+        while not await opens():
+            pass
+    await stream.write(infer("b", id="after"))
+    script.release.set()
+    answer = await stream.read()
+    assert outputs(answer.infer_response) == {"text_output": [b"afirst last"]}
+    assert await code_of(stream) == grpc.StatusCode.UNAUTHENTICATED
+    assert len(running.engine.asked) == 1
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])

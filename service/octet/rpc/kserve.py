@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
+from functools import partial
 from itertools import count
 from typing import TypeAlias
 
@@ -11,7 +12,13 @@ from google.rpc import code_pb2, status_pb2
 
 from octet.engine.protocol import Engine
 from octet.engine.types import Service
-from octet.errors import ModelNotFoundError, OctetError, SlowReaderError, UnavailableError
+from octet.errors import (
+    ModelNotFoundError,
+    OctetError,
+    SlowReaderError,
+    UnauthenticatedError,
+    UnavailableError,
+)
 from octet.kserve import grpc_service_pb2, grpc_service_pb2_grpc
 from octet.rpc import call
 from octet.rpc.answering import Answering
@@ -155,7 +162,9 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
                     if inference.streams and answer.adds:
                         yield answer.response(in_stream=True)
         if not inference.streams:
-            yield answer.response(in_stream=streaming)
+            respond = partial(answer.response, in_stream=streaming)
+            # There may be a million log probabilities.
+            yield await self._translator.in_thread(respond) if inference.gives_logprobs else respond()
 
     def _ready_engine(self) -> Engine | None:
         try:
@@ -188,16 +197,24 @@ class _Stream:
             OctetError: what ends the call as a whole.
         """
         call_id = call.request_id.get()
+        refused: UnauthenticatedError | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number in count():
                     await self._room.acquire()
-                    request = await anext(requests, None)
+                    try:
+                        request = await anext(requests, None)
+                    except UnauthenticatedError as error:
+                        # What the key has let in goes on, as calls of its own would.
+                        refused = error
+                        break
                     if request is None:
                         break
                     tasks.create_task(self._answer_one(request, f"{call_id}/{number}"))
         except BaseExceptionGroup as group:
             raise _first(group) from None
+        if refused is not None:
+            raise refused
 
     async def _answer_one(self, request: Request, request_id: str) -> None:
         # The task has variables of its own.
