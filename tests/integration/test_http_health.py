@@ -99,7 +99,7 @@ async def test_who_asks_nothing_is_left_without_a_word(
 async def test_connections_are_bounded_and_probes_get_through(
     start: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever opens very many and asks nothing, or slowly, takes neither threads and files nor the probes' place."""
+    """Whoever opens very many and asks slowly takes neither threads nor files nor the probes' place."""
     monkeypatch.setattr(endpoint, "_MOST_CONNECTIONS", 3)
     running = await start(config=CONFIG)
     opened = []

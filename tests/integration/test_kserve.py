@@ -254,7 +254,9 @@ async def test_log_probabilities_are_written_in_a_thread_and_are_json(
     assert [one["logprob"] for one in position.values()] == [0.0, -9999.0]
 
 
-@pytest.mark.parametrize("sampling", [r'{"logit_bias": {"\ud800": 1}}', r'{"guided_decoding": {"\ud800": 1}}'])
+@pytest.mark.parametrize(
+    "sampling", [r'{"logit_bias": {"\ud800": 1}}', r'{"guided_decoding": {"\ud800": 1}}']
+)
 async def test_half_a_character_in_a_name_is_one_requests_error(start: Start, sampling: str) -> None:
     """No message of a status can hold it: the stream's other requests must not end for that."""
     running = await start(config=kserve())

@@ -104,8 +104,8 @@ class MetricsEndpoint:
 class _Server(ThreadingMixIn, WSGIServer):
     """A thread for each connection; none of them holds up the end of the process.
 
-    There are no more than `_MOST_CONNECTIONS`, so that nobody takes all of the process's threads and files: one
-    more ends the oldest, which whoever opens connections and asks nothing has, and no probe.
+    There are no more than `_MOST_CONNECTIONS`, so that nobody takes all of the process's threads and files.
+    One more ends the oldest, which whoever opens connections and asks nothing has, and no probe.
     """
 
     daemon_threads = True

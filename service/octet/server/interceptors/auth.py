@@ -27,8 +27,8 @@ _SCHEME = b"bearer "
 class AuthInterceptor(grpc.aio.ServerInterceptor):
     """Refuses calls without `authorization: Bearer KEY`, before anything of the request is read.
 
-    Health checks stay open, because probes carry no keys. Reflection and channelz need a key. A call that takes
-    many messages may outlast its key, which is looked up again with each of them.
+    Health checks stay open, because probes carry no keys. Reflection and channelz need a key. A call that
+    takes many messages may outlast its key, which is looked up again with each of them.
 
     Args:
         keys: those of callers; None lets every call in but those of AdminService.
