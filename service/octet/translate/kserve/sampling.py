@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from octet.errors import InvalidRequestError
 from octet.translate.kserve.tensors import Element
+from octet.translate.output_format import MAX_CHOICES
+from octet.translate.sampling import MAX_ALLOWED_TOKEN_IDS, MAX_LOGIT_BIAS
 from octet.v1 import chat_service_pb2
 
 _INT32 = range(-(2**31), 2**31)
@@ -27,6 +29,10 @@ NAMES = frozenset(
 
 # vLLM's name for what has another in Octet's protocol.
 _OTHER_NAMES = {"include_stop_str_in_output": "include_stop_string"}
+
+# No parameter has more entries. They are counted first: looking at each of very many takes long, and small
+# requests are looked at in the event loop.
+_MOST_ENTRIES = max(MAX_ALLOWED_TOKEN_IDS, MAX_LOGIT_BIAS, MAX_CHOICES)
 
 # More is no float of the protocol's.
 _LARGEST = 3.0e38
@@ -210,6 +216,7 @@ def _token_ids(value: Any, where: Where) -> list[int]:
 def _biases(value: Any, where: Where) -> dict[int, float]:
     if not isinstance(value, dict):
         raise where.error(f"is {_kind(value)}, not an object of token ids and numbers")
+    _check_entries(value, where)
     biases: dict[int, float] = {}
     for name, bias in value.items():
         entry = where.inside(f"[{name[:64]}]")
@@ -220,7 +227,13 @@ def _biases(value: Any, where: Where) -> dict[int, float]:
 def _list(value: Any, where: Where) -> list[Any]:
     if not isinstance(value, list):
         raise where.error(f"is {_kind(value)}, not a list")
+    _check_entries(value, where)
     return value
+
+
+def _check_entries(value: Sized, where: Where) -> None:
+    if len(value) > _MOST_ENTRIES:
+        raise where.error(f"has {len(value)} entries, more than the {_MOST_ENTRIES} that are allowed")
 
 
 def _form(value: Any, where: Where) -> chat_service_pb2.OutputFormat:

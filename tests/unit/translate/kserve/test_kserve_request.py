@@ -425,6 +425,22 @@ def test_what_is_wrong_with_sampling_parameters(sampling: str, says: str, raw: b
     assert says in message
 
 
+@pytest.mark.parametrize(
+    ("parameter", "given"),
+    [
+        *((name, [{}] * 1025) for name in ("stop", "bad_words", "stop_token_ids", "allowed_token_ids")),
+        ("logit_bias", {str(i): {} for i in range(1025)}),
+        ("structured_outputs.choice", [{}] * 1025),
+    ],
+)
+def test_entries_are_counted_before_any_is_looked_at(parameter: str, given: Any) -> None:
+    """Here all of them are wrong. One by one they would take long, and each costs three bytes of a request."""
+    name, _, form = parameter.partition(".")
+    sampling = json.dumps({name: {form: given} if form else given})
+    _, says = refusal(make(True, ("text_input", "x"), ("sampling_parameters", sampling)))
+    assert says == f"sampling_parameters.{parameter}: has 1025 entries, more than the 1024 that are allowed"
+
+
 @pytest.mark.parametrize(("name", "version"), [("other", ""), ("fake", "2"), ("fake", "latest")])
 def test_models_that_are_not_served(name: str, version: str) -> None:
     request = make(False, TEXT)
