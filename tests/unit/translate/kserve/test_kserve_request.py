@@ -434,7 +434,7 @@ def test_what_is_wrong_with_sampling_parameters(sampling: str, says: str, raw: b
     ],
 )
 def test_entries_are_counted_before_any_is_looked_at(parameter: str, given: Any) -> None:
-    """Here all of them are wrong. One by one they would take long, and each costs three bytes of a request."""
+    """Here all of them are wrong. One by one they would take long; each costs three bytes."""
     name, _, form = parameter.partition(".")
     sampling = json.dumps({name: {form: given} if form else given})
     _, says = refusal(make(True, ("text_input", "x"), ("sampling_parameters", sampling)))
