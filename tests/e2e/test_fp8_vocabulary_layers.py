@@ -139,6 +139,26 @@ def test_only_a_weight_that_nothing_else_reads_is_given_back() -> None:
     assert finished(Model("own")).lm_head.weight.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("same", [False, True], ids=["other", "same"])
+def test_a_model_that_drafts_gets_no_output_layer_but_one_equal_to_its_own(same: bool) -> None:
+    """As vLLM shares them: by a look at weights that are quantized by then."""
+    from vllm.v1.spec_decode.llm_base_proposer import SpecDecodeBaseProposer
+
+    target, draft = Model("own"), Model("own")
+    if not same:
+        load(draft.lm_head, normal(WORDS, seed=3))
+    draft.has_own_lm_head, draft.model, target.model = True, torch.nn.Module(), torch.nn.Module()
+    finished(target)
+    finished(draft, SimpleNamespace(**vars(MODEL) | {"runner_type": "draft"}))
+    proposer = SimpleNamespace(
+        model=draft,
+        vllm_config=SimpleNamespace(speculative_config=None),
+        use_local_argmax_reduction=False,
+    )
+    SpecDecodeBaseProposer._maybe_share_lm_head(proposer, target)
+    close(draft.processor(draft.lm_head, X), contract(X, normal(WORDS, seed=2 if same else 3)))
+
+
 def test_a_prompts_rows_and_a_bias() -> None:
     model, bias = finished(Model("own")), normal(256, seed=4)[:, 0].contiguous()
     x = normal(300, seed=5)

@@ -31,7 +31,7 @@ The flags of vLLM's engine work as with `vllm serve`, for example:
   octet serve BCCard/gemma-3-12b-it-FP8-Dynamic --tensor-parallel-size 4 \\
     --gpu-memory-utilization 0.9 --max-model-len 8192 --enforce-eager \\
     --api-key KEY --served-model-name gemma-3-12b-it
-`octet serve --help-engine` lists them all.
+`octet serve --help-engine` lists them all, and Octet's own that concern the model.
 
 On a CPU with up to 4 cores the model computes on all of them, where vLLM by itself would keep one free;
 VLLM_CPU_OMP_THREADS_BIND=0,1 chooses cores, VLLM_CPU_OMP_THREADS_BIND=auto is vLLM's own choice."""
@@ -46,7 +46,11 @@ VLLM_CPU_OMP_THREADS_BIND=0,1 chooses cores, VLLM_CPU_OMP_THREADS_BIND=auto is v
     help="Compute for the server of another machine, which --master-addr and --node-rank name; open no port. "
     "--hosts-timeout says how long to wait for it.",
 )
-@click.option("--help-engine", is_flag=True, help="List the flags of vLLM's engine and exit.")
+@click.option(
+    "--help-engine",
+    is_flag=True,
+    help="List the flags that concern the engine, vLLM's and Octet's, and exit.",
+)
 def serve(engine_args: tuple[str, ...], headless: bool, help_engine: bool, **settings: Any) -> None:
     """Serve MODEL, a hub id or a directory, over gRPC; without it, the checkpoint that ships with Octet."""
     if help_engine:

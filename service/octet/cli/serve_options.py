@@ -155,7 +155,7 @@ ADMISSION = (
     _option(
         "--max-running-requests-per-key",
         "As many of one key's. Default: --max-num-seqs less an eighth, so that there is a place for another "
-        "key's; no limit on a server without a file of keys and without client certificates.",
+        "key's; no limit on a server without a file of keys, OCTET_API_KEYS or client certificates.",
         type=int,
     ),
     _option(

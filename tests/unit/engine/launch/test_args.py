@@ -1,5 +1,6 @@
 """Flags beside vLLM's own."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +9,23 @@ from typing import Any
 
 import pytest
 
-from octet.engine.vllm.launch.args import _adapters, _choose_backend, finder_of_calls
+from octet.engine.vllm.launch.args import _adapters, _add_flags, _choose_backend, finder_of_calls
 from octet.engine.vllm.launch.startup import _require_calls_found
 from octet.errors import StartupError
+
+
+def test_every_flag_beside_vllms_says_what_it_does() -> None:
+    parser = argparse.ArgumentParser()
+    _add_flags(parser)
+    assert [flag.option_strings[0] for flag in parser._actions if not flag.help] == []
+
+
+def test_the_help_of_the_engine_says_what_flags_do() -> None:
+    # A process of its own: vLLM collects its texts where "--help" is on the command line only.
+    command = [sys.executable, "-m", "octet", "serve", "--help-engine"]
+    shown = " ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert "Model context length (prompt and output)" in shown
+    assert "How long a start waits for the other machines" in shown
 
 
 def test_adapters_by_name() -> None:

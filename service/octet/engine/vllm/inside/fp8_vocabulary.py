@@ -51,7 +51,7 @@ class Fp8OutputLayer(UnquantizedEmbeddingMethod):  # type: ignore[misc]
         Args:
             layer: with a weight [tokens, hidden] of 16 or 32 bits.
             dtype: of the hidden states, and of the logits.
-            keeps_weight: whether somebody looks tokens up in the weight.
+            keeps_weight: whether somebody looks tokens up in the weight, or compares it.
 
         Raises:
             ValueError: no kernel fits.
@@ -101,7 +101,7 @@ def choose(model: torch.nn.Module, model_config: "ModelConfig") -> None:
         if format_of(layer):
             logger.info_once("octet: the output layer is FP8 in the checkpoint already", scope="global")
         elif isinstance(layer.quant_method, UnquantizedEmbeddingMethod | UnquantizedLinearMethod):
-            _quantize(layer, model, model_config.dtype)
+            _quantize(layer, model, model_config)
         else:
             method = type(layer.quant_method).__name__
             raise ValueError(f"--fp8-vocabulary: the output layer is quantized otherwise already ({method})")
@@ -130,15 +130,18 @@ def format_of(layer: torch.nn.Module) -> str:
     return ""
 
 
-def _quantize(layer: VocabParallelEmbedding, model: torch.nn.Module, dtype: torch.dtype) -> None:
+def _quantize(layer: VocabParallelEmbedding, model: torch.nn.Module, model_config: "ModelConfig") -> None:
     weight = layer.weight
     shares = sum(getattr(module, "weight", None) is weight for module in model.modules())
-    keeps = shares > 1 or not isinstance(layer, ParallelLMHead)
-    layer.quant_method = Fp8OutputLayer(layer, dtype, keeps_weight=keeps)
+    looked_up = shares > 1 or not isinstance(layer, ParallelLMHead)
+    # A model that drafts gets the layer of the one that it drafts for where vLLM finds their weights equal,
+    # as two that were given back would be.
+    keeps = looked_up or model_config.runner_type == _DRAFT
+    layer.quant_method = Fp8OutputLayer(layer, model_config.dtype, keeps_weight=keeps)
     logger.info_once(
         "octet: the output layer is quantized to FP8 (e4m3): %.1f MB%s",
         weight.numel() / 1e6,
-        ", beside the embedding, which stays as it is" if keeps else "",
+        ", beside the embedding, which stays as it is" if looked_up else "",
         scope="global",
     )
 

@@ -1,5 +1,6 @@
 """vLLM's own command-line flags, parsed into what the engine is started with."""
 
+import argparse
 import json
 import logging
 import os
@@ -142,9 +143,12 @@ def names_model(argv: list[str]) -> bool:
 
 
 def engine_help() -> str:
-    """What `octet serve --help-engine` prints."""
-    text: str = _parser().format_help()
-    return text
+    """What `octet serve --help-engine` prints: every flag with its text.
+
+    vLLM has its texts only in a process that was started with a word that begins with "--help".
+    """
+    # Not vLLM's own form, which without something to look for lists names alone.
+    return argparse.ArgumentParser.format_help(_parser())
 
 
 def one_line(error: BaseException) -> str:
@@ -175,11 +179,26 @@ def _parser() -> Any:
     parser = Parser(prog="octet serve", add_help=False, allow_abbrev=False)
     parser.add_argument("model_tag", nargs="?", metavar="MODEL")
     parser = AsyncEngineArgs.add_cli_args(parser)
-    parser.add_argument("--chat-template", metavar="FILE")
+    _add_flags(parser.add_argument_group("Octet"))
+    return parser
+
+
+def _add_flags(parser: Any) -> None:
+    """Adds what is no flag of vLLM's engine: Octet's own, and those of `vllm serve` that it takes."""
+    parser.add_argument("--chat-template", metavar="FILE", help="In place of the model's own.")
     parser.add_argument(
-        "--chat-template-content-format", choices=("auto", "string", "openai"), default="auto"
+        "--chat-template-content-format",
+        choices=("auto", "string", "openai"),
+        default="auto",
+        help="How the template is given a message: as one text, or as the list of its parts.",
     )
-    parser.add_argument("--default-chat-template-kwargs", type=json.loads, default={}, metavar="JSON")
+    parser.add_argument(
+        "--default-chat-template-kwargs",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="Variables that the template is given where requests do not say otherwise.",
+    )
     parser.add_argument(
         "--tool-call-parser",
         metavar="NAME",
@@ -193,9 +212,25 @@ def _parser() -> Any:
         "does: without --tool-call-parser, for another model than Gemma 3. They are found wherever something "
         "can, with this flag or without.",
     )
-    parser.add_argument("--tool-parser-plugin", metavar="FILE")
-    parser.add_argument("--lora-modules", nargs="+", default=[], metavar="NAME=PATH")
-    parser.add_argument("--max-output-tokens", type=int, metavar="N")
+    parser.add_argument(
+        "--tool-parser-plugin",
+        metavar="FILE",
+        help="Python file that --tool-call-parser may name a parser of.",
+    )
+    parser.add_argument(
+        "--lora-modules",
+        nargs="+",
+        default=[],
+        metavar="NAME=PATH",
+        help="LoRA adapters that requests may name.",
+    )
+    parser.add_argument(
+        "--max-output-tokens",
+        type=int,
+        metavar="N",
+        help="Most tokens of an answer when the request names none. Default: 8192 for Gemma 3, else what "
+        "generation_config.json says, else the context window.",
+    )
     parser.add_argument(
         "--hosts-timeout",
         type=float,
@@ -215,7 +250,6 @@ def _parser() -> Any:
         help="Quantize the layer that makes logits to FP8 (e4m3) when the model is loaded, whatever the rest "
         "is. A tied embedding stays as it is for look-ups. docs/quantization.md says what it costs.",
     )
-    return parser
 
 
 def check_model(argv: list[str]) -> None:
