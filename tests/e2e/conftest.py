@@ -171,7 +171,9 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert shared
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=60) == 0, log.read_text()
-        assert list(temporary.iterdir()) == []
+        # Compiled kernels are kept for the next start, in torch's folder.
+        left = [path for path in temporary.iterdir() if not path.name.startswith("torchinductor_")]
+        assert left == []
         assert [left for name in shared for left in Path("/dev/shm").glob(f"*{name}*")] == []
     finally:
         server.kill()
