@@ -3,15 +3,10 @@
 from io import BytesIO
 
 import pytest
-from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from octet.engine.types import ModelInfo, Quantization
 from octet.translate.media import ImageLimits
-
-# How long an example takes says nothing on a machine that is doing other things, too.
-settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
