@@ -36,10 +36,13 @@ _READ_BY_WORKERS = {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYN
 _HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
 
 # Variables that may change after the server's start: they are read when they are needed, or when a program is
-# executed, as the path that OpenCV makes longer with each process that imports it after another.
+# executed, as the path that OpenCV makes longer with each process that imports it after another. COLUMNS and
+# LINES are set by readline, past Python, for the programs that a process starts, and for no fork.
 _READ_LATE = {
+    "COLUMNS",
     "GLOO_SOCKET_IFNAME",
     "LD_LIBRARY_PATH",
+    "LINES",
     "LOCAL_WORLD_SIZE",
     "NUMEXPR_MAX_THREADS",
     "PYTEST_CURRENT_TEST",
