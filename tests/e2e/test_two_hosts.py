@@ -229,6 +229,9 @@ def test_addresses_that_lead_nowhere() -> None:
         def choice(host: Host, rank: int, master: str) -> str:
             return two_hosts.run(*host.command(sys.executable, "-c", CHOOSE, master, str(rank))).strip()
 
+        while "state UP" not in two_hosts.run(*hosts[1].command("ip", "link", "show", "eth0")):
+            # The kernel says a moment later that both ends of the cable are there.
+            pass
         first, second = choice(hosts[0], 0, "head"), choice(hosts[1], 1, "192.0.2.1")
         other = choice(hosts[1], 0, "10.77.0.1")
     assert first.startswith("--master-addr: head means 127.0.1.1 on this machine")
