@@ -116,15 +116,7 @@ class QuantizingGemmaRMSNorm(Producer, GemmaRMSNorm):  # type: ignore[misc]
             return super().forward(x.norm.normalize(x.x) if isinstance(x, PendingNorm) else x, residual)
         if isinstance(x, PendingNorm):
             return self._after_norm(x, residual, key)
-        q, scale = torch.ops.octet.gemma_rms_norm_quant_fp8(
-            x.reshape(-1, x.shape[-1]),
-            self.weight,
-            self.variance_epsilon,
-            key.dtype,
-            None if residual is None else residual.view(-1, x.shape[-1]),
-        )
-        out = quantized(q, scale, x, key)
-        return out if residual is None else (out, residual)
+        return normalize_and_quantize(torch.ops.octet.gemma_rms_norm_quant_fp8, self, x, residual, key)
 
     def _after_norm(
         self, pending: PendingNorm, residual: torch.Tensor | None, key: QuantKey
@@ -139,7 +131,7 @@ class QuantizingGemmaRMSNorm(Producer, GemmaRMSNorm):  # type: ignore[misc]
             self.variance_epsilon,
             key.dtype,
         )
-        return quantized(q, scale, x, key), residual
+        return _quantized(q, scale, x, key), residual
 
 
 class QuantizingActivation(Producer, torch.nn.Module):
@@ -198,6 +190,32 @@ def input_key(layer: torch.nn.Module) -> QuantKey | None:
     return key if key in _PER_TOKEN else None
 
 
+def normalize_and_quantize(
+    operator: Any, norm: Any, x: torch.Tensor, residual: torch.Tensor | None, key: QuantKey
+) -> Any:
+    """Normalizes x [..., K], after adding it to the residual in place where there is one, and quantizes it.
+
+    Args:
+        operator: of torch.ops.octet, which does it to rows.
+        norm: has the weight [K] and the epsilon.
+        x: what is normalized.
+        residual: of the shape of x; None for none.
+        key: how its consumer takes it.
+
+    Returns:
+        A QuantizedActivation; with a residual, that and the residual's new value.
+    """
+    q, scale = operator(
+        x.reshape(-1, x.shape[-1]),
+        norm.weight,
+        norm.variance_epsilon,
+        key.dtype,
+        None if residual is None else residual.view(-1, x.shape[-1]),
+    )
+    out = _quantized(q, scale, x, key)
+    return out if residual is None else (out, residual)
+
+
 def register(device: str) -> None:
     """Puts the fused producers into vLLM: Gemma 3's layers, and the activations that Llama's MLP asks for."""
     if device == "cuda":
@@ -223,14 +241,14 @@ def _join(layers: list[torch.nn.Module]) -> None:
 
 def _activate(operator: Any, key: QuantKey, x: torch.Tensor, layer: torch.nn.Module) -> QuantizedActivation:
     q, scale = operator(x.reshape(-1, x.shape[-1]), key.dtype)
-    return quantized(q, scale, x, key)
+    return _quantized(q, scale, x, key)
 
 
 def _is_tanh(act_fn: torch.nn.Module, x: torch.Tensor, layer: torch.nn.Module) -> bool:
     return bool(act_fn.approximate == "tanh")
 
 
-def quantized(q: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, key: QuantKey) -> QuantizedActivation:
+def _quantized(q: torch.Tensor, scale: torch.Tensor, x: torch.Tensor, key: QuantKey) -> QuantizedActivation:
     """Codes [T, K] and scales [T, 1] as vLLM hands them on, for an x of as many rows."""
     shape = torch.Size((*x.shape[:-1], q.shape[-1]))
     return QuantizedActivation(data=q, scale=scale, orig_dtype=x.dtype, orig_shape=shape, quant_key=key)

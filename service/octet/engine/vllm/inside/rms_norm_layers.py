@@ -16,7 +16,7 @@ from vllm.model_executor.models.qwen2 import Qwen2DecoderLayer
 from vllm.model_executor.models.qwen3 import Qwen3DecoderLayer
 
 from octet.engine.vllm import compat
-from octet.engine.vllm.inside.fused import Producer, QuantizingActivation, input_key, quantized
+from octet.engine.vllm.inside.fused import Producer, QuantizingActivation, input_key, normalize_and_quantize
 
 LAYERS = (LlamaDecoderLayer, MistralDecoderLayer, Qwen2DecoderLayer, Qwen3DecoderLayer)
 
@@ -44,15 +44,12 @@ class QuantizingRMSNorm(Producer, RMSNorm):  # type: ignore[misc]
         key = input_key(self.consumer)
         if key is None or self.weight.dtype != x.dtype:
             return super().forward(x, residual)
-        q, scale = torch.ops.octet.rms_norm_quant_fp8(
-            x.reshape(-1, x.shape[-1]),
-            self.weight,
-            self.variance_epsilon,
-            key.dtype,
-            None if residual is None else residual.view(-1, x.shape[-1]),
-        )
-        out = quantized(q, scale, x, key)
-        return out if residual is None else (out, residual)
+        return normalize_and_quantize(torch.ops.octet.rms_norm_quant_fp8, self, x, residual, key)
+
+
+def is_plain_norm(norm: Any) -> bool:
+    """Whether a norm is just vLLM's RMSNorm, of all elements and with a weight."""
+    return type(norm) is RMSNorm and norm.has_weight and norm.variance_size_override is None
 
 
 def register() -> None:
@@ -72,5 +69,5 @@ def _fuse(layer: Any) -> None:
 
 def _quantize_for(layer: Any, norm: str, owner: torch.nn.Module, consumer: str) -> None:
     stock = getattr(layer, norm)
-    if type(stock) is RMSNorm and stock.has_weight and stock.variance_size_override is None:
+    if is_plain_norm(stock):
         setattr(layer, norm, QuantizingRMSNorm(stock, owner, consumer))

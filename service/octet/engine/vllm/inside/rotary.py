@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from vllm.model_executor.layers.layernorm import GemmaRMSNorm, RMSNorm
+from vllm.model_executor.layers.layernorm import GemmaRMSNorm
 from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
 from vllm.model_executor.models.gemma3 import Gemma3Attention
 from vllm.model_executor.models.llama import LlamaAttention
@@ -21,6 +21,7 @@ from vllm.model_executor.models.qwen2 import Qwen2Attention
 from vllm.model_executor.models.qwen3 import Qwen3Attention
 
 from octet.engine.vllm import compat
+from octet.engine.vllm.inside.rms_norm_layers import is_plain_norm
 
 ATTENTIONS = (Gemma3Attention, LlamaAttention, MistralAttention, Qwen2Attention, Qwen3Attention)
 
@@ -103,14 +104,10 @@ def _norms_of(attention: Any) -> _Norms | None:
     if q_norm is None and k_norm is None:
         return _Norms()
     gemma = isinstance(q_norm, GemmaRMSNorm) and isinstance(k_norm, GemmaRMSNorm)
-    if not gemma and not (_is_plain_norm(q_norm) and _is_plain_norm(k_norm)):
+    if not gemma and not (is_plain_norm(q_norm) and is_plain_norm(k_norm)):
         return None
     if q_norm.variance_epsilon != k_norm.variance_epsilon:
         return None
     if {q_norm.weight.dtype, k_norm.weight.dtype} != {attention.rotary_emb.dtype}:
         return None  # the model's dtype, which what is normalized has too
     return _Norms(q_norm.weight, k_norm.weight, q_norm.variance_epsilon, gemma)
-
-
-def _is_plain_norm(norm: Any) -> bool:
-    return type(norm) is RMSNorm and norm.has_weight and norm.variance_size_override is None
