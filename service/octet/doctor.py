@@ -207,7 +207,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "scheme": scheme.scheme if scheme else None,
         "weight_format": scheme.weight_format if scheme else None,
         "activation_format": scheme.activation_format if scheme else None,
-        "vocabulary_format": scheme.weight_format if scheme and checkpoint.quantizes_vocabulary else None,
+        "vocabulary_format": checkpoint.vocabulary_format,
         "weight_bytes": checkpoint.weight_bytes,
     }
     findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]

@@ -132,9 +132,7 @@ class Inspection:
             "scheme": scheme.scheme if scheme else None,
             "weight_format": scheme.weight_format if scheme else None,
             "activation_format": scheme.activation_format if scheme else None,
-            "vocabulary_format": scheme.weight_format
-            if scheme and self.checkpoint.quantizes_vocabulary
-            else None,
+            "vocabulary_format": self.checkpoint.vocabulary_format,
             "parameters": self.parameters,
             "quantized_parameters": self.quantized_parameters,
             "bytes": self.bytes,

@@ -39,6 +39,11 @@ class Checkpoint:
         return sum(path.stat().st_size for path in self.weight_files)
 
     @property
+    def vocabulary_format(self) -> str | None:
+        """The format of the output layer's codes; None where it is not quantized."""
+        return self.quantization.weight_format if self.quantization and self.quantizes_vocabulary else None
+
+    @property
     def pair(self) -> FormatPair | None:
         """The number formats, where the method is Octet's own."""
         if self.quant_method != formats.METHOD or self.quantization is None:
