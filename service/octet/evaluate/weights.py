@@ -13,6 +13,7 @@ from safetensors import safe_open
 from octet.engine.vllm.checkpoint import find_folder, weight_files
 from octet.engine.vllm.formats import OUTPUT_LAYER, SAFETENSORS_DTYPES
 from octet.inspection import Tensor, read_headers
+from octet.quantize.architectures import shared_embeddings
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
 from octet.weight_index import CheckpointError
 
@@ -102,7 +103,7 @@ class WeightComparison:
     def _origin(self, name: str) -> str:
         """The source's tensor of which a weight was made."""
         if name.endswith(f"{OUTPUT_LAYER}.weight") and name not in self._sources.tensors:
-            shared = [other for other in self._sources.tensors if other.endswith("embed_tokens.weight")]
+            shared = shared_embeddings(self._sources.tensors)
             return shared[0] if len(shared) == 1 else name
         return name
 

@@ -6,10 +6,16 @@ table with the layers that transformers builds.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from octet.quantize.errors import QuantizeError
+
+
+def shared_embeddings(names: Iterable[str]) -> list[str]:
+    """Of a checkpoint's tensors, the embeddings that an output layer without a tensor may share."""
+    return [name for name in names if name.endswith("embed_tokens.weight")]
 
 
 @dataclass(frozen=True, slots=True)

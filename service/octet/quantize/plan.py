@@ -18,7 +18,6 @@ FLOAT_DTYPES = ("BF16", "F16", "F32")
 """Dtypes of weights that can be quantized."""
 
 _WEIGHT = ".weight"
-_EMBEDDING = "embed_tokens.weight"
 
 # What names of a language model within another begin with in published checkpoints; its output layer's too.
 _NESTED = "language_model."
@@ -171,8 +170,9 @@ class _TiedOutput:
 
 
 def _tied_output(source: Source, headers: dict[str, Header]) -> _TiedOutput:
-    names = [tensor.name for header in headers.values() for tensor in header.tensors]
-    found = [name for name in names if name.endswith(_EMBEDDING)]
+    found = architectures.shared_embeddings(
+        tensor.name for header in headers.values() for tensor in header.tensors
+    )
     if len(found) != 1:
         raise QuantizeError(
             f"{source.directory} holds no output layer, and {len(found) or 'no'} embeddings that it could "
