@@ -24,6 +24,7 @@ from rich.table import Table
 from bench import random_checkpoint
 from bench.llama_cpp import engine as llama_cpp
 from octet.bench import machine
+from octet.engine.vllm.launch import threads
 
 ROOT = Path(__file__).resolve().parent.parent
 LAYERS = 26
@@ -31,9 +32,6 @@ LAYERS = 26
 
 LLAMA_CPP = "llama.cpp"
 _LLAMA_TITLE = "llama.cpp, Q8_0"
-
-# Which cores vLLM's OpenMP threads are bound to.
-_BINDING = "VLLM_CPU_OMP_THREADS_BIND"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +127,9 @@ def cores(binding: str) -> list[int]:
     Raises:
         ValueError: it names none.
     """
-    found: list[int] = []
-    for part in binding.split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
+    found = threads.listed(binding)
+    if not found:
+        raise ValueError(f"invalid literal for a list of cores: {binding!r}")
     return found
 
 
@@ -182,9 +179,9 @@ def main() -> None:
 def _llama_cores(parser: argparse.ArgumentParser) -> list[int]:
     """All engines compute on the same cores, which has to be said: left to itself, vLLM leaves one free."""
     try:
-        return cores(os.environ.get(_BINDING, ""))
+        return cores(os.environ.get(threads.BINDING, ""))
     except ValueError:
-        parser.error(f"--llama-cpp: {_BINDING} has to name the cores, such as 0-1, for all engines")
+        parser.error(f"--llama-cpp: {threads.BINDING} has to name the cores, such as 0-1, for all engines")
 
 
 def _default_checkpoint(layers: int) -> Path:

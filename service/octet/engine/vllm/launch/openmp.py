@@ -64,7 +64,7 @@ def _cores_of_a_single_rank() -> list[int]:
     """The cores that a single rank will be bound to; none where it will not be, or where nobody can tell."""
     binding = os.environ.get(threads.BINDING, "auto")
     if binding != "auto":
-        return _numbers(binding)
+        return threads.listed(binding)
     cpus = _allowed_cpus()
     if not threads.is_chosen() and (chosen := threads.choose_cores(cpus)) is not None:
         return chosen
@@ -73,7 +73,7 @@ def _cores_of_a_single_rank() -> list[int]:
         return []
     # vLLM's own choice: a logical CPU of every core of the first node, but for those that it keeps free.
     cores = threads.one_of_each_core(cpu for cpu in cpus if cpu.numa_node == nodes[0])
-    free = _numbers(os.environ.get(threads.RESERVED, "1"))
+    free = threads.listed(os.environ.get(threads.RESERVED, "1"))
     if len(free) != 1:
         return []
     return sorted(cores)[: -free[0] or None] if len(cores) > free[0] else sorted(cores)
@@ -96,24 +96,13 @@ def _allowed_cpus() -> list[threads.Cpu]:
 def _visible_nodes() -> list[int]:
     allowed = _allowed_nodes()
     visible = os.environ.get(_NODES)
-    return [node for node in _numbers(visible, sort=False) if node in allowed] if visible else allowed
+    return [node for node in threads.listed(visible, sort=False) if node in allowed] if visible else allowed
 
 
 def _allowed_nodes() -> list[int]:
     status = Path("/proc/self/status").read_text()
     nodes = re.search(r"^Mems_allowed_list:\s*(\S+)", status, re.MULTILINE)
-    return _numbers(nodes[1]) if nodes else []
-
-
-def _numbers(text: str, *, sort: bool = True) -> list[int]:
-    """The numbers of a list such as "0-2,7"; none where it is something else."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        bounds = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        if bounds is None:
-            return []
-        numbers += range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
-    return sorted(set(numbers)) if sort else numbers
+    return threads.listed(nodes[1]) if nodes else []
 
 
 def _preloaded() -> str:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,17 @@ class Cpu:
 def is_chosen() -> bool:
     """Whether the user has chosen cores, or how many vLLM keeps free."""
     return BINDING in os.environ or RESERVED in os.environ
+
+
+def listed(text: str, *, sort: bool = True) -> list[int]:
+    """The numbers of a list such as "0-2,7"; none where it is something else."""
+    numbers: list[int] = []
+    for part in text.split(","):
+        bounds = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if bounds is None:
+            return []
+        numbers += range(int(bounds[1]), int(bounds[2] or bounds[1]) + 1)
+    return sorted(set(numbers)) if sort else numbers
 
 
 def choose_cores(cpus: Iterable[Cpu]) -> list[int] | None:
