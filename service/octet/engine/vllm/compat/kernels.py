@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from octet.engine.vllm.compat import layers
+
 
 def replace_per_token_quant(quantize: Callable[..., Any], quantize_into: Callable[..., Any]) -> None:
     """Makes `_custom_ops.scaled_fp8_quant` quantize per token with Octet's operators; all else stays vLLM's.
@@ -50,14 +52,7 @@ def tell_fp8_linear_kernels(tell: Callable[[Any], None]) -> None:
     """Makes vLLM call `tell` with every FP8 linear kernel object that it has made for a layer."""
     from vllm.model_executor.kernels.linear import FP8ScaledMMLinearKernel
 
-    stock = inspect.unwrap(FP8ScaledMMLinearKernel.__init__)
-
-    @functools.wraps(stock)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        stock(self, *args, **kwargs)
-        tell(self)
-
-    FP8ScaledMMLinearKernel.__init__ = init
+    layers.tell_new(FP8ScaledMMLinearKernel, tell)
 
 
 def quantizes_activations(kernel: Any) -> bool:

@@ -6,20 +6,24 @@ from collections.abc import Callable
 from typing import Any
 
 
+def tell_new(kind: type[Any], tell: Callable[[Any], None]) -> None:
+    """Makes `tell` be called with every new object of a class of vLLM's, when its own __init__ has run."""
+    stock = inspect.unwrap(kind.__init__)
+
+    @functools.wraps(stock)
+    def told(self: Any, *args: Any, **kwargs: Any) -> None:
+        stock(self, *args, **kwargs)
+        tell(self)
+
+    kind.__init__ = told
+
+
 def prepare_new(layer: type[Any], prepare: Callable[[Any], None]) -> None:
     """Makes `prepare` be called with every new object of just this class of vLLM's, no subclass's.
 
     The object is whole then, and its weights are not loaded yet.
     """
-    stock = inspect.unwrap(layer.__init__)
-
-    @functools.wraps(stock)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        stock(self, *args, **kwargs)
-        if type(self) is layer:
-            prepare(self)
-
-    layer.__init__ = init
+    tell_new(layer, lambda new: prepare(new) if type(new) is layer else None)
 
 
 def replace_forward(layer: type[Any], forward: Callable[..., Any]) -> None:
