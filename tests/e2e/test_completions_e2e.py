@@ -156,7 +156,10 @@ async def test_prompts_that_are_too_long(client: AsyncClient, engine: VllmEngine
 @pytest.mark.parametrize("how", ["cancel", "id", "deadline"])
 async def test_who_gives_up_frees_the_engine(client: AsyncClient, engine: VllmEngine, how: str) -> None:
     timeout = 3.0 if how == "deadline" else 60.0
-    stream = client.stream_complete(["x"] * 64, ignore_eos=True, max_tokens=1000, timeout=timeout)
+    # Greedily: what is sampled may be words of the template only, and its first text come after minutes.
+    stream = client.stream_complete(
+        [turn(FRANCE)] * 64, temperature=0.0, ignore_eos=True, max_tokens=1000, timeout=timeout
+    )
     assert await anext(aiter(stream))
     assert await engine.num_unfinished() > 1
     if how == "cancel":
