@@ -10,7 +10,14 @@ from typing import Any
 
 import octet
 from octet.engine.vllm import compat, kernels
-from octet.engine.vllm.checkpoint import Checkpoint, has_chat_template, load_obstacles, read_checkpoint
+from octet.engine.vllm.checkpoint import (
+    Checkpoint,
+    contradictions,
+    has_chat_template,
+    load_obstacles,
+    read_checkpoint,
+    read_tensors,
+)
 from octet.engine.vllm.launch import environment
 from octet.errors import StartupError
 
@@ -210,7 +217,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "vocabulary_format": checkpoint.vocabulary_format,
         "weight_bytes": checkpoint.weight_bytes,
     }
-    findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
+    findings = [_unless_broken(lambda: _obstacles(checkpoint))]
     if findings[0].status is Status.OK and compat.pictures.reads_pictures_both_ways(checkpoint.config):
         findings.append(_pictures())
     if findings[0].status is Status.OK and (served := _served_for(checkpoint)) is not None:
@@ -227,6 +234,14 @@ def _model(name: str, report: Report) -> list[Finding]:
         findings.append(Finding("model's format", Status.OK, detail))
     findings.append(_fits(checkpoint.weight_bytes))
     return findings
+
+
+def _obstacles(checkpoint: Checkpoint) -> list[str]:
+    """What would keep vLLM from loading the checkpoint here as what it is."""
+    found = load_obstacles(checkpoint, compat.engine_device())
+    if found or any(path.suffix != ".safetensors" for path in checkpoint.weight_files):
+        return found
+    return list(contradictions(checkpoint, read_tensors(checkpoint)))
 
 
 def _unless_broken(obstacles: Callable[[], list[str]]) -> Finding:

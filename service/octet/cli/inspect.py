@@ -8,6 +8,7 @@ import click
 
 from octet.cli.tables import console
 from octet.errors import OctetError
+from octet.sizes import in_words
 
 if TYPE_CHECKING:
     from octet.inspection import Inspection, Kind, Service
@@ -50,12 +51,12 @@ def _print_contents(inspection: "Inspection") -> None:
         column.justify = "right"
     total = inspection.parameters
     for kind in inspection.kinds:
-        size = f"{kind.bytes / 1e6:.2f} MB"
+        size = in_words(kind.bytes)
         share = f"{kind.parameters / total:.1%}" if total else "-"
         table.add_row(kind.modules, str(kind.count), _storage(kind), f"{kind.parameters:,}", size, share)
     out.print(table)
     share = f"{inspection.quantized_parameters / total:.1%}" if total else "none"
-    out.print(f"{total:,} parameters, {share} of them quantized, in {inspection.bytes / 1e6:.2f} MB")
+    out.print(f"{total:,} parameters, {share} of them quantized, in {in_words(inspection.bytes)}")
     for problem in inspection.problems:
         out.print(f"problem: {problem}", style="red")
 

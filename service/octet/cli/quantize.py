@@ -11,6 +11,7 @@ import click
 
 from octet.errors import OctetError
 from octet.quantize.options import DEFAULT_IGNORE, DEFAULT_TARGETS, Format, Options
+from octet.sizes import in_words
 
 if TYPE_CHECKING:
     from octet.quantize.checkpoint import Phase, Result
@@ -43,16 +44,21 @@ _INTERRUPTED = 130
 @click.option(
     "--ignore",
     multiple=True,
-    default=DEFAULT_IGNORE,
-    show_default=True,
     metavar="LAYERS",
-    help="Layers not to quantize, in the same terms; replaces the default. Repeatable.",
+    help=f"Further layers not to quantize, in the same terms, besides {', '.join(DEFAULT_IGNORE)}. "
+    "Of layers that vLLM loads as one, such as q_proj, k_proj and v_proj, name all. Repeatable.",
+)
+@click.option(
+    "--no-default-ignore",
+    is_flag=True,
+    help="Leave out only what --ignore names. Without --vocabulary the output layer stays as it is all the "
+    "same.",
 )
 @click.option(
     "--vocabulary",
     is_flag=True,
-    help="Quantize the output layer too, whatever --ignore says. Where it shares the embedding it becomes a "
-    "tensor of its own, and the embedding stays as it is.",
+    help="Quantize the output layer too, whatever --ignore says; it stays otherwise. Where it shares "
+    "the embedding it becomes a tensor of its own, and the embedding stays as it is.",
 )
 @click.option(
     "--workers",
@@ -72,6 +78,7 @@ def quantize(
     activations: str,
     targets: tuple[str, ...],
     ignore: tuple[str, ...],
+    no_default_ignore: bool,
     vocabulary: bool,
     workers: int,
     verify: bool,
@@ -81,6 +88,7 @@ def quantize(
     Weights of linear layers become FP8 codes with one scale per output channel. No data is needed and no
     model is run. An interrupted run goes on when it is started again.
     """
+    ignore = ignore if no_default_ignore else (*DEFAULT_IGNORE, *ignore)
     options = Options(Format(weights), Format(activations), targets, ignore, vocabulary, workers, verify)
     try:
         from octet.quantize.checkpoint import quantize_checkpoint
@@ -92,7 +100,11 @@ def quantize(
         click.echo(f"octet: error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo("octet: interrupted; the same command goes on where this one stopped", err=True)
+        from octet.quantize.checkpoint import words_of_rest, work_directory
+
+        work = work_directory(destination)
+        rest = f"; {words_of_rest(work)}" if work.exists() else ""
+        click.echo(f"octet: interrupted{rest}", err=True)
         sys.exit(_INTERRUPTED)
     _report(result)
 
@@ -120,7 +132,7 @@ def _progress() -> "Iterator[Phase]":
 def _report(result: "Result") -> None:
     click.echo(
         f"{result.directory}: {result.quantized} weights quantized, "
-        f"{result.source_bytes / 1e9:.3f} GB became {result.bytes / 1e9:.3f} GB"
+        f"{in_words(result.source_bytes)} became {in_words(result.bytes)}"
     )
     if result.errors:
         worst = min(result.errors, key=lambda error: error.error.sqnr)
@@ -129,3 +141,5 @@ def _report(result: "Result") -> None:
             f"{worst.error.sqnr:.2f} dB (output channel {worst.error.worst_channel}: "
             f"{worst.error.worst_sqnr:.2f} dB)"
         )
+    for warning in result.warnings:
+        click.echo(f"octet: warning: {warning}", err=True)

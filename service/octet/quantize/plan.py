@@ -93,12 +93,10 @@ def make_plan(source: Source, options: Options) -> Plan:
         if _matches(module, options.targets) and not _matches(module, options.ignore)
     }
     outputs = {module for module in modules if module.endswith(architectures.OUTPUT_LAYER)}
-    if options.vocabulary:
-        chosen |= outputs
+    chosen = chosen | outputs if options.vocabulary else chosen - outputs
     if not chosen:
         raise QuantizeError(f"{source.directory}: no linear layer is left to quantize")
-    vocabulary = options.vocabulary or bool(chosen & outputs)
-    if vocabulary and not architecture.has_output_layer:
+    if options.vocabulary and not architecture.has_output_layer:
         raise QuantizeError(
             f"{source.directory}: vLLM multiplies by the embedding of {source.architecture}, which has to "
             "stay as it is; octet serve --fp8-vocabulary quantizes it when it is loaded"
@@ -112,7 +110,7 @@ def make_plan(source: Source, options: Options) -> Plan:
     if not outputs and tied is None:
         # It shares the embedding, and is a linear layer all the same.
         ignored.append(architectures.OUTPUT_LAYER)
-    return Plan(shards, tuple(ignored), vocabulary)
+    return Plan(shards, tuple(ignored), options.vocabulary)
 
 
 def _matches(module: str, patterns: Sequence[str]) -> bool:

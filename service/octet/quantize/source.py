@@ -1,20 +1,23 @@
 """The checkpoint that is quantized: a local directory, or a model of the hub."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from octet.loading.said import find
+from octet.quantize import companions
 from octet.quantize.errors import QuantizeError, reason_of
 from octet.weight_index import INDEX, CheckpointError, read_json, read_weight_map
 
 CONFIG = "config.json"
 SINGLE = "model.safetensors"
 
-_COPIED = (
-    *("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"),
-    "additional_chat_templates/*.jinja",
+# What a model of the hub may have besides, and no one needs here.
+_LEFT_ON_HUB = (
+    *(f"*.{suffix}" for suffix in companions.WEIGHTS if suffix != "safetensors"),
+    *("consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*", "gguf/*", "metal/*", ".*"),
 )
-"""Files that go along unchanged: tokenizer, processor, chat template, generation settings, license, code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +44,6 @@ class Source:
     def architecture(self) -> str:
         """The class that config.json names."""
         return str(self.config["architectures"][0])
-
-    def companions(self) -> list[str]:
-        """Relative paths of the files that are copied as they are."""
-        found = {
-            path.relative_to(self.directory).as_posix()
-            for pattern in _COPIED
-            for path in self.directory.glob(pattern)
-            if path.is_file()
-        }
-        return sorted(name for name in found if name != CONFIG and not name.endswith(".index.json"))
 
 
 def open_source(source: str, revision: str | None = None) -> Source:
@@ -80,9 +73,7 @@ def _download(repository: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        directory = snapshot_download(
-            repository, revision=revision, allow_patterns=["*.safetensors", "README.md", *_COPIED]
-        )
+        directory = snapshot_download(repository, revision=revision, ignore_patterns=list(_LEFT_ON_HUB))
     except HFValidationError as error:
         raise QuantizeError(f"{repository} is neither a directory nor a hub id") from error
     except LocalEntryNotFoundError as error:
@@ -102,11 +93,14 @@ def _first_line(error: Exception) -> str:
 
 def _describe(directory: Path, name: str, revision: str | None) -> Source:
     config = read_json(directory / CONFIG)
-    if not config.get("architectures"):
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise QuantizeError(f"{directory / CONFIG} names no architecture")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise QuantizeError(f"{directory / CONFIG}: the checkpoint is quantized already ({method})")
+    if said := find(config)[1]:
+        method = said.get("quant_method") if isinstance(said, Mapping) else None
+        raise QuantizeError(
+            f"{directory / CONFIG}: the checkpoint is quantized already ({method or 'an unnamed method'})"
+        )
     weight_map = read_weight_map(directory)
     if weight_map is not None:
         shards = tuple(sorted(set(weight_map.values())))

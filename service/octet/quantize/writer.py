@@ -1,5 +1,6 @@
 """Writes a weight file: its header first, then its tensors, piece by piece on several threads."""
 
+import functools
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -43,7 +44,8 @@ def write_shards(
                 target_fd = _open(files, unfinished, os.O_RDWR | os.O_CREAT)
                 _begin(shard, unfinished, target_fd)
                 note = _noter(flusher, unfinished, target_fd, journal, shard.name)
-                between = Files(shard.source, unfinished, source_fd, target_fd)
+                spoiled = functools.partial(journal.note_spoiled, shard.name)
+                between = Files(shard.source, unfinished, source_fd, target_fd, spoiled)
                 flushes += _write_tensors(shard, between, journal, workers, progress, note)
                 flushes.append(flusher.submit(_finish, files.pop_all(), unfinished, finished))
             _raise_errors(flush for flush in flushes if flush.done())

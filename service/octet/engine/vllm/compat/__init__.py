@@ -27,6 +27,7 @@ from octet.engine.vllm.compat import inductor as inductor
 from octet.engine.vllm.compat import kernels as kernels
 from octet.engine.vllm.compat import layers as layers
 from octet.engine.vllm.compat import loading as loading
+from octet.engine.vllm.compat import naming as naming
 from octet.engine.vllm.compat import pictures as pictures
 from octet.engine.vllm.compat import processes as processes
 from octet.engine.vllm.compat import rendering as rendering

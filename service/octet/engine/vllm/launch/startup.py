@@ -17,7 +17,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from octet.engine.vllm import compat, kernels, plugin
-from octet.engine.vllm.launch import forkserver, fp8_vocabulary, logs, parallel, sockets, threads
+from octet.engine.vllm.launch import forkserver, fp8_vocabulary, logs, parallel, sockets, threads, weights
 from octet.engine.vllm.launch.args import EngineSettings, finder_of_calls, one_line
 from octet.engine.vllm.launch.hosts.addresses import choose
 from octet.engine.vllm.launch.hosts.meeting import Hosts, meet
@@ -203,6 +203,7 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
         raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
     _require_kernels()
     fp8_vocabulary.check(config)
+    weights.check(config)
     if settings.requires_calls_found:
         _require_calls_found(settings, config.model_config.hf_config.model_type)
     _announce_compilation(config)

@@ -1,0 +1,30 @@
+"""Refuses weights that vLLM would load as something else than they are, or stop at halfway through."""
+
+from typing import TYPE_CHECKING
+
+from octet.engine.vllm.checkpoint import contradictions, read_checkpoint, read_tensors
+from octet.errors import StartupError
+from octet.weight_index import CheckpointError
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+_FROM_FILES = ("auto", "hf", "safetensors")
+
+
+def check(config: "VllmConfig") -> None:
+    """Compares what config.json says of quantization with the files, where they are on this machine.
+
+    Raises:
+        StartupError: they contradict each other; with the first contradiction.
+    """
+    model = config.model_config
+    if config.load_config.load_format not in _FROM_FILES or model.hf_overrides or model.model_weights:
+        return
+    try:
+        checkpoint = read_checkpoint(model.model)
+        found = contradictions(checkpoint, read_tensors(checkpoint))
+    except CheckpointError:
+        return  # not downloaded yet, or nothing that could be looked into; vLLM says what it lacks
+    if found:
+        raise StartupError(f"cannot serve {model.model}: {found[0]} (octet inspect has more)")
