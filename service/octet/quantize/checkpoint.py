@@ -7,7 +7,8 @@ and is renamed when it is complete; the journal beside it lets an interrupted ru
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
     work = work_directory(destination)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with Journal(work / "journal", fingerprint(plan, options)) as journal:
+        with Journal(work / "journal", fingerprint(plan, options)) as journal, _telling_what_is_left(work):
             directory = _prepare(work, plan, journal)
             _write_weights(plan, directory, journal, options, phase)
             errors = _verify(plan, directory, options, phase) if options.verify else None
@@ -92,10 +93,7 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
         shutil.rmtree(work)
         raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise QuantizeError(f"{where}{reason_of(error)}{_kept(work)}") from error
-    except QuantizeError as error:
-        raise QuantizeError(f"{error}{_kept(work)}") from error
+        raise QuantizeError(_words(error)) from error
     tensors = [tensor for shard in plan.shards for tensor in shard.tensors]
     return Result(
         directory=destination,
@@ -107,9 +105,21 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
     )
 
 
-def _kept(work: Path) -> str:
-    """What is said of work that an error leaves behind; "" where there is none."""
-    return f"; {words_of_rest(work)}" if work.exists() else ""
+@contextmanager
+def _telling_what_is_left(work: Path) -> Iterator[None]:
+    """Has errors say what they leave in the hidden directory `work`, if anything."""
+    try:
+        yield
+    except UnusableWeightError:
+        raise  # of which nothing is left
+    except (QuantizeError, OSError) as error:
+        rest = f"; {words_of_rest(work)}" if work.exists() else ""
+        words = _words(error) if isinstance(error, OSError) else str(error)
+        raise QuantizeError(f"{words}{rest}") from error
+
+
+def _words(error: OSError) -> str:
+    return f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
 
 
 def words_of_rest(work: Path) -> str:

@@ -80,7 +80,8 @@ def declared() -> Iterator[tuple[str, tuple[str, ...]]]:
     assert spec is not None
     assert spec.origin is not None
     for path in (Path(spec.origin).parent / "model_executor/models").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        text = path.read_text()
+        for node in ast.walk(ast.parse(text)) if "packed_modules_mapping" in text else ():
             targets = node.targets if isinstance(node, ast.Assign) else []
             targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
             named = any(isinstance(t, ast.Name) and t.id == "packed_modules_mapping" for t in targets)

@@ -109,15 +109,9 @@ def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """What the checkpoint's files hold, by name; only headers are read.
 
     Raises:
-        CheckpointError: a file is no whole safetensors file, or two hold the same tensor.
+        CheckpointError: a file is no whole safetensors file.
     """
-    tensors: dict[str, Tensor] = {}
-    for path in checkpoint.weight_files:
-        for tensor in read_headers(path):
-            if tensor.name in tensors:
-                raise CheckpointError(f"{path}: the tensor {tensor.name} is in another weight file too")
-            tensors[tensor.name] = tensor
-    return tensors
+    return {tensor.name: tensor for path in checkpoint.weight_files for tensor in read_headers(path)}
 
 
 def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:

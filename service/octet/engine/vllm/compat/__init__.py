@@ -23,6 +23,7 @@ from octet import heap
 from octet.engine.vllm.compat import constraints as constraints
 from octet.engine.vllm.compat import cpu_runner as cpu_runner
 from octet.engine.vllm.compat import devices as devices
+from octet.engine.vllm.compat import ending as ending
 from octet.engine.vllm.compat import inductor as inductor
 from octet.engine.vllm.compat import kernels as kernels
 from octet.engine.vllm.compat import layers as layers

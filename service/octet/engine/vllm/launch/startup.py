@@ -81,11 +81,11 @@ class Launch:
         def create() -> "AsyncLLM":
             config = _prepare(self._settings)
             from vllm.usage.usage_lib import UsageContext
-            from vllm.v1.engine.async_llm import AsyncLLM
 
             compat.tokenizers.share_tokenizer()
+            llm = compat.ending.quiet_llm()
             return self._start(
-                lambda: AsyncLLM.from_vllm_config(
+                lambda: llm.from_vllm_config(
                     config,
                     usage_context=UsageContext.API_SERVER,
                     enable_log_requests=engine.enable_log_requests,

@@ -1,5 +1,6 @@
 """Refuses weights that vLLM would load as something else than they are, or stop at halfway through."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from octet.engine.vllm.checkpoint import contradictions, read_checkpoint, read_tensors
@@ -19,6 +20,8 @@ def check(config: "VllmConfig") -> None:
         StartupError: they contradict each other; with the first contradiction.
     """
     model = config.model_config
+    if model.revision and not Path(model.model).is_dir():
+        return  # another one may lie in the cache
     if config.load_config.load_format not in _FROM_FILES or model.hf_overrides or model.model_weights:
         return
     try:
