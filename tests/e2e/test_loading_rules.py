@@ -17,6 +17,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from octet.engine.vllm.launch import weights as launch_weights
+from octet.errors import StartupError
 from octet.inspection import inspect
 from octet.ops import reference
 
@@ -492,6 +494,19 @@ BAD: dict[str, tuple[str, Change, str]] = {
         "does not leave it out",
     ),
 }
+
+
+def test_octet_serve_does_not_start_on_what_breaks_a_rule(bases: dict[str, Base], tmp_path: Path) -> None:
+    from vllm.engine.arg_utils import EngineArgs
+
+    good = made(bases, "llama", nothing, tmp_path / "good")
+    bad = made(bases, "llama", BAD["no output layer"][1], tmp_path / "bad")
+    launch_weights.check(EngineArgs(model=str(good), skip_tokenizer_init=True).create_engine_config())
+    config = EngineArgs(model=str(bad), skip_tokenizer_init=True).create_engine_config()
+    with pytest.raises(StartupError, match=r"^cannot serve .*bad: no output layer is stored.*octet inspect"):
+        launch_weights.check(config)
+    config.load_config.load_format = "dummy"
+    launch_weights.check(config)
 
 
 def made(bases: dict[str, Base], family: str, change: Change, folder: Path) -> Path:
