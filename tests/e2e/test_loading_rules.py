@@ -345,6 +345,21 @@ GOOD: dict[str, tuple[str, Change]] = {
         "llama",
         both(per_tensor, input_scales, activations(strategy="tensor", dynamic=False)),
     ),
+    "a KV cache of FP8": (
+        "llama",
+        saying(kv_cache_scheme={"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}),
+    ),
+    "blocks": (
+        "llama",
+        both(
+            weights(strategy="block", block_structure=[32, 32]),
+            scaled(lambda weight: (-(-weight.shape[0] // 32), -(-weight.shape[1] // 32))),
+        ),
+    ),
+    "activations that are not quantized": (
+        "llama",
+        described(lambda group: group.update(input_activations=None)),
+    ),
     "scales in f32": ("llama", scaled(lambda weight: (weight.shape[0], 1), torch.float32)),
     "a quantized output layer, named": ("llama", head_named),
     "targets by patterns": ("llama", described(lambda group: group.update(targets=["re:.*_proj"]))),
@@ -440,6 +455,11 @@ BAD: dict[str, tuple[str, Change, str]] = {
             compressed_tensors([], targets=["Linear", "re:.*lm_head$"])
         ),
         "it is not stored so",
+    ),
+    "an output layer of its own that is said to be shared": (
+        "llama",
+        both(head_named, lambda config, tensors: config.update(tie_word_embeddings=True)),
+        "tie_word_embeddings has vLLM take the embedding instead",
     ),
     "no output layer": ("llama", without("lm_head"), "no output layer is stored"),
     "no output layer, and a silent config": (

@@ -186,6 +186,11 @@ LLAMA = GOLDEN / "llama-bfloat16-untied/source"
         (["--ignore", "re:foo"], "--ignore 're:foo': "),
         (["--ignore", "down_proj"], "--ignore 'down_proj': "),
         (["--ignore", "model.layers.0"], "--ignore 'model.layers.0': "),
+        (
+            ["--ignore", "model.layers.0.mlp.down_proj.weight"],
+            "--ignore 'model.layers.0.mlp.down_proj.weight': ",
+        ),
+        (["--ignore", "re:.*.weight"], "--ignore 're:.*.weight': "),
         (["--targets", "Conv2d"], "--targets 'Conv2d': "),
         (["--targets", "lm_head"], "--targets 'lm_head': the output layer is quantized by --vocabulary"),
         (["--targets", "re:.*lm_head"], "--targets 're:.*lm_head': the output layer is quantized by"),

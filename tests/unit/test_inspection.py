@@ -16,13 +16,6 @@ from octet.engine.vllm import kernels
 from octet.inspection import inspect, services
 from octet.weight_index import CheckpointError
 
-
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command sets, where nothing is set, must not reach other tests."""
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
-
-
 LAYERS = "language_model.model.layers"
 
 

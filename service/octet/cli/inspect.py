@@ -23,17 +23,16 @@ def inspect(model: str, as_json: bool) -> None:
     MODEL is a directory, or a hub id in the local cache. Only the headers of its files are read. Exits with 1
     when the files contradict each other or no device would serve it.
     """
-    from octet.engine.vllm.launch.logs import configure_logging
-
-    configure_logging("text", "error")  # vLLM reports on what it is imported among
+    from octet.engine.vllm.launch.logs import quiet
     from octet.inspection import inspect as examine
     from octet.inspection import services
 
     try:
-        inspection = examine(model)
-        if not as_json:
-            _print_contents(inspection)
-        found = services(inspection)
+        with quiet():
+            inspection = examine(model)
+            if not as_json:
+                _print_contents(inspection)
+            found = services(inspection)
     except OctetError as error:
         click.echo(f"octet: error: {error}", err=True)
         sys.exit(1)

@@ -2,7 +2,7 @@
 
 from octet.engine.vllm.formats import OUTPUT_LAYER
 from octet.loading import naming, rules
-from octet.loading.contents import Contents
+from octet.loading.contents import WEIGHT, Contents
 from octet.loading.said import read
 from octet.quantize.config import model_config
 from octet.quantize.errors import QuantizeError
@@ -36,13 +36,15 @@ def _check_patterns(options: Options) -> None:
 
 def _check_names(source: Source, options: Options, plan: Plan) -> None:
     """Whether each pattern that the user gave names something: one with a slip would be passed over."""
-    tensors = [tensor.source.name for shard in plan.shards for tensor in shard.tensors]
-    names = {*tensors, *(name.rpartition(".")[0] for name in tensors), *plan.ignored}
+    pairs = [tensor for shard in plan.shards for tensor in shard.tensors]
+    tensors = {name for tensor in pairs for name in (tensor.source.name, tensor.target.name)}
+    modules = {name.removesuffix(WEIGHT) for name in tensors if name.endswith(WEIGHT)}
+    names = {*modules, *(name for name in tensors if not name.endswith(WEIGHT)), *plan.ignored}
     given = [("--targets", p) for p in options.targets if p not in DEFAULT_TARGETS]
     given += [("--ignore", p) for p in options.ignore if p not in DEFAULT_IGNORE]
     for flag, pattern in given:
         if pattern != _CLASS and not any(naming.matches(pattern, name) for name in names):
-            example = max(names & {name.rpartition(".")[0] for name in tensors}, key=len)
+            example = max(modules, key=len)
             raise QuantizeError(
                 f"{flag} {pattern!r}: {source.directory} has no layer of that name; a pattern is a layer's "
                 f"whole name, such as {example}, or {naming.REGEX} and what its beginning has to match"

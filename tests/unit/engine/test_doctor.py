@@ -16,12 +16,6 @@ from octet.engine.vllm.launch.environment import BrokenPackage
 from tests.e2e.checkpoints import write_embedding_checkpoint, write_templated_checkpoint
 
 
-@pytest.fixture(autouse=True)
-def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the command sets, where nothing is set, must not reach other tests."""
-    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "ERROR")
-
-
 def finding(subject: str, model: str | None = None) -> doctor_module.Finding:
     return next(f for f in examine(model).findings if f.subject == subject)
 
