@@ -191,9 +191,15 @@ LLAMA = GOLDEN / "llama-bfloat16-untied/source"
             "--ignore 'model.layers.0.mlp.down_proj.weight': ",
         ),
         (["--ignore", "re:.*.weight"], "--ignore 're:.*.weight': "),
-        (["--targets", "Conv2d"], "--targets 'Conv2d': "),
-        (["--targets", "lm_head"], "--targets 'lm_head': the output layer is quantized by --vocabulary"),
-        (["--targets", "re:.*lm_head"], "--targets 're:.*lm_head': the output layer is quantized by"),
+        (["--targets", "Conv2d", "--targets", "Linear"], "--targets 'Conv2d': "),
+        (
+            ["--targets", "lm_head", "--targets", "Linear"],
+            "--targets 'lm_head': the output layer is quantized by --vocabulary",
+        ),
+        (
+            ["--targets", "re:.*lm_head", "--targets", "Linear"],
+            "--targets 're:.*lm_head': the output layer is quantized by",
+        ),
         (
             ["--ignore", "model.layers.1.self_attn.q_proj"],
             f"{LLAMA}: vLLM could not load the result: model.layers.1",

@@ -159,7 +159,7 @@ def test_too_little_space_is_said_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(source)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    assert "GB of free space, and the quantized weights take" in refused(source)
+    assert " has 1.00 kB of free space, and the quantized weights take " in refused(source)
 
 
 def test_the_destination_is_not_empty(source: Path, tmp_path: Path, quantize: Quantize) -> None:
@@ -358,5 +358,5 @@ def test_a_source_that_shrinks_meanwhile(
     source: Path, tmp_path: Path, quantize: Quantize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: 0)
-    with pytest.raises(QuantizeError, match=r"model.safetensors ends within the tensor model\.layers"):
+    with pytest.raises(QuantizeError, match=r"model.safetensors ends within the tensor \S+weight; what"):
         quantize(source, tmp_path / "made")

@@ -55,10 +55,14 @@ class Journal:
             raise QuantizeError(f"another octet quantize is at work in {path.parent}") from error
         except OSError as error:
             raise QuantizeError(f"{path} cannot be written: {reason_of(error)}") from error
-        self.resumed = self._read(identity)
-        if not self.resumed:
-            self._file.truncate(0)
-            self._append([{"identity": identity}])
+        try:
+            self.resumed = self._read(identity)
+            if not self.resumed:
+                self._file.truncate(0)
+                self._append([{"identity": identity}])
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
