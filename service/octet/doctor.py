@@ -12,7 +12,8 @@ import octet
 from octet.engine.vllm import compat, kernels
 from octet.engine.vllm.checkpoint import (
     Checkpoint,
-    contradictions,
+    content_obstacles,
+    contents_of,
     has_chat_template,
     load_obstacles,
     read_checkpoint,
@@ -237,10 +238,11 @@ def _model(name: str, report: Report) -> list[Finding]:
 
 def _obstacles(checkpoint: Checkpoint) -> list[str]:
     """What would keep vLLM from loading the checkpoint here as what it is."""
-    found = load_obstacles(checkpoint, compat.engine_device())
+    device = compat.engine_device()
+    found = load_obstacles(checkpoint, device)
     if found or any(path.suffix != ".safetensors" for path in checkpoint.weight_files):
         return found
-    return list(contradictions(checkpoint, read_tensors(checkpoint)))
+    return content_obstacles(contents_of(checkpoint, read_tensors(checkpoint)), device)
 
 
 def _unless_broken(obstacles: Callable[[], list[str]]) -> Finding:

@@ -10,14 +10,16 @@ from typing import Any
 from octet.engine.vllm import compat, formats, kernels
 from octet.engine.vllm.checkpoint import (
     Checkpoint,
-    contradictions,
+    contents_of,
     read_checkpoint,
     read_tensors,
     unknown_to_vllm,
+    unmultiplied_on_cpu,
 )
 from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.serving.model_info import FP8_DYNAMIC
-from octet.loading import naming
+from octet.loading import naming, rules
+from octet.loading.contents import Contents
 from octet.loading.headers import Tensor
 
 DEVICES = ("cpu", "cuda")
@@ -77,11 +79,13 @@ class Inspection:
         checkpoint: what its config says.
         kinds: its modules.
         problems: what contradicts the config, one line each.
+        contents: what the rules of loading look at.
     """
 
     checkpoint: Checkpoint
     kinds: tuple[Kind, ...]
     problems: tuple[str, ...]
+    contents: Contents
 
     @property
     def parameters(self) -> int:
@@ -126,7 +130,8 @@ def inspect(model: str) -> Inspection:
     """
     checkpoint = read_checkpoint(model)
     tensors = read_tensors(checkpoint)
-    return Inspection(checkpoint, tuple(_kinds(tensors)), contradictions(checkpoint, tensors))
+    contents = contents_of(checkpoint, tensors)
+    return Inspection(checkpoint, tuple(_kinds(tensors)), tuple(rules.problems(contents)), contents)
 
 
 def services(inspection: Inspection) -> list[Service]:
@@ -179,6 +184,8 @@ def _obstacle(inspection: Inspection, device: str, *, here: bool) -> str | None:
     if pair is not None and (reason := formats.unserved_reason(pair, device)):
         return reason
     found = [*inspection.problems, *unknown_to_vllm(inspection.checkpoint)]
+    if device == "cpu" and (reason := unmultiplied_on_cpu(inspection.contents)):
+        found.append(reason)
     if not found and pair is not None and here and (reason := formats.refusal(pair, device)):
         found.append(reason)
     return found[0] if found else None

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 
 from octet.engine.vllm.launch import weights as launch_weights
 from octet.errors import StartupError
-from octet.inspection import inspect
+from octet.inspection import inspect, services
 from octet.ops import reference
 
 Tensors = dict[str, torch.Tensor]
@@ -101,10 +101,31 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Base]:
     for name, build in FAMILIES.items():
         folder = tmp_path_factory.mktemp(name)
         build().to(torch.bfloat16).save_pretrained(folder)
+        tensors = load_file(folder / "model.safetensors")
+        names = {
+            tensor: re.sub(r"vision_tower\.(?!vision_model)", "vision_tower.vision_model.", tensor)
+            for tensor in tensors
+        }
+        if name == "gemma3":  # as transformers has them
+            names = {
+                tensor: re.sub(
+                    r"^(?=vision_tower|multi_modal)",
+                    "model.",
+                    found.replace("language_model.model", "model.language_model"),
+                )
+                for tensor, found in names.items()
+            }
         found[name] = Base(
-            json.loads((folder / "config.json").read_text()), load_file(folder / "model.safetensors")
+            json.loads((folder / "config.json").read_text()),
+            {names[tensor]: value for tensor, value in tensors.items()},
         )
     return found
+
+
+@pytest.fixture(autouse=True)
+def without_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As vLLM's worker on CPUs has it."""
+    monkeypatch.setattr(torch.accelerator, "empty_cache", lambda: None)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,10 +154,13 @@ def one_rank() -> Iterator[None]:
 
 
 def vllm_s_refusal(folder: Path) -> str | None:
-    """What vLLM says when it loads a checkpoint; None when every one of its parameters is in it."""
+    """What vLLM says when it loads a checkpoint; None when every one of its parameters is in it.
+
+    What it passes over without a word is an error here: scales and codes that do not arrive.
+    """
     from vllm.config import set_current_vllm_config
     from vllm.engine.arg_utils import EngineArgs
-    from vllm.model_executor.model_loader import get_model
+    from vllm.model_executor.model_loader import get_model, utils
 
     arguments = EngineArgs(
         model=str(folder),
@@ -147,11 +171,30 @@ def vllm_s_refusal(folder: Path) -> str | None:
     )
     try:
         config = arguments.create_engine_config()
-        with torch.no_grad(), set_current_vllm_config(config):
+        with torch.no_grad(), set_current_vllm_config(config), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(utils, "maybe_retie_word_embeddings", lambda model, _: check_arrived(model, folder))
             get_model(vllm_config=config)
     except Exception as error:  # whatever it may be
         return f"{type(error).__name__}: {error}"
     return None
+
+
+def check_arrived(model: torch.nn.Module, folder: Path) -> None:
+    """Raises where a scale was not loaded, or not all codes were; called before the layers change them."""
+    from safetensors.torch import load_file
+
+    parameters = dict(model.named_parameters())
+    unset = [name for name, value in parameters.items() if name.endswith("_scale") and not (value > 0).all()]
+    if unset := [name for name in unset if "weight" in name or "input" in name]:
+        raise ValueError(f"{unset[0]} was not loaded")
+    stored = [value for value in load_file(folder / "model.safetensors").values() if is_codes(value)]
+    loaded = [value for value in parameters.values() if is_codes(value)]
+    if sum(value.numel() for value in stored) != sum(value.numel() for value in loaded):
+        raise ValueError("not all codes were loaded")
+
+
+def is_codes(value: torch.Tensor) -> bool:
+    return value.dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 def write(folder: Path, config: dict[str, Any], tensors: Tensors) -> Path:
@@ -181,7 +224,7 @@ def octet_fp8(ignore: list[str]) -> dict[str, Any]:
     return {"quant_method": "octet_fp8", "weights": "e4m3", "activations": "e4m3", "ignore": ignore}
 
 
-IN_TEXT = re.compile(r"model\.(language_model\.)?layers\..*_proj\.weight")
+IN_TEXT = re.compile(r"(language_model\.)?model\.(language_model\.)?layers\..*_proj\.weight")
 
 
 def quantized(base: Base) -> tuple[dict[str, Any], Tensors]:
@@ -340,25 +383,9 @@ GOOD: dict[str, tuple[str, Change]] = {
         "llama",
         saying(ignore=["lm_head", "model.layers.9.q_proj", "re:vision.*"]),
     ),
-    "one scale per tensor": ("llama", per_tensor),
-    "static activations": (
-        "llama",
-        both(per_tensor, input_scales, activations(strategy="tensor", dynamic=False)),
-    ),
     "a KV cache of FP8": (
         "llama",
         saying(kv_cache_scheme={"num_bits": 8, "type": "float", "strategy": "tensor", "symmetric": True}),
-    ),
-    "blocks": (
-        "llama",
-        both(
-            weights(strategy="block", block_structure=[32, 32]),
-            scaled(lambda weight: (-(-weight.shape[0] // 32), -(-weight.shape[1] // 32))),
-        ),
-    ),
-    "activations that are not quantized": (
-        "llama",
-        described(lambda group: group.update(input_activations=None)),
     ),
     "scales in f32": ("llama", scaled(lambda weight: (weight.shape[0], 1), torch.float32)),
     "a quantized output layer, named": ("llama", head_named),
@@ -373,24 +400,40 @@ GOOD: dict[str, tuple[str, Change]] = {
             attention={"targets": ["LlamaAttention"], "weights": None}
         ),
     ),
-    "experts": ("mixture", experts_as_codes),
-    "all experts ignored": (
-        "mixture",
-        lambda config, tensors: (
-            [
-                ignoring(name.removesuffix(".weight"))(config, tensors)
-                for name in list(tensors)
-                if ".layers.1.mlp.experts." in name and name.endswith(".weight")
-            ]
-            and None
-        ),
-    ),
     "a tower": ("gemma3", nothing),
     "a tower under vLLM's names": (
         "gemma3",
         both(without_ignored("vision_tower"), saying(ignore=["re:vision_tower.*", "lm_head"])),
     ),
     "another tower": ("llava", nothing),
+    "a tower that vLLM never quantizes, and nothing leaves out": ("llava", without_ignored("vision_tower")),
+    "an output layer of its own that is said to be shared": (
+        "llama",
+        both(head_named, lambda config, tensors: config.update(tie_word_embeddings=True)),
+    ),
+}
+
+UNMULTIPLIED: dict[str, tuple[str, Change, str]] = {
+    "one scale per tensor": ("llama", per_tensor, "one scale per tensor"),
+    "static activations": (
+        "llama",
+        both(per_tensor, input_scales, activations(strategy="tensor", dynamic=False)),
+        "one scale per tensor",
+    ),
+    "experts": ("mixture", experts_as_codes, "FP8 experts"),
+    "blocks": (
+        "llama",
+        both(
+            weights(strategy="block", block_structure=[32, 32]),
+            scaled(lambda weight: (-(-weight.shape[0] // 32), -(-weight.shape[1] // 32))),
+        ),
+        "one scale per block",
+    ),
+    "activations that are not quantized": (
+        "llama",
+        described(lambda group: group.update(input_activations=None)),
+        "unquantized activations",
+    ),
 }
 
 BAD: dict[str, tuple[str, Change, str]] = {
@@ -456,11 +499,6 @@ BAD: dict[str, tuple[str, Change, str]] = {
         ),
         "it is not stored so",
     ),
-    "an output layer of its own that is said to be shared": (
-        "llama",
-        both(head_named, lambda config, tensors: config.update(tie_word_embeddings=True)),
-        "tie_word_embeddings has vLLM take the embedding instead",
-    ),
     "no output layer": ("llama", without("lm_head"), "no output layer is stored"),
     "no output layer, and a silent config": (
         "llama",
@@ -481,19 +519,6 @@ BAD: dict[str, tuple[str, Change, str]] = {
         lambda config, tensors: config.pop("quantization_config"),
         "has no quantization_config",
     ),
-    "half of the experts": (
-        "mixture",
-        lambda config, tensors: (
-            [plain(tensors, f"{LAYER}mlp.experts.0.{part}_proj") for part in ("gate", "up", "down")] and None
-        ),
-        "some are quantized and some not",
-    ),
-    "one of an expert's layers ignored": (
-        "mixture",
-        ignoring(*(f"{LAYER}mlp.experts.{n}.down_proj" for n in range(4))),
-        "some are quantized and some not",
-    ),
-    "experts in octet's own method": ("mixture", octet_s_method, "quantized experts"),
     "a tower that nothing leaves out": ("gemma3", without_ignored("vision_tower"), "does not leave it out"),
     "a tower left out by the checkpoint's names": (
         "gemma3",
@@ -508,11 +533,6 @@ BAD: dict[str, tuple[str, Change, str]] = {
         lambda config, tensors: config["quantization_config"]["ignore"].append("re:language_model.*"),
         "leaves it unquantized",
     ),
-    "another tower that nothing leaves out": (
-        "llava",
-        without_ignored("vision_tower"),
-        "does not leave it out",
-    ),
 }
 
 
@@ -523,10 +543,82 @@ def test_octet_serve_does_not_start_on_what_breaks_a_rule(bases: dict[str, Base]
     bad = made(bases, "llama", BAD["no output layer"][1], tmp_path / "bad")
     launch_weights.check(EngineArgs(model=str(good), skip_tokenizer_init=True).create_engine_config())
     config = EngineArgs(model=str(bad), skip_tokenizer_init=True).create_engine_config()
-    with pytest.raises(StartupError, match=r"^cannot serve .*bad: no output layer is stored.*octet inspect"):
+    with pytest.raises(
+        StartupError, match=r"^cannot serve .*bad: no output layer is stored.*octet inspect says"
+    ):
         launch_weights.check(config)
     config.load_config.load_format = "dummy"
     launch_weights.check(config)
+
+
+@pytest.mark.parametrize("case", UNMULTIPLIED)
+def test_what_no_kernel_multiplies_here_is_not_served_here(
+    bases: dict[str, Base], tmp_path: Path, case: str
+) -> None:
+    family, change, words = UNMULTIPLIED[case]
+    folder = made(bases, family, change, tmp_path / "made")
+    inspection = inspect(str(folder))
+    assert inspection.problems == ()
+    refusal = vllm_s_refusal(folder)
+    cpu, cuda = services(inspection)
+    assert cpu.here
+    assert cpu.served == (refusal is None)
+    assert cuda.served
+    if refusal is not None:
+        assert re.search("Failed to find a kernel|_scaled_fp8_quant|MoE backend", refusal)
+        assert words in cpu.detail
+
+
+@pytest.fixture
+def experts_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has vLLM load experts for which it has no kernel here, and stop before it prepares them for one."""
+    from vllm.model_executor.layers.fused_moe.oracle.fp8 import Fp8MoeBackend
+    from vllm.model_executor.layers.quantization.compressed_tensors.compressed_tensors_moe import (
+        compressed_tensors_moe_w8a8_fp8 as moe,
+    )
+
+    monkeypatch.setattr(moe, "select_fp8_moe_backend", lambda *_, **__: (Fp8MoeBackend.TRITON, None))
+    monkeypatch.setattr(
+        moe.CompressedTensorsW8A8Fp8MoEMethod, "process_weights_after_loading", lambda self, layer: None
+    )
+
+
+EXPERTS: dict[str, tuple[Change, str | None]] = {
+    "all quantized": (experts_as_codes, None),
+    "those of a layer ignored": (
+        lambda config, tensors: ignoring(*experts(tensors, r"\.1\.mlp"))(config, tensors),
+        None,
+    ),
+    "one of them unquantized": (
+        lambda config, tensors: (
+            [plain(tensors, name) for name in experts(tensors, r"\.1\.mlp\.experts\.0")] and None
+        ),
+        "some are quantized and some not",
+    ),
+    "one layer of each ignored": (
+        lambda config, tensors: ignoring(*experts(tensors, r"\.1\..*down"))(config, tensors),
+        "some are quantized and some not",
+    ),
+    "octet's own method": (octet_s_method, "quantized experts"),
+}
+
+
+def experts(tensors: Tensors, part: str) -> list[str]:
+    """Names of experts' layers that `part` is found in."""
+    names = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+    return [name for name in names if ".experts." in name and re.search(part, name)]
+
+
+@pytest.mark.parametrize("case", EXPERTS)
+def test_experts_are_quantized_as_a_whole(
+    bases: dict[str, Base], tmp_path: Path, experts_without_kernels: None, case: str
+) -> None:
+    change, words = EXPERTS[case]
+    folder = made(bases, "mixture", change, tmp_path / "made")
+    problems = inspect(str(folder)).problems
+    assert bool(problems) == bool(words)
+    assert words is None or words in problems[0]
+    assert (vllm_s_refusal(folder) is None) == (words is None)
 
 
 def made(bases: dict[str, Base], family: str, change: Change, folder: Path) -> Path:

@@ -23,13 +23,7 @@ _FLOATS = ("BF16", "F16", "F32", "F64")
 _TOWER = re.compile(
     r"vision|visual|image|audio|speech|tower|encoder|projector|connector|merger|embed|mtp|draft"
 )
-_QUANTIZED_TOWERS = (
-    "Gemma3ForConditionalGeneration",
-    "LlavaForConditionalGeneration",
-    "LlavaNextForConditionalGeneration",
-    "Mistral3ForConditionalGeneration",
-    "PaliGemmaForConditionalGeneration",
-)
+_QUANTIZED_TOWERS = ("Gemma3ForConditionalGeneration",)
 _LINEAR = re.compile(
     r"(.*\.)?layers\.\d+\..*\b([qkvo]_proj|out_proj|qkv_proj|(gate|up|gate_up|down)_proj|fc[12])"
 )
@@ -79,6 +73,27 @@ def _unknown_scheme(group: Group) -> str | None:
         return f"{activations.format} activations beside FP8 weights"
     if not activations.dynamic and (activations.strategy != "tensor" or not activations.symmetric):
         return f"static activations with one scale per {activations.strategy}"
+    return None
+
+
+def unmultiplied_on_cpu(contents: Contents, amx: bool) -> str | None:
+    """Why vLLM has no kernel on CPUs for what is quantized to FP8 so; None where it has.
+
+    Args:
+        contents: the checkpoint.
+        amx: whether the CPU has AMX.
+    """
+    groups = [group for group in contents.groups if _is_fp8(group)]
+    strategies = {group.weights.strategy for group in groups}
+    if "block" in strategies and not amx:
+        return "vLLM multiplies FP8 weights with one scale per block on CPUs with AMX only"
+    experts = [layer for layer in contents.layers if layer.experts and any(map(contents.coded, layer.parts))]
+    if experts and strategies != {"block"}:
+        return "vLLM has no kernel on CPUs for FP8 experts with one scale per channel or tensor"
+    if "tensor" in strategies:
+        return "vLLM cannot put FP8 weights with one scale per tensor together on CPUs"
+    if any(group.activations is None and group.weights.strategy != "block" for group in groups):
+        return "vLLM has no kernel on CPUs for FP8 weights with unquantized activations"
     return None
 
 
@@ -213,7 +228,10 @@ def _has_shape(shape: Sequence[int], wanted: tuple[int, ...]) -> bool:
 
 
 def output_layer(contents: Contents) -> Iterator[str]:
-    """To vLLM the output layer is quantized where the config names it, and where it shares no embedding."""
+    """To vLLM the output layer is quantized where the config names it.
+
+    Whether it is said to share the embedding does not matter: vLLM takes the one that is stored.
+    """
     assert contents.said is not None
     stored = [tensor for tensor in contents.codes if tensor.name.endswith(f"{formats.OUTPUT_LAYER}{WEIGHT}")]
     named = contents.said.names_output_layer and _outputs_named(contents)
@@ -222,8 +240,6 @@ def output_layer(contents: Contents) -> Iterator[str]:
         yield f"{_some(stored)}: {stored[0].dtype}, and {said}"
     if named and not stored:
         yield "config.json says that the output layer is quantized, and it is not stored so"
-    if stored and named and _ties(contents.config) is True:
-        yield f"{_some(stored)}: quantized, and tie_word_embeddings has vLLM take the embedding instead"
     if bare := [t for t in stored if not _channel_scaled(contents, t)]:
         yield f"{_some(bare)}: no {SCALE[1:]} of one value per output channel beside it"
 

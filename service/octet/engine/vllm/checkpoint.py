@@ -96,13 +96,10 @@ def _architectures(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(named)
 
 
-def contradictions(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Where `tensors`, which the checkpoint's files hold, are not what its config says, as vLLM reads it.
-
-    Imports vLLM, which knows how it names layers. One line a kind of contradiction.
-    """
+def contents_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> Contents:
+    """The checkpoint with `tensors`, which its files hold, put together as vLLM would. Imports vLLM."""
     renaming = compat.naming.renaming(checkpoint.architectures)
-    return tuple(rules.problems(Contents(checkpoint.config, checkpoint.said, tensors, renaming)))
+    return Contents(checkpoint.config, checkpoint.said, tensors, renaming)
 
 
 def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
@@ -120,6 +117,21 @@ def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:
     if (pair := checkpoint.pair) and (reason := formats.refusal(pair, device)):
         obstacles.append(reason)
     return obstacles
+
+
+def content_obstacles(contents: Contents, device: str) -> list[str]:
+    """Why vLLM could not load what a checkpoint holds as what it is: on any machine, or here on `device`."""
+    obstacles = list(rules.problems(contents))
+    if device == "cpu" and (reason := unmultiplied_on_cpu(contents)):
+        obstacles.append(reason)
+    return obstacles
+
+
+def unmultiplied_on_cpu(contents: Contents) -> str | None:
+    """Why vLLM has no kernel for a checkpoint's FP8 on this machine's CPU; None where it has."""
+    import torch
+
+    return rules.unmultiplied_on_cpu(contents, torch.cpu._is_amx_tile_supported())
 
 
 def unknown_to_vllm(checkpoint: Checkpoint) -> list[str]:

@@ -14,8 +14,9 @@ def renaming(architectures: Sequence[str]) -> Renaming:
     mapper = getattr(_model_class(architectures), "hf_to_vllm_mapper", None)
     if mapper is None:
         return Renaming()
-    # As vLLM maps what a quantization_config names: without what it does to tensors that it puts together.
-    return Renaming(tensor=mapper.map_name, said=mapper.get_rename_mapper().map_name)
+    # Without what it does to tensors that it puts together: q_proj stays q_proj.
+    rename = mapper.get_rename_mapper().map_name
+    return Renaming(tensor=rename, said=rename)
 
 
 def _model_class(architectures: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from octet.engine.vllm.checkpoint import contradictions, read_checkpoint, read_tensors
+from octet.engine.vllm.checkpoint import content_obstacles, contents_of, read_checkpoint, read_tensors
 from octet.errors import StartupError
 from octet.weight_index import CheckpointError
 
@@ -17,7 +17,7 @@ def check(config: "VllmConfig") -> None:
     """Compares what config.json says of quantization with the files, where they are on this machine.
 
     Raises:
-        StartupError: they contradict each other; with the first contradiction.
+        StartupError: they contradict each other, or vLLM has no kernel for them; with the first reason.
     """
     model = config.model_config
     if model.revision and not Path(model.model).is_dir():
@@ -26,8 +26,8 @@ def check(config: "VllmConfig") -> None:
         return
     try:
         checkpoint = read_checkpoint(model.model)
-        found = contradictions(checkpoint, read_tensors(checkpoint))
+        contents = contents_of(checkpoint, read_tensors(checkpoint))
     except CheckpointError:
         return  # not downloaded yet, or nothing that could be looked into; vLLM says what it lacks
-    if found:
-        raise StartupError(f"cannot serve {model.model}: {found[0]} (octet inspect has more)")
+    if found := content_obstacles(contents, config.device_config.device_type):
+        raise StartupError(f"cannot serve {model.model}: {found[0]} (octet inspect says more)")
