@@ -55,6 +55,23 @@ _INTERRUPTED = 130
     "tensor of its own, and the embedding stays as it is.",
 )
 @click.option(
+    "--like",
+    metavar="FAMILY",
+    help="Take the checkpoint for this architecture, such as LlamaForCausalLM, not for the one that its "
+    "config names.",
+)
+@click.option(
+    "--blocks",
+    metavar="REGEX",
+    help="Quantize the layers whose names begin so, such as 'model\\.layers\\.', but for routers: for "
+    "checkpoints that neither Octet nor transformers knows.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what would be quantized, what would stay and why, and the sizes; write nothing.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=lambda: len(os.sched_getaffinity(0)),
@@ -73,6 +90,9 @@ def quantize(
     targets: tuple[str, ...],
     ignore: tuple[str, ...],
     vocabulary: bool,
+    like: str | None,
+    blocks: str | None,
+    dry_run: bool,
     workers: int,
     verify: bool,
 ) -> None:
@@ -81,11 +101,30 @@ def quantize(
     Weights of linear layers become FP8 codes with one scale per output channel. No data is needed and no
     model is run. An interrupted run goes on when it is started again.
     """
-    options = Options(Format(weights), Format(activations), targets, ignore, vocabulary, workers, verify)
+    if like and blocks:
+        raise click.UsageError("--like and --blocks are two answers to one question: give one of them")
+    options = Options(
+        weights=Format(weights),
+        activations=Format(activations),
+        targets=targets,
+        ignore=ignore,
+        vocabulary=vocabulary,
+        workers=workers,
+        verify=verify,
+        like=like,
+        blocks=blocks,
+    )
     try:
         from octet.quantize.checkpoint import quantize_checkpoint
         from octet.quantize.source import open_source
 
+        if dry_run:
+            from octet.quantize.plan import make_plan
+            from octet.quantize.summary import describe
+
+            for line in describe(make_plan(open_source(source, revision), options)):
+                click.echo(line)
+            return
         with _progress() as phase:
             result = quantize_checkpoint(open_source(source, revision), destination, options, phase)
     except OctetError as error:

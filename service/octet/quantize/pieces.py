@@ -7,7 +7,7 @@ whatever the size of a tensor. Files are read and written at offsets; nothing is
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,9 @@ from octet.quantize.safetensors_file import ITEM_SIZES
 
 PIECE_BYTES = 4 << 20
 """Source bytes of a piece, but for rows that are longer."""
+
+_READ_BYTES = 4 << 10
+"""Bytes to read at a time, at least, where a piece's values are spread over its source."""
 
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -45,6 +48,8 @@ def split(tensor: TensorPlan) -> Iterator[Piece]:
     if unit == 0 or tensor.source.size == 0:
         return
     step = max(1, PIECE_BYTES // unit)
+    if tensor.columns is not None:
+        step = max(step, _READ_BYTES // ITEM_SIZES[tensor.source.dtype])
     count = tensor.source.size // unit
     for begin in range(0, count, step):
         end = min(begin + step, count)
@@ -52,8 +57,34 @@ def split(tensor: TensorPlan) -> Iterator[Piece]:
 
 
 def row_bytes(tensor: TensorPlan) -> int:
-    """Length in bytes of a row of a matrix in the source."""
+    """Length in bytes of a row of a matrix, that is, of an output channel, in the source."""
     return tensor.source.shape[1] * ITEM_SIZES[tensor.source.dtype]
+
+
+def spans(piece: Piece) -> Iterator[tuple[int, int]]:
+    """Where the values of a piece of a matrix lie in the source file: offsets and lengths in bytes.
+
+    They are the piece's rows one after the other, or, of a matrix that lies transposed, its columns.
+    """
+    tensor = piece.tensor
+    if tensor.columns is None:
+        yield tensor.source.offset + piece.begin * row_bytes(tensor), piece.size
+        return
+    item = ITEM_SIZES[tensor.source.dtype]
+    first, length = tensor.source.offset + piece.begin * item, (piece.end - piece.begin) * item
+    for row in range(tensor.source.shape[1]):
+        yield first + row * tensor.columns * item, length
+
+
+def upright(piece: Piece, data: memoryview) -> memoryview:
+    """The rows of a piece of a matrix, of what lies in its `spans`."""
+    if piece.tensor.columns is None:
+        return data
+    import numpy
+
+    inputs = piece.tensor.source.shape[1]
+    values = numpy.frombuffer(data, f"u{ITEM_SIZES[piece.tensor.source.dtype]}").reshape(inputs, -1)
+    return numpy.ascontiguousarray(values.T).reshape(-1).view(numpy.uint8).data
 
 
 class Files:
@@ -82,7 +113,7 @@ class Files:
         source = piece.tensor.source.offset + piece.begin
         target = piece.tensor.target.offset + piece.begin
         if not self._copy_in_kernel(piece, source, target):
-            self._write(piece, self._read(piece, source), target)
+            self._write(piece, self._read(piece, [(source, piece.size)]), target)
 
     def _copy_in_kernel(self, piece: Piece, source: int, target: int) -> bool:
         """Copies without a detour through this process; False where the file systems cannot."""
@@ -107,7 +138,7 @@ class Files:
     def _quantize(self, piece: Piece) -> None:
         tensor, scale_plan = piece.tensor, piece.tensor.scale
         assert scale_plan is not None
-        weight = self._read(piece, tensor.source.offset + piece.begin * row_bytes(tensor))
+        weight = upright(piece, self._read(piece, spans(piece)))
         rows, columns = piece.end - piece.begin, tensor.source.shape[1]
         codes = self._buffer("codes", rows * columns)
         scales = self._buffer("scales", rows * ITEM_SIZES[scale_plan.dtype])
@@ -132,10 +163,18 @@ class Files:
             setattr(self._local, name, buffer)
         return memoryview(buffer)[:size]
 
-    def _read(self, piece: Piece, offset: int) -> memoryview:
+    def _read(self, piece: Piece, places: Iterable[tuple[int, int]]) -> memoryview:
+        """What lies at the places, offsets and lengths, which make up the piece."""
         data = self._buffer("data", piece.size)
+        begin = 0
+        for offset, length in places:
+            self._read_into(data[begin : begin + length], piece, offset)
+            begin += length
+        return data
+
+    def _read_into(self, data: memoryview, piece: Piece, offset: int) -> None:
         done = 0
-        while done < piece.size:
+        while done < len(data):
             try:
                 count = os.preadv(self._source_fd, [data[done:]], offset + done)
             except OSError as error:
@@ -145,7 +184,6 @@ class Files:
             if count == 0:
                 raise QuantizeError(f"{self._source} ends within the tensor {piece.tensor.source.name}")
             done += count
-        return data
 
     def _write(self, piece: Piece, data: memoryview, offset: int) -> None:
         done = 0

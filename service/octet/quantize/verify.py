@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from octet.quantize.errors import QuantizeError, reason_of
-from octet.quantize.pieces import Piece, row_bytes, split
+from octet.quantize.pieces import Piece, spans, split, upright
 from octet.quantize.plan import ShardPlan
 from octet.quantize.safetensors_file import ITEM_SIZES, read_header
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
@@ -90,15 +90,16 @@ def _piece_energies(piece: Piece, source_fd: int, target_fd: int) -> tuple[torch
     assert scale is not None
     rows, columns = piece.end - piece.begin, tensor.source.shape[1]
 
+    def matrix(data: bytes | memoryview, dtype: str) -> torch.Tensor:
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(_TORCH_DTYPES[dtype]).view(rows, -1)
+
     def read(fd: int, offset: int, size: int, dtype: str) -> torch.Tensor:
-        data = torch.frombuffer(bytearray(os.pread(fd, size, offset)), dtype=torch.uint8)
-        return data.view(_TORCH_DTYPES[dtype]).view(rows, -1)
+        return matrix(os.pread(fd, size, offset), dtype)
 
     item = ITEM_SIZES[scale.dtype]
+    weight = b"".join(os.pread(source_fd, length, offset) for offset, length in spans(piece))
     return channel_energies(
-        read(
-            source_fd, tensor.source.offset + piece.begin * row_bytes(tensor), piece.size, tensor.source.dtype
-        ),
+        matrix(upright(piece, memoryview(weight)), tensor.source.dtype),
         read(target_fd, tensor.target.offset + piece.begin * columns, rows * columns, tensor.target.dtype),
         read(target_fd, scale.offset + piece.begin * item, rows * item, scale.dtype),
     )
