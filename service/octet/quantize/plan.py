@@ -1,21 +1,20 @@
 """What becomes of each tensor, decided before anything is written: headers are read, data is not."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from octet.quantize import architectures
 from octet.quantize.errors import QuantizeError
+from octet.quantize.floats import FLOAT_DTYPES
+from octet.quantize.merge import Change
 from octet.quantize.options import Options
-from octet.quantize.safetensors_file import Header, StoredTensor, lay_out, read_header
+from octet.quantize.safetensors_file import Header, StoredTensor, lay_out
 from octet.quantize.source import CONFIG, Source
 
 SCALE_SUFFIX = "_scale"
 """A weight `X.weight` has its scale in `X.weight_scale`."""
-
-FLOAT_DTYPES = ("BF16", "F16", "F32")
-"""Dtypes of weights that can be quantized."""
 
 _WEIGHT = ".weight"
 
@@ -33,11 +32,13 @@ class TensorPlan:
         source: where it lies.
         target: where it, or its codes, will lie; no other one's target has this name.
         scale: where its scale will lie; None for a tensor that is copied.
+        change: what an adapter does to it first; None where it stays.
     """
 
     source: StoredTensor
     target: StoredTensor
     scale: StoredTensor | None
+    change: Change | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,15 +46,17 @@ class ShardPlan:
     """What becomes of one weight file.
 
     Attributes:
-        source: its path.
-        name: its name, that of the new file too.
+        source: its name among the source's.
+        path: where it lies, or will lie when it is its turn.
+        name: the new file's name.
         start: the new file's bytes up to its data.
         header: what they say.
         tensors: its tensors, in the order in which they lie in the source; an output layer that shares the
             embedding comes last.
     """
 
-    source: Path
+    source: str
+    path: Path
     name: str
     start: bytes
     header: Header
@@ -84,7 +87,7 @@ def make_plan(source: Source, options: Options) -> Plan:
             of a dtype that cannot be, or there is nothing to quantize.
     """
     architecture = architectures.find(source.architecture, source.directory / CONFIG)
-    headers = {shard: read_header(source.directory / shard) for shard in source.shards}
+    headers = {shard: source.files.header(shard) for shard in source.files.names}
     _check_index(source, headers)
     modules = _linear_modules(source, architecture, headers)
     chosen = {
@@ -104,9 +107,9 @@ def make_plan(source: Source, options: Options) -> Plan:
             "stay as it is; octet serve --fp8-vocabulary quantizes it when it is loaded"
         )
     tied = _tied_output(source, headers) if options.vocabulary and not outputs else None
+    changes = source.changes(tensor for header in headers.values() for tensor in header.tensors)
     shards = tuple(
-        _plan_shard(source.directory / name, header, chosen, tied, options)
-        for name, header in headers.items()
+        _plan_shard(source, name, header, chosen, tied, changes, options) for name, header in headers.items()
     )
     ignored = [module for module in modules if module not in chosen]
     if not outputs and tied is None:
@@ -183,8 +186,15 @@ def _tied_output(source: Source, headers: dict[str, Header]) -> _TiedOutput:
 
 
 def _plan_shard(
-    path: Path, header: Header, chosen: Iterable[str], tied: _TiedOutput | None, options: Options
+    source: Source,
+    shard: str,
+    header: Header,
+    chosen: Iterable[str],
+    tied: _TiedOutput | None,
+    changes: Mapping[str, Change],
+    options: Options,
 ) -> ShardPlan:
+    path = source.files.path(shard)
     quantized = {f"{module}{_WEIGHT}" for module in chosen}
     made: list[tuple[StoredTensor, str, bool]] = [
         (tensor, tensor.name, tensor.name in quantized) for tensor in header.tensors
@@ -199,12 +209,16 @@ def _plan_shard(
             already = "is quantized already" if tensor.dtype.startswith("F8") else "cannot be quantized"
             raise QuantizeError(f"{path}: tensor {tensor.name} {already}: its dtype is {tensor.dtype}")
         contents.append((name, options.weights.dtype_name, tensor.shape))
-        scale_dtype = options.weights.scale_dtype_name(tensor.dtype)
+        # What an adapter changes is float32, and quantized as such.
+        weight_dtype = "F32" if tensor.name in changes else tensor.dtype
+        scale_dtype = options.weights.scale_dtype_name(weight_dtype)
         contents.append((name + SCALE_SUFFIX, scale_dtype, (tensor.shape[0], 1)))
     start, target = lay_out(contents, header.metadata)
     placed = {tensor.name: tensor for tensor in target.tensors}
     tensors = tuple(
-        TensorPlan(tensor, placed[name], placed[name + SCALE_SUFFIX] if to_codes else None)
+        TensorPlan(
+            tensor, placed[name], placed[name + SCALE_SUFFIX] if to_codes else None, changes.get(tensor.name)
+        )
         for tensor, name, to_codes in made
     )
-    return ShardPlan(path, path.name, start, target, tensors)
+    return ShardPlan(shard, path, source.written_as(shard), start, target, tensors)
