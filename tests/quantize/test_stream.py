@@ -55,8 +55,8 @@ def work(tmp_path: Path) -> Path:
 def test_one_shard_is_quantized_while_the_next_is_downloaded_and_no_other_is_here(
     tmp_path: Path, hub: Hub, quantize: Quantize
 ) -> None:
-    """The second is not sent before the first one's result is there. Each is downloaded when the one before the
-    last is gone, and --verify has seen them all.
+    """The second is not sent before the first one's result is there. Each is downloaded when the one before
+    the last is gone, and --verify has seen them all.
     """
     there: dict[str, set[str]] = {}
 
