@@ -147,6 +147,12 @@ def test_a_revision_of_a_directory_is_refused(tmp_path: Path) -> None:
     assert error.endswith("is a directory, of which there is no revision main\n")
 
 
+def test_a_directory_cannot_be_streamed(tmp_path: Path) -> None:
+    code, _, error = run(SOURCE, tmp_path / "made", "--stream")
+    assert code == 1
+    assert error.endswith("is a directory; only models of the hub can be streamed\n")
+
+
 INTERRUPTED = """
 import os, signal, sys
 from octet.cli import octet
