@@ -73,8 +73,9 @@ format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` 
 	$(BIN)/python -m tools.openapi
 	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
-oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
+oracle: $(ORACLE)/.installed ## Install llm-compressor and PEFT apart, and write the golden files of octet quantize anew
 	$(ORACLE)/bin/python -m tools.quantize_oracle.golden tests/quantize/golden
+	$(ORACLE)/bin/python -m tools.quantize_oracle.adapters tests/quantize/golden tests/quantize/adapters
 
 bench: $(VENV)/.octet $(VENV)/.dev ## Measure the kernels, then Octet against vLLM; the better part of an hour
 	mkdir -p build/bench

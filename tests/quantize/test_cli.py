@@ -166,6 +166,12 @@ def test_two_answers_to_one_question_are_refused(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+def test_a_directory_cannot_be_streamed(tmp_path: Path) -> None:
+    code, _, error = run(SOURCE, tmp_path / "made", "--stream")
+    assert code == 1
+    assert error.endswith("is a directory; only models of the hub can be streamed\n")
+
+
 INTERRUPTED = """
 import os, signal, sys
 from octet.cli import octet

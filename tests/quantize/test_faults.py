@@ -150,8 +150,10 @@ def test_an_index_that_leads_out_of_the_directory(sharded: Path, refused: Callab
 
 
 def test_no_weights(source: Path, refused: Callable[..., str]) -> None:
-    (source / SHARD).rename(source / "pytorch_model.bin")
-    assert refused(source) == (f"{source} holds neither model.safetensors nor model.safetensors.index.json")
+    (source / SHARD).rename(source / "model.gguf")
+    assert refused(source) == (
+        f"{source} holds neither model.safetensors nor model.safetensors.index.json, nor pytorch_model.bin"
+    )
 
 
 def test_nothing_to_quantize(source: Path, refused: Callable[..., str]) -> None:

@@ -8,16 +8,15 @@ from pathlib import Path
 from octet.quantize import architectures
 from octet.quantize.anatomy import UnknownModelError, ask
 from octet.quantize.errors import QuantizeError
+from octet.quantize.floats import FLOAT_DTYPES
 from octet.quantize.layers import OUTPUT_LAYER, WEIGHT, Anatomy, Layer, by_pattern, matrices
+from octet.quantize.merge import Change
 from octet.quantize.options import Format, Options
-from octet.quantize.safetensors_file import Header, StoredTensor, lay_out, read_header
+from octet.quantize.safetensors_file import Header, StoredTensor, lay_out
 from octet.quantize.source import CONFIG, Source
 
 SCALE_SUFFIX = "_scale"
 """A weight `X.weight` has its scale in `X.weight_scale`."""
-
-FLOAT_DTYPES = ("BF16", "F16", "F32")
-"""Dtypes of weights that can be quantized."""
 
 # What names of a language model within another begin with in published checkpoints; its output layer's too.
 _NESTED = "language_model."
@@ -33,6 +32,7 @@ class TensorPlan:
         source: where it lies.
         target: where it, or its codes, will lie; no other one's target has this name.
         scale: where its scale will lie; None for a tensor that is copied.
+        change: what an adapter does to it first; None where it stays.
         columns: None where the source's rows follow each other. Otherwise a matrix [out, in] lies as [in,
             columns], from its offset on, with its output channels among others in a row.
     """
@@ -40,6 +40,7 @@ class TensorPlan:
     source: StoredTensor
     target: StoredTensor
     scale: StoredTensor | None
+    change: Change | None = None
     columns: int | None = None
 
 
@@ -48,15 +49,17 @@ class ShardPlan:
     """What becomes of one weight file.
 
     Attributes:
-        source: its path.
-        name: its name, that of the new file too.
+        source: its name among the source's.
+        path: where it lies, or will lie when it is its turn.
+        name: the new file's name.
         start: the new file's bytes up to its data.
         header: what they say.
         tensors: its tensors, in the order in which they lie in the source; an output layer that shares the
             embedding comes last.
     """
 
-    source: Path
+    source: str
+    path: Path
     name: str
     start: bytes
     header: Header
@@ -91,7 +94,7 @@ def make_plan(source: Source, options: Options) -> Plan:
         QuantizeError: nothing tells which layers are linear, a file is damaged, a tensor that is to be
             quantized is of a dtype that cannot be, or there is nothing to quantize.
     """
-    headers = {shard: read_header(source.directory / shard) for shard in source.shards}
+    headers = {shard: source.files.header(shard) for shard in source.files.names}
     _check_index(source, headers)
     tensors = [tensor for header in headers.values() for tensor in header.tensors]
     anatomy = _anatomy(source, tensors, options)
@@ -106,9 +109,14 @@ def make_plan(source: Source, options: Options) -> Plan:
             "is not known to have one of its own; octet serve --fp8-vocabulary quantizes it when it is loaded"
         )
     tied = _tied_output(source, tensors) if options.vocabulary and not outputs else None
+    changes = source.changes(tensors)
+    for layer in chosen.values():
+        if layer.stack is not None and layer.tensor in changes:
+            raise QuantizeError(
+                f"{source.directory}: {layer.tensor} holds all experts; adapters change matrices"
+            )
     shards = tuple(
-        _plan_shard(source.directory / name, header, chosen, tied, options)
-        for name, header in headers.items()
+        _plan_shard(source, name, header, chosen, tied, changes, options) for name, header in headers.items()
     )
     if anatomy.output and not outputs and tied is None:
         # It is a linear layer all the same.
@@ -260,8 +268,15 @@ def _made(header: Header, chosen: Mapping[str, Layer], tied: _TiedOutput | None)
 
 
 def _plan_shard(
-    path: Path, header: Header, chosen: Mapping[str, Layer], tied: _TiedOutput | None, options: Options
+    source: Source,
+    shard: str,
+    header: Header,
+    chosen: Mapping[str, Layer],
+    tied: _TiedOutput | None,
+    changes: Mapping[str, Change],
+    options: Options,
 ) -> ShardPlan:
+    path = source.files.path(shard)
     made = list(_made(header, chosen, tied))
     contents: list[tuple[str, str, tuple[int, ...]]] = []
     for each in made:
@@ -273,7 +288,9 @@ def _plan_shard(
             already = "is quantized already" if tensor.dtype.startswith("F8") else "cannot be quantized"
             raise QuantizeError(f"{path}: tensor {tensor.name} {already}: its dtype is {tensor.dtype}")
         contents.append((each.name, options.weights.dtype_name, tensor.shape))
-        scale_dtype = options.weights.scale_dtype_name(tensor.dtype)
+        # What an adapter changes is float32, and quantized as such.
+        weight_dtype = "F32" if tensor.name in changes else tensor.dtype
+        scale_dtype = options.weights.scale_dtype_name(weight_dtype)
         contents.append((each.name + SCALE_SUFFIX, scale_dtype, (tensor.shape[0], 1)))
     start, target = lay_out(contents, header.metadata)
     placed = {tensor.name: tensor for tensor in target.tensors}
@@ -282,8 +299,9 @@ def _plan_shard(
             each.source,
             placed[each.name],
             placed[each.name + SCALE_SUFFIX] if each.to_codes else None,
+            changes.get(each.source.name),
             each.columns,
         )
         for each in made
     )
-    return ShardPlan(path, path.name, start, target, tensors)
+    return ShardPlan(shard, path, source.written_as(shard), start, target, tensors)
