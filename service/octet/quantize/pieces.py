@@ -93,8 +93,8 @@ def rewritten(piece: Piece, rows: memoryview) -> memoryview:
 
 
 def spans(piece: Piece) -> Iterator[tuple[int, int]]:
-    """Where the values of a piece lie in the source file: offsets and lengths in bytes. That is one place, but
-    for matrices that lie transposed, of whose inputs each has its own.
+    """Where the values of a piece lie in the source file: offsets and lengths in bytes. That is one place,
+    but for matrices that lie transposed, of whose inputs each has its own.
     """
     tensor = piece.tensor
     if tensor.columns is None:
