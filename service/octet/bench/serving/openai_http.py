@@ -65,14 +65,14 @@ class OpenAiTarget:
         Raises:
             Failure: nobody answers, or serves no model.
         """
-        # As many connections as there are requests: HTTP/1.1 has one answer at a time on each.
-        connector = aiohttp.TCPConnector(limit=0, ssl=self._tls or True)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            headers=self._headers,
-            timeout=aiohttp.ClientTimeout(total=self._timeout),
-            read_bufsize=_LINE_BYTES,
-        )
+        if self._session is None:
+            # As many connections as there are requests: HTTP/1.1 has one answer at a time on each.
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, ssl=self._tls or True),
+                headers=self._headers,
+                timeout=aiohttp.ClientTimeout(total=self._timeout),
+                read_bufsize=_LINE_BYTES,
+            )
         if not self._model:
             self._model = await self._first_model(self._session)
 
