@@ -26,6 +26,7 @@ from bench.peers.bursts import Job
 from bench.peers.cpu import snapshot, spent
 from bench.peers.peer import PEERS, Peer, environment_of
 from bench.peers.report import Turn
+from bench.versions import versions
 from octet import demo
 from octet.bench import machine
 from octet.bench.serving.figures import Figures
@@ -109,17 +110,18 @@ def main() -> None:
     turns = asyncio.run(measure(arguments, flags))
     described = machine.host()
     titles = {name: title for name, (title, _) in PEERS.items()}
-    found = report.aims(turns)
+    rows = report.rows_of(turns)
+    found = report.aims(rows)
     console = Console(width=220, markup=False, highlight=False)
     console.print(machine.host_summary(described))
     console.print(
         f"medians of {arguments.turns} turns; {' '.join(flags)}; cores {arguments.cores}", soft_wrap=True
     )
-    console.print(report.table(turns, titles))
+    console.print(report.table(rows, titles))
     console.print(report.aims_table(found))
     console.print(_idle(turns))
     if arguments.json_file is not None:
-        written = _as_json(arguments, flags, turns) | {"aims": [asdict(aim) for aim in found]}
+        written = _as_json(arguments, flags, turns)
         arguments.json_file.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
 
 
@@ -143,6 +145,7 @@ def _idle(turns: report.Turns) -> str:
 def _as_json(arguments: argparse.Namespace, flags: Sequence[str], turns: report.Turns) -> dict[str, Any]:
     return {
         "machine": machine.describe("cpu"),
+        "versions": versions(),
         "flags": list(flags),
         "cores": arguments.cores,
         "prompt_tokens": arguments.prompt_tokens,

@@ -103,7 +103,16 @@ def row_of(peers: Mapping[str, Sequence[Turn]], name: str) -> Row:
     )
 
 
-def table(turns: Turns, titles: Mapping[str, str]) -> Table:
+Rows = Mapping[int, Mapping[str, Row]]
+"""The same by level and by peer."""
+
+
+def rows_of(turns: Turns) -> dict[int, dict[str, Row]]:
+    """What all turns come to."""
+    return {streams: {name: row_of(peers, name) for name in peers} for streams, peers in turns.items()}
+
+
+def table(rows: Rows, titles: Mapping[str, str]) -> Table:
     """The peers, level by level."""
     rendered = Table(box=box.MARKDOWN)
     for title in ("at once", "server"):
@@ -120,10 +129,9 @@ def table(turns: Turns, titles: Mapping[str, str]) -> Table:
         "whole, us/token",
     ):
         rendered.add_column(title, justify="right")
-    for streams, peers in turns.items():
-        engine = row_of(peers, ENGINE) if ENGINE in peers else None
-        for name in peers:
-            row = row_of(peers, name)
+    for streams, peers in rows.items():
+        engine = peers.get(ENGINE)
+        for name, row in peers.items():
             first = row.first_token if row.first_text is None else row.first_text
             rendered.add_row(
                 str(streams),
@@ -164,18 +172,18 @@ _FIRST_TEXT_MS = 2.0
 _FIRST_TEXT_TIMES = 1.3
 
 
-def aims(turns: Turns) -> list[Aim]:
+def aims(rows: Rows) -> list[Aim]:
     """The aims at the levels that were measured, where both Octet and the engine alone were."""
-    rows = {
-        streams: (row_of(peers, OCTET), row_of(peers, ENGINE))
-        for streams, peers in turns.items()
+    both = {
+        streams: (peers[OCTET], peers[ENGINE])
+        for streams, peers in rows.items()
         if OCTET in peers and ENGINE in peers
     }
-    found = [_speed(streams, octet) for streams, (octet, _) in rows.items() if streams in _SPEEDS]
-    if 1 in rows:
-        found.append(_first_text_of_one(*rows[1]))
-    if 32 in rows:
-        octet, engine = rows[32]
+    found = [_speed(streams, octet) for streams, (octet, _) in both.items() if streams in _SPEEDS]
+    if 1 in both:
+        found.append(_first_text_of_one(*both[1]))
+    if 32 in both:
+        octet, engine = both[32]
         times = (octet.first_text or octet.first_token) / engine.first_token
         what = f"first text at 32 at most {_FIRST_TEXT_TIMES} times the engine's first token"
         found.append(Aim(what, f"{times:.2f}", times <= _FIRST_TEXT_TIMES))

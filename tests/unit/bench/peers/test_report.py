@@ -54,7 +54,7 @@ def test_a_peer_is_compared_turn_by_turn() -> None:
     assert (row.front, row.whole) == (pytest.approx(50), pytest.approx(100))
     assert report.row_of(peers, "engine").first_text is None
     file = io.StringIO()
-    Console(file=file, width=220).print(report.table({1: peers}, TITLES))
+    Console(file=file, width=220).print(report.table(report.rows_of({1: peers}), TITLES))
     assert "95.0%" in file.getvalue()
     assert "+3.0 ms, 1.60x" in file.getvalue()
 
@@ -71,7 +71,7 @@ def test_aims_at_32(speed: float, first: float, front: float, met: list[bool]) -
     # A piece is shown 1 ms after it has come.
     octet = turn(1000, 1000 / speed, first - 0.001, 0.004, shows=True, front=front * 1e-6 * 1000)
     peers = {"engine": [turn(1000, 10.0, 0.010, 0.004)], "octet": [octet]}
-    assert [aim.met for aim in report.aims({32: peers})] == met
+    assert [aim.met for aim in report.aims(report.rows_of({32: peers}))] == met
 
 
 @pytest.mark.parametrize(("later", "met"), [(0.0059, True), (0.0061, False)])
@@ -79,12 +79,12 @@ def test_first_text_of_one_stream(later: float, met: bool) -> None:
     """A step of 4 ms, and 2."""
     octet = turn(100, 1.0, 0.005 + later - 0.001, 0.004, shows=True)
     peers = {"engine": [turn(100, 1.0, 0.005, 0.004)], "octet": [octet]}
-    [speed, text] = report.aims({1: peers})
+    [speed, text] = report.aims(report.rows_of({1: peers}))
     assert (speed.met, text.met) == (True, met)
 
 
 def test_aims_need_both() -> None:
-    assert report.aims({1: {"octet": [turn(1, 1.0, 1.0, 1.0)]}}) == []
+    assert report.aims(report.rows_of({1: {"octet": [turn(1, 1.0, 1.0, 1.0)]}})) == []
     assert report.row_of({"octet": [turn(1, 1.0, 1.0, 1.0)]}, "octet").of_engine is None
 
 
