@@ -22,7 +22,7 @@ LANGUAGES ?= go java cpp
 PYTHON_CODE := service tests tools bench setup.py clients/python/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench bench-peers load engine wheel clients lock clean
+.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench bench-peers results load engine wheel clients lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -81,6 +81,10 @@ bench: $(VENV)/.octet $(VENV)/.dev ## Measure the kernels, then Octet against vL
 bench-peers: $(VENV)/.octet $(VENV)/.dev ## Measure Octet beside vLLM's servers and the engine alone; ten minutes
 	mkdir -p build/bench
 	$(BIN)/python -m bench.peers --json build/bench/peers.json
+
+results: bench-peers ## Measure Octet beside its peers and where it bends, and write bench/RESULTS.md
+	$(BIN)/python -m bench.curves --json build/bench/curves.json
+	$(BIN)/python -m bench.results --peers build/bench/peers.json --curves build/bench/curves.json
 
 load: $(VENV)/.octet ## Put load on a running server with ghz: make load TARGET=HOST:PORT
 	$(BIN)/python -m bench.ghz.run $(TARGET)

@@ -151,7 +151,8 @@ def _x(curve: dict[str, Any], point: dict[str, Any]) -> float:
     """Prompts are as long as they were counted; everything else is as it was asked for."""
     if curve["name"] != "prompt":
         return float(point["x"])
-    return statistics.median(float(turn["prompt_tokens"]) / turn["statuses"]["OK"] for turn in point["turns"])
+    counted = [turn["prompt_tokens"] / turn["statuses"]["OK"] for turn in point["turns"]]
+    return float(statistics.median(counted))
 
 
 def _first_text(turn: dict[str, Any]) -> float:
