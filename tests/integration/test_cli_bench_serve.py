@@ -201,11 +201,13 @@ class OpenAi:
 
     Attributes:
         asked: the bodies of all requests for an answer.
+        keys: what came as their keys.
         wrong: what is wrong with the answers from the fourth request on.
     """
 
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
         self.wrong = ""
 
     async def models(self, request: web.Request) -> web.Response:
@@ -214,6 +216,7 @@ class OpenAi:
     async def chat(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.asked.append(body)
+        self.keys.add(request.headers.get("Authorization"))
         wrong = self.wrong if len(self.asked) > 3 else ""
         if wrong == "busy":
             raise web.HTTPTooManyRequests(text="come again")
@@ -276,6 +279,21 @@ async def test_a_server_of_openais_api(tmp_path: Path) -> None:
     )
     assert kinds.keys() == {"text", "picture", "tools"}
     assert all(("ignore_eos" in body) is ("tools" not in body) for body in asked)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"), [((), "Bearer openai"), (("--api-key", "given"), "Bearer given")]
+)
+async def test_octets_key_is_not_sent_to_others(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], key: str
+) -> None:
+    monkeypatch.setenv("OCTET_API_KEY", "octet")
+    monkeypatch.setenv("OPENAI_API_KEY", "openai")
+    server = OpenAi()
+    async with serving(server) as url:
+        result = await bench("--openai", url, "--streams", "1", "--requests", "1", *arguments)
+    assert result.exit_code == 0, result.output
+    assert server.keys == {key}
 
 
 @pytest.mark.parametrize(
@@ -404,6 +422,8 @@ async def test_no_server_of_openais_api() -> None:
         (("--openai", "https://a/v1", "--ca", __file__), "TLS: "),
         (("--vllm-grpc", "a:1", "--mix", "picture=1"), "it can be asked for text alone"),
         (("--vllm-grpc", "a:1", "--model", "m"), "--model: VllmEngine serves one model"),
+        (("--timeout", "0"), "--timeout: 0 is not more than 0"),
+        (("--timeout", "nan"), "--timeout: nan is not more than 0"),
         (("--certificate", __file__), "a client certificate and its key go together"),
         (("--trace", __file__), "--trace: "),
         (("--trace", __file__, "--streams", "1"), "--streams: --trace says it"),

@@ -181,7 +181,11 @@ def _load_options(command: Any) -> Any:
 
 @click.command(epilog=_EPILOG)
 @connection_options
-@click.option("--openai", metavar="URL", help="Ask a server of OpenAI's API instead; URL ends with /v1.")
+@click.option(
+    "--openai",
+    metavar="URL",
+    help="Ask a server of OpenAI's API instead; URL ends with /v1. Its key: --api-key or OPENAI_API_KEY.",
+)
 @click.option(
     "--vllm-grpc",
     metavar="HOST:PORT",
@@ -291,7 +295,9 @@ def _target(options: dict[str, Any], given: set[str], settings: "Settings") -> "
     if len(chosen) > 1:
         named = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
         raise click.UsageError(f"{named} name different servers: give one")
-    timeout = options["timeout"] or _DEFAULT_TIMEOUT
+    timeout = _DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"]
+    if not timeout > 0:
+        raise click.UsageError(f"--timeout: {timeout:g} is not more than 0")
     api_key, ca, certificate, key = (options[name] for name in ("api_key", "ca", "certificate", "key"))
     try:
         tls = Tls(ca, certificate, key) if options["tls"] or ca or certificate or key else None
@@ -342,8 +348,10 @@ def _openai(options: dict[str, Any], given: set[str], timeout: float) -> "Callab
             raise click.UsageError(f"TLS: {error}") from None
     from octet.bench.serving.openai_http import OpenAiTarget
 
+    # Octet's key in the environment is nobody else's business.
+    api_key = options["api_key"] if "api_key" in given else os.environ.get("OPENAI_API_KEY")
     return lambda: OpenAiTarget(
-        url, api_key=options["api_key"], tls=context, model=options["model"] or "", timeout=timeout
+        url, api_key=api_key, tls=context, model=options["model"] or "", timeout=timeout
     )
 
 
