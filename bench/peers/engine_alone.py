@@ -75,11 +75,9 @@ async def main(flags: list[str]) -> None:
         answers.write(packed(value))
         answers.flush()
 
-    from octet.engine.vllm.launch import forkserver, parallel
     from octet.engine.vllm.launch.args import parse_engine_args
     from octet.engine.vllm.serving.engine import create_engine
 
-    forkserver.server.start(parallel.ranks_named(flags))
     engine = await create_engine(await asyncio.to_thread(parse_engine_args, flags))
     try:
         target = EngineTarget(engine)
