@@ -37,6 +37,7 @@ class EngineTarget:
     def prepare(self, order: Order, form: Form) -> Any:
         """Prompt, sampling parameters and id."""
         from vllm import SamplingParams
+        from vllm.inputs.engine import tokens_input
         from vllm.sampling_params import RequestOutputKind
 
         params = SamplingParams(
@@ -47,7 +48,8 @@ class EngineTarget:
             output_kind=RequestOutputKind.DELTA,
         )
         ids = form.chance(order).choices(self._ids, k=order.prompt_tokens)
-        return {"prompt_token_ids": ids}, params, uuid.uuid4().hex
+        # In the form that vLLM takes as it is, without a thread that prepares it.
+        return tokens_input(prompt_token_ids=ids), params, uuid.uuid4().hex
 
     async def stream(self, request: Any) -> AsyncGenerator[Piece | Usage, None]:
         """Generates, and gives what comes."""
