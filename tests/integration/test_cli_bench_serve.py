@@ -338,7 +338,8 @@ class Vllm(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignore[misc]
             complete = {
                 "finish_reason": self.reason,
                 "prompt_tokens": len(request.tokenized.input_ids),
-                "completion_tokens": request.sampling_params.max_tokens,
+                # As the real one counts where it streams: what came last.
+                "completion_tokens": 1,
             }
             yield vllm_engine_pb2.GenerateResponse(complete=complete)
 
