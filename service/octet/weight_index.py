@@ -48,25 +48,30 @@ def _no_json(text: bytes, error: Exception) -> str:
     return POINTER if is_pointer(text) else f"is not JSON: {error}"
 
 
-def read_weight_map(folder: Path) -> dict[str, str] | None:
+def read_weight_map(folder: Path, name: str = INDEX, here: bool = True) -> dict[str, str] | None:
     """The file in `folder` of each tensor; None where there is no index.
+
+    Args:
+        folder: the checkpoint's.
+        name: the index's name.
+        here: whether the files have to be in `folder`.
 
     Raises:
         CheckpointError: the index is none, or names files that are missing or elsewhere.
     """
-    index = folder / INDEX
+    index = folder / name
     if not index.is_file():
         return None
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index} holds no weight_map")
     files = sorted(set(map(str, weight_map.values())))
-    for name in files:
-        if Path(name).name != name:
-            raise CheckpointError(f"{index} names a weight file elsewhere: {name}")
-    missing = [name for name in files if not (folder / name).is_file()]
-    if missing:
+    for file in files:
+        if Path(file).name != file:
+            raise CheckpointError(f"{index} names a weight file elsewhere: {file}")
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing and here:
         raise CheckpointError(
             f"{folder} lacks {len(missing)} of {len(files)} weight files, such as {missing[0]}"
         )
-    return {str(tensor): str(name) for tensor, name in weight_map.items()}
+    return {str(tensor): str(file) for tensor, file in weight_map.items()}

@@ -26,12 +26,13 @@ def model_card(source: Source, plan: Plan, options: Options, errors: "list[Tenso
     weights, activations = options.weights.name, options.activations.name
     quantized = sum(tensor.scale is not None for shard in plan.shards for tensor in shard.tensors)
     revision = f" at revision `{source.revision}`" if source.revision else ""
-    command = f"octet quantize {source.name} DST {_flags(options)}".rstrip()
+    command = " ".join(["octet quantize", source.name, "DST", *_source_flags(source), _flags(options)])
+    adapter = f" with the adapter `{source.adapter.folder.resolve().name}` merged" if source.adapter else ""
     ignored = "\n".join(f"- `{name}`" for name in plan.ignored)
     per_channel = f"{weights} codes, one scale per output channel: symmetric, round to nearest"
     body = f"""# {source.name}, FP8-Dynamic
 
-The FP8-Dynamic form of `{source.name}`{revision}, made by Octet {__version__}:
+The FP8-Dynamic form of `{source.name}`{revision}{adapter}, made by Octet {__version__}:
 
     {command}
 
@@ -77,6 +78,10 @@ def _source_metadata(path: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def _source_flags(source: Source) -> list[str]:
+    return [] if source.adapter is None else [f"--adapter {source.adapter.folder.resolve().name}"]
+
+
 def _flags(options: Options) -> str:
     default = Options()
     flags = [f"--weights {options.weights.value}", f"--activations {options.activations.value}"]
@@ -86,6 +91,10 @@ def _flags(options: Options) -> str:
         flags += [f"--ignore '{pattern}'" for pattern in options.ignore]
     if options.vocabulary:
         flags.append("--vocabulary")
+    if options.like is not None:
+        flags.append(f"--like {options.like}")
+    if options.blocks is not None:
+        flags.append(f"--blocks '{options.blocks}'")
     return " ".join(flags)
 
 

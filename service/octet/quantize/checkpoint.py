@@ -7,7 +7,8 @@ and is renamed when it is complete; the journal beside it lets an interrupted ru
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,18 +16,16 @@ from typing import TYPE_CHECKING
 from octet.quantize.card import model_card
 from octet.quantize.config import model_config
 from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
+from octet.quantize.files import Phase
 from octet.quantize.journal import Journal, fingerprint
 from octet.quantize.options import Options
-from octet.quantize.plan import Plan, make_plan
+from octet.quantize.plan import Plan, ShardPlan, make_plan
 from octet.quantize.source import CONFIG, Source
 from octet.quantize.writer import UNFINISHED, flush, write_shards
 from octet.weight_index import INDEX
 
 if TYPE_CHECKING:
     from octet.quantize.verify import TensorError
-
-Phase = Callable[[str, int], Callable[[int], None]]
-"""Begins a phase, by its name and its length in bytes; returns what is to be told of bytes that are done."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +64,12 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
     destination = Path(os.path.abspath(destination))
     _check_destination(source, destination)
     plan = make_plan(source, options)
-    work = _work_directory(destination)
+    work = work_directory(destination)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with Journal(work / "journal", fingerprint(plan, options)) as journal:
-            directory = _prepare(work, plan, journal)
-            _write_weights(plan, directory, journal, options, phase)
-            errors = _verify(plan, directory, options, phase) if options.verify else None
+        with Journal(work / "journal", fingerprint(source, plan, options)) as journal:
+            directory = _prepare(work, source, plan, journal)
+            errors = _write_weights(source, plan, directory, journal, options, phase)
             _write_rest(source, plan, options, directory, errors)
             _sync_directory(directory)
             directory.rename(destination)
@@ -87,14 +85,21 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
     return Result(
         directory=destination,
         quantized=sum(tensor.scale is not None for tensor in tensors),
-        source_bytes=sum(shard.source.stat().st_size for shard in plan.shards),
+        source_bytes=sum(source.files.header(shard.source).file_size for shard in plan.shards),
         bytes=sum(shard.header.file_size for shard in plan.shards),
         errors=errors,
     )
 
 
-def _work_directory(destination: Path) -> Path:
+def work_directory(destination: Path) -> Path:
+    """Where work on a checkpoint goes on until it is whole."""
+    destination = Path(os.path.abspath(destination))
     return destination.with_name(f".{destination.name}.octet-quantize")
+
+
+def downloads(work: Path) -> Path:
+    """Where in a work directory the files of a streamed source lie, each as long as it is needed."""
+    return work / "source"
 
 
 def _check_destination(source: Source, destination: Path) -> None:
@@ -108,16 +113,18 @@ def _check_destination(source: Source, destination: Path) -> None:
         raise QuantizeError(f"{destination} is there already, and not empty")
 
 
-def _prepare(work: Path, plan: Plan, journal: Journal) -> Path:
+def _prepare(work: Path, source: Source, plan: Plan, journal: Journal) -> Path:
     """The directory to fill: that of the run that is continued, or a new one. Checks the room on the disk."""
     directory = work / "checkpoint"
-    if not journal.resumed and directory.exists():
-        shutil.rmtree(directory)
+    if not journal.resumed:
+        for left in (directory, downloads(work)):
+            if left.exists():
+                shutil.rmtree(left)
     directory.mkdir(exist_ok=True)
     files = [directory / shard.name for shard in plan.shards]
     files += [path.with_name(path.name + UNFINISHED) for path in files]
     there = sum(path.stat().st_blocks * 512 for path in files if path.exists())
-    needed = sum(shard.header.file_size for shard in plan.shards) - there
+    needed = sum(shard.header.file_size for shard in plan.shards) - there + source.files.room()
     free = shutil.disk_usage(directory).free
     if needed > free:
         if not journal.resumed:
@@ -129,24 +136,46 @@ def _prepare(work: Path, plan: Plan, journal: Journal) -> Path:
     return directory
 
 
-def _write_weights(plan: Plan, directory: Path, journal: Journal, options: Options, phase: Phase) -> None:
-    progress = phase("quantizing", _source_bytes(plan))
-    write_shards(plan.shards, directory, journal, options.workers, progress)
+def _write_weights(
+    source: Source, plan: Plan, directory: Path, journal: Journal, options: Options, phase: Phase
+) -> "list[TensorError] | None":
+    """Writes the new weight files; returns the quantized tensors' errors where they are to be measured."""
+    errors: list[TensorError] = []
+    inspect = _verifier(plan, directory, options, phase, errors) if options.verify else None
+    progress = phase("quantizing", _source_bytes(plan.shards))
+    finished = [shard for shard in plan.shards if (directory / shard.name).exists() and not options.verify]
+    progress(_source_bytes(finished))
+    left = [shard for shard in plan.shards if shard not in finished]
+    with closing(_arriving(source, left, phase)) as shards:
+        write_shards(shards, directory, journal, options.workers, progress, inspect)
+    return errors if options.verify else None
 
 
-def _verify(plan: Plan, directory: Path, options: Options, phase: Phase) -> "list[TensorError]":
-    from octet.quantize.verify import (
-        verify_shard,
-    )  # What it computes needs torch, whose import takes seconds.
-
-    progress = phase("verifying", _source_bytes(plan))
-    return [
-        error for shard in plan.shards for error in verify_shard(shard, directory, options.workers, progress)
-    ]
+def _arriving(source: Source, shards: list[ShardPlan], phase: Phase) -> Generator[ShardPlan, None, None]:
+    """The shards, each with its source file there until the next one is asked for."""
+    with closing(source.files.arriving([shard.source for shard in shards], phase)) as paths:
+        for shard, path in zip(shards, paths, strict=True):
+            assert path == shard.path
+            yield shard
 
 
-def _source_bytes(plan: Plan) -> int:
-    return sum(tensor.source.size for shard in plan.shards for tensor in shard.tensors)
+def _verifier(
+    plan: Plan, directory: Path, options: Options, phase: Phase, errors: "list[TensorError]"
+) -> Callable[[ShardPlan], None]:
+    """A function that compares a new file with its source, and notes the errors of its tensors."""
+    # What it computes needs torch, whose import takes seconds.
+    from octet.quantize.verify import verify_shard
+
+    progress = phase("verifying", _source_bytes(plan.shards))
+
+    def verify(shard: ShardPlan) -> None:
+        errors.extend(verify_shard(shard, directory, options.workers, progress))
+
+    return verify
+
+
+def _source_bytes(shards: Iterable[ShardPlan]) -> int:
+    return sum(tensor.source.size for shard in shards for tensor in shard.tensors)
 
 
 def _write_rest(

@@ -16,14 +16,16 @@ from typing import IO, Self
 from octet.quantize.errors import QuantizeError, reason_of
 from octet.quantize.options import Options
 from octet.quantize.plan import Plan
+from octet.quantize.source import Source
 
 
-def fingerprint(plan: Plan, options: Options) -> str:
+def fingerprint(source: Source, plan: Plan, options: Options) -> str:
     """Identifies the checkpoint that is to be made: the source's files as they are now, and every layout."""
     digest = hashlib.sha256(f"{options.weights} {options.activations}".encode())
+    if source.adapter is not None:
+        digest.update(source.adapter.identity().encode())
     for shard in plan.shards:
-        status = shard.source.stat()
-        digest.update(f"{shard.source.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(source.files.identity(shard.source).encode())
         digest.update(shard.start)
     return digest.hexdigest()
 
