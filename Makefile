@@ -16,13 +16,16 @@ SECONDS ?= 60
 SEED    ?=
 REPLAY  ?=
 FUZZED  ?= both
+# make soak: for how long, and where its report goes as JSON.
+MINUTES ?= 30
+JSON    ?=
 # make clients: which examples.
 LANGUAGES ?= go java cpp
 
 PYTHON_CODE := service tests tools bench setup.py clients/python/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-cuda check-families check-hosts fuzz format oracle bench bench-peers results load engine wheel clients lock clean
+.PHONY: help demo test check check-native check-cuda check-hosts check-faults soak fuzz format oracle bench load engine wheel clients lock clean check-families bench-peers results
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -54,6 +57,13 @@ check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and
 
 check-hosts: $(VENV)/.octet $(VENV)/.dev ## Test every way in which one of two machines can fail; ten minutes
 	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_two_hosts.py
+
+check-faults: $(VENV)/.octet $(VENV)/.dev ## Test what can break under a server, one engine after the other; ten minutes
+	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_engine_death.py tests/e2e/test_engine_faults.py \
+	  tests/e2e/test_lost_replica.py tests/integration/test_certificates_under_load.py
+
+soak: $(VENV)/.octet $(VENV)/.dev ## Ask a server for everything, for long, and look for what stays: make soak MINUTES=30
+	$(BIN)/python -m tests.soak.run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
 
 check-families: $(VENV)/.octet $(VENV)/.dev ## Quantize every family of models and run it in vLLM; half an hour
 	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/quantize/test_served_families.py
