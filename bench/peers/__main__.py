@@ -76,9 +76,7 @@ def _check(title: str, arguments: argparse.Namespace, loads: Sequence[Load]) -> 
     for outcome in (outcome for load in loads for outcome in load.outcomes):
         tokens = outcome.usage.answer_tokens if outcome.usage is not None else 0
         if tokens != arguments.answer_tokens:
-            raise RuntimeError(
-                f"{title}: {outcome.status} {outcome.message}, {tokens} tokens instead of {arguments.answer_tokens}"
-            )
+            raise RuntimeError(f"{title} gave {tokens} tokens: {outcome.status} {outcome.message}")
 
 
 def _job(arguments: argparse.Namespace, streams: int, salt: str) -> Job:
