@@ -224,6 +224,7 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
     forkserver.server.imported()
     try:
         model_files.check(settings)
+        model_files.check_given_template(settings)
         config = settings.engine.create_engine_config(UsageContext.API_SERVER, headless=headless)
         model_files.check_generation(config)
     except CheckpointError as error:
