@@ -55,7 +55,7 @@ MROPE: dict[str, Any] = {
 HEAD = ("lm_head",)
 TOWER = (*HEAD, r"re:.*vision_tower.*", r"re:.*multi_modal_projector.*")
 VISUAL = (*HEAD, r"re:.*visual.*")
-EXPERTS = (r"re:.*lm_head", r"re:.*router.*", r"re:.*gate$")
+EXPERTS = (r"re:.*lm_head", r"re:.*router.*", r"re:.*\.(shared_expert_)?gate$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +66,13 @@ class Family:
         architecture: the model's class in transformers.
         config: what its config is made of, besides the class's defaults.
         stays: the recipe's `ignore`: names in transformers, or "re:" and a regular expression.
-        served: why vLLM cannot run it on a CPU; empty where it can.
+        hindrance: why it cannot be run in vLLM on a CPU as it is; empty where it can.
     """
 
     architecture: str
     config: Mapping[str, Any] = field(default_factory=lambda: TEXT)
     stays: tuple[str, ...] = HEAD
-    served: str = ""
+    hindrance: str = ""
 
 
 def _text(*architectures: str) -> list[Family]:
@@ -106,8 +106,8 @@ _LINEAR_ATTENTION = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
 }
 
 FAMILIES = (
@@ -133,6 +133,12 @@ FAMILIES = (
         (*HEAD, r"re:.*altup.*", r"re:.*per_layer_model_projection"),
     ),
     Family("Gemma4ForCausalLM", TEXT, (*HEAD, r"re:.*per_layer_model_projection")),
+    Family(
+        "Gemma4ForCausalLM",
+        MIXTURE | {"enable_moe_block": True, "top_k_experts": 2},
+        (*EXPERTS, r"re:.*per_layer_model_projection"),
+        NO_EXPERTS,
+    ),
     Family("Lfm2ForCausalLM", TEXT | {"layer_types": ["conv", "full_attention"]}),
     Family("FalconH1ForCausalLM", TEXT | _HYBRID),
     Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}),
@@ -153,7 +159,12 @@ FAMILIES = (
     ),
     Family("OlmoeForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
     Family("PhimoeForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
-    Family("Llama4ForCausalLM", MIXTURE | {"intermediate_size_mlp": 192}, EXPERTS, NO_EXPERTS),
+    Family(
+        "Llama4ForCausalLM",
+        MIXTURE | {"intermediate_size_mlp": 192, "num_experts_per_tok": 1},
+        EXPERTS,
+        NO_EXPERTS,
+    ),
     Family("DeepseekV2ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
     Family("DeepseekV3ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
     Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 2}, EXPERTS, NO_EXPERTS),
@@ -192,6 +203,7 @@ FAMILIES = (
             r"re:.*audio_tower.*",
             r"re:.*embed_(vision|audio).*",
         ),
+        "its tower needs the library timm",
     ),
     Family(
         "Gemma4ForConditionalGeneration",
@@ -215,8 +227,11 @@ FAMILIES = (
     ),
     Family(
         "Qwen3VLMoeForConditionalGeneration",
-        {"text_config": MIXTURE | MROPE, "vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]}},
-        (*VISUAL, r"re:.*gate$"),
+        {
+            "text_config": MIXTURE | MROPE | {"norm_topk_prob": True},
+            "vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]},
+        },
+        (*VISUAL, r"re:.*\.(shared_expert_)?gate$"),
         NO_EXPERTS,
     ),
     Family(
@@ -230,7 +245,7 @@ FAMILIES = (
             "text_config": MIXTURE | _LINEAR_ATTENTION | {"shared_expert_intermediate_size": 64},
             "vision_config": QWEN_VISION,
         },
-        (*VISUAL, r"re:.*in_proj_[ab]$", r"re:.*gate$"),
+        (*VISUAL, r"re:.*in_proj_[ab]$", r"re:.*\.(shared_expert_)?gate$"),
         NO_EXPERTS,
     ),
     Family(
@@ -343,7 +358,10 @@ FAMILIES = (
     ),
     Family(
         "Llama4ForConditionalGeneration",
-        {"text_config": MIXTURE | {"intermediate_size_mlp": 192}, "vision_config": VISION},
+        {
+            "text_config": MIXTURE | {"intermediate_size_mlp": 192, "num_experts_per_tok": 1},
+            "vision_config": VISION,
+        },
         (*EXPERTS, r"re:.*vision_model.*", r"re:.*multi_modal_projector.*"),
         NO_EXPERTS,
     ),

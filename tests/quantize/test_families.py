@@ -44,7 +44,7 @@ def stored_tensors(model: transformers.PreTrainedModel) -> list[StoredTensor]:
 
 
 def by_recipe(family: Family, model: transformers.PreTrainedModel) -> set[str]:
-    """Names in the checkpoint of what the recipe quantizes."""
+    """Names in the model of what the recipe quantizes."""
 
     def stays(module: str) -> bool:
         return any(
@@ -59,7 +59,7 @@ def by_recipe(family: Family, model: transformers.PreTrainedModel) -> set[str]:
         stacks = {f"{name}.{key}" for key, value in module.named_parameters(recurse=False) if value.ndim == 3}
         if name.endswith("experts"):
             weights |= stacks
-    return set(as_stored(model, weights))
+    return weights
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
@@ -69,7 +69,25 @@ def test_agrees_with_the_recipe(family: Family) -> None:
     assert found.unknown == ()
     quantized = {layer.tensor for layer in found.layers if layer.kept is None}
     heads = {name for name in quantized if name.split(".")[-2:] == [OUTPUT_LAYER, "weight"]}
-    assert quantized - heads == by_recipe(family, model)
+    assert quantized - heads == set(as_stored(model, by_recipe(family, model)))
+
+
+@pytest.mark.parametrize("without", ["", "model."], ids=["whole names", "without model."])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
+def test_agrees_by_other_names(family: Family, without: str) -> None:
+    """Checkpoints are published under several names: as the model has them, or without the first part."""
+    model = build(family)
+    tied = set(model.all_tied_weights_keys)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    tensors = [
+        StoredTensor(name.removeprefix(without), "BF16", tuple(tensor.shape), 0)
+        for name, tensor in state.items()
+    ]
+    found = anatomy.describe(family.architecture, config_of(family), tensors)
+    assert found.unknown == ()
+    quantized = {layer.tensor for layer in found.layers if layer.kept is None}
+    heads = {name for name in quantized if name.split(".")[-2:] == [OUTPUT_LAYER, "weight"]}
+    assert quantized - heads == {name.removeprefix(without) for name in by_recipe(family, model)}
 
 
 def by_default(found: Anatomy) -> list[str]:
@@ -103,7 +121,7 @@ def test_the_table_says_what_transformers_does(family: Family) -> None:
     assert table.unknown == asked.unknown == ()
     assert table.output == asked.output
     assert {layer.modules for layer in table.layers} == {layer.modules for layer in asked.layers}
-    if family.served == NO_EXPERTS:
+    if family.hindrance == NO_EXPERTS:
         # transformers holds experts in an order of its own.
         assert set(by_default(table)) == set(by_default(asked))
     else:

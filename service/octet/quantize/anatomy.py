@@ -404,7 +404,9 @@ def _follower(model: "PreTrainedModel") -> Callable[[str], str]:
     state = model.state_dict()
 
     def follow(name: str) -> str:
-        return str(rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0])
+        found = str(rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0])
+        # Embedding models are published without what precedes "layers", whatever the class's prefix is.
+        return f"model.{found}" if found not in state and f"model.{found}" in state else found
 
     return follow
 
