@@ -34,7 +34,7 @@ MIXTURE: dict[str, Any] = TEXT | {
     "num_experts": 4,
     "num_local_experts": 4,
     "num_experts_per_tok": 2,
-    "moe_intermediate_size": 64,
+    "moe_intermediate_size": 96,
     "decoder_sparse_step": 1,
 }
 QWEN_VISION: dict[str, Any] = {
@@ -50,6 +50,9 @@ QWEN_VISION: dict[str, Any] = {
 }
 MROPE: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+}
+HALF_MROPE: dict[str, Any] = {
+    "rope_parameters": MROPE["rope_parameters"] | {"partial_rotary_factor": 0.5, "mrope_section": [2, 3, 3]}
 }
 
 HEAD = ("lm_head",)
@@ -105,7 +108,7 @@ _HYBRID = {
 _LINEAR_ATTENTION = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
+    "linear_num_value_heads": 16,
     "linear_key_head_dim": 128,
     "linear_value_head_dim": 128,
 }
@@ -139,7 +142,10 @@ FAMILIES = (
         (*EXPERTS, r"re:.*per_layer_model_projection"),
         NO_EXPERTS,
     ),
-    Family("Lfm2ForCausalLM", TEXT | {"layer_types": ["conv", "full_attention"]}),
+    Family(
+        "Lfm2ForCausalLM",
+        TEXT | {"layer_types": ["conv", "full_attention"], "conv_dim": 128, "conv_dim_out": 128},
+    ),
     Family("FalconH1ForCausalLM", TEXT | _HYBRID),
     Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}),
     Family("Qwen3_5ForCausalLM", TEXT | _LINEAR_ATTENTION, (*HEAD, r"re:.*in_proj_[ab]$")),
@@ -170,7 +176,13 @@ FAMILIES = (
     Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 2}, EXPERTS, NO_EXPERTS),
     Family(
         "Lfm2MoeForCausalLM",
-        MIXTURE | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+        MIXTURE
+        | {
+            "layer_types": ["conv", "full_attention"],
+            "conv_dim": 128,
+            "conv_dim_out": 128,
+            "num_dense_layers": 1,
+        },
         EXPERTS,
         NO_EXPERTS,
     ),
@@ -325,7 +337,13 @@ FAMILIES = (
     Family(
         "Lfm2VlForConditionalGeneration",
         {
-            "text_config": TEXT | {"model_type": "lfm2", "layer_types": ["conv", "full_attention"]},
+            "text_config": TEXT
+            | {
+                "model_type": "lfm2",
+                "layer_types": ["conv", "full_attention"],
+                "conv_dim": 128,
+                "conv_dim_out": 128,
+            },
             "vision_config": VISION,
         },
         TOWER,
@@ -333,7 +351,7 @@ FAMILIES = (
     Family(
         "Glm4vForConditionalGeneration",
         {
-            "text_config": TEXT | MROPE,
+            "text_config": TEXT | HALF_MROPE,
             "vision_config": QWEN_VISION
             | {"hidden_size": 64, "num_heads": 2, "out_hidden_size": 128, "image_size": 28},
         },

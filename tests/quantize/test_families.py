@@ -13,7 +13,7 @@ from octet.quantize import anatomy, architectures
 from octet.quantize.layers import OUTPUT_LAYER, Anatomy
 from octet.quantize.options import DEFAULT_IGNORE
 from octet.quantize.safetensors_file import StoredTensor
-from tests.quantize.families import FAMILIES, NO_EXPERTS, Family
+from tests.quantize.families import FAMILIES, NO_EXPERTS, TEXT, Family
 
 
 def config_of(family: Family) -> dict[str, Any]:
@@ -88,6 +88,48 @@ def test_agrees_by_other_names(family: Family, without: str) -> None:
     quantized = {layer.tensor for layer in found.layers if layer.kept is None}
     heads = {name for name in quantized if name.split(".")[-2:] == [OUTPUT_LAYER, "weight"]}
     assert quantized - heads == {name.removeprefix(without) for name in by_recipe(family, model)}
+
+
+def of_llama(*names: str, shape: tuple[int, ...] = (64, 64)) -> list[StoredTensor]:
+    names = (*names, "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
+    return [StoredTensor(name, "BF16", shape, 0) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "name"),
+    [
+        ("Qwen2ForRewardModel", "qwen2", "score.0.weight"),
+        ("Qwen2ForProcessRewardModel", "qwen2", "score.2.weight"),
+        ("LlamaForSomethingNew", "llama", "value_head.summary.weight"),
+    ],
+)
+def test_heads_that_transformers_does_not_have_stay(architecture: str, model_type: str, name: str) -> None:
+    config = {**TEXT, "architectures": [architecture], "model_type": model_type}
+    found = anatomy.describe(architecture, config, of_llama(name, "lm_head.weight"))
+    assert found.unknown == ()
+    kept = {layer.tensor: layer.kept is not None for layer in found.layers}
+    assert kept == {name: True, "lm_head.weight": False, "model.layers.0.mlp.up_proj.weight": False}
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForRewardModel"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.0.mlp.side_proj.weight", (64, 64)),
+        ("model.layers.0.mlp.experts.gate_up_proj", (4, 64, 64)),
+        ("model.layers.0.ffn.experts.mlp.w1", (256, 64)),
+    ],
+)
+def test_what_has_no_place_in_a_block_is_unknown(
+    architecture: str, name: str, shape: tuple[int, ...]
+) -> None:
+    model_type = "llama" if architecture.startswith("Llama") else "qwen2"
+    config = {**TEXT, "architectures": [architecture], "model_type": model_type}
+    tensors = [*of_llama(), StoredTensor(name, "BF16", shape, 0)]
+    assert anatomy.describe(architecture, config, tensors).unknown == (name,)
+    known = architectures.find("LlamaForCausalLM")
+    assert known is not None
+    assert architectures.anatomy(known, tensors).unknown == (name,)
 
 
 def by_default(found: Anatomy) -> list[str]:

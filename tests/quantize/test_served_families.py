@@ -74,19 +74,24 @@ def write(family: Family, directory: Path) -> None:
             drawn = torch.randn(parameter.shape) * rows / parameter.shape[-1] ** 0.5
             parameter.copy_(drawn.to(parameter.dtype))
     model.save_pretrained(directory)
-    name_as_published(directory)
+    write_as_published(directory, family.architecture)
     write_tokenizer(directory, TEXT["vocab_size"])
 
 
-def name_as_published(directory: Path) -> None:
-    """Published towers of CLIP and SigLIP have a level that transformers 5 lacks and vLLM asks for."""
+def write_as_published(directory: Path, architecture: str) -> None:
+    """Does to a checkpoint what published ones have, transformers 5 does not write, and vLLM asks for.
+
+    Towers of CLIP and SigLIP have a level more; Qwen 3 VL's experts lie transposed.
+    """
     path = directory / "model.safetensors"
-    names = {name: name for name in load_file(path)}
-    if any(".embeddings.position_embedding." in name for name in names):
-        names = {
-            name: re.sub(r"(^|\.)vision_tower\.", r"\1vision_tower.vision_model.", name) for name in names
-        }
-    save_file({names[name]: tensor for name, tensor in load_file(path).items()}, path, {"format": "pt"})
+    tensors = load_file(path)
+    if any(".embeddings.position_embedding." in name for name in tensors):
+        more = r"\1vision_tower.vision_model."
+        tensors = {re.sub(r"(^|\.)vision_tower\.", more, name): tensor for name, tensor in tensors.items()}
+    if architecture.startswith("Qwen3VLMoe"):
+        stacked = {name: tensor.mT.contiguous() for name, tensor in tensors.items() if ".experts." in name}
+        tensors |= stacked
+    save_file(tensors, path, {"format": "pt"})
 
 
 def write_tokenizer(directory: Path, vocabulary: int) -> None:
