@@ -105,6 +105,9 @@ async def scorer(model: str, engine_flags: Sequence[str] = ()) -> AsyncIterator[
     try:
         yield Scorer(llm)
     finally:
+        if llm.output_handler is not None:
+            # Otherwise it would take the end for the engine's death, and log that.
+            llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
         launch.close()
 
