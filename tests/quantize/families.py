@@ -96,6 +96,14 @@ _DEEPSEEK = MIXTURE | {
     "v_head_dim": 32,
     "num_key_value_heads": 4,
 }
+# What vLLM reads of LFM's configs, and transformers 5 has under other names.
+_SHORT_CONVOLUTION = {
+    "conv_dim": 128,
+    "block_dim": 128,
+    "block_multiple_of": 32,
+    "block_auto_adjust_ff_dim": False,
+    "block_ffn_dim_multiplier": 1.0,
+}
 _HYBRID = {
     "mamba_n_heads": 8,
     "mamba_d_head": 32,
@@ -144,7 +152,7 @@ FAMILIES = (
     ),
     Family(
         "Lfm2ForCausalLM",
-        TEXT | {"layer_types": ["conv", "full_attention"], "conv_dim": 128, "conv_dim_out": 128},
+        TEXT | {"layer_types": ["conv", "full_attention"], **_SHORT_CONVOLUTION},
     ),
     Family("FalconH1ForCausalLM", TEXT | _HYBRID),
     Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}),
@@ -179,8 +187,7 @@ FAMILIES = (
         MIXTURE
         | {
             "layer_types": ["conv", "full_attention"],
-            "conv_dim": 128,
-            "conv_dim_out": 128,
+            **_SHORT_CONVOLUTION,
             "num_dense_layers": 1,
         },
         EXPERTS,
@@ -333,6 +340,7 @@ FAMILIES = (
             "vision_config": VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
         },
         TOWER,
+        "vLLM asks for its image processor",
     ),
     Family(
         "Lfm2VlForConditionalGeneration",
@@ -341,10 +349,9 @@ FAMILIES = (
             | {
                 "model_type": "lfm2",
                 "layer_types": ["conv", "full_attention"],
-                "conv_dim": 128,
-                "conv_dim_out": 128,
+                **_SHORT_CONVOLUTION,
             },
-            "vision_config": VISION,
+            "vision_config": VISION | {"vision_use_head": False},
         },
         TOWER,
     ),
@@ -408,6 +415,7 @@ FAMILIES = (
             },
         },
         (*HEAD, r"re:.*audio_tower.*", r"re:.*multi_modal_projector.*"),
+        "vLLM takes it in Mistral's own format",
     ),
     # What embeds, classifies and judges.
     Family("LlamaForSequenceClassification", TEXT, ("score",)),

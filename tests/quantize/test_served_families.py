@@ -81,13 +81,15 @@ def write(family: Family, directory: Path) -> None:
 def write_as_published(directory: Path, architecture: str) -> None:
     """Does to a checkpoint what published ones have, transformers 5 does not write, and vLLM asks for.
 
-    Towers of CLIP and SigLIP have a level more; Qwen 3 VL's experts lie transposed.
+    Towers of CLIP and SigLIP have a level more, Qwen 2 Audio's text one less; Qwen 3 VL's experts lie the
+    other way round.
     """
     path = directory / "model.safetensors"
     tensors = load_file(path)
     if any(".embeddings.position_embedding." in name for name in tensors):
         more = r"\1vision_tower.vision_model."
         tensors = {re.sub(r"(^|\.)vision_tower\.", more, name): tensor for name, tensor in tensors.items()}
+    tensors = {name.replace(".model.model.", ".model."): tensor for name, tensor in tensors.items()}
     if architecture.startswith("Qwen3VLMoe"):
         stacked = {name: tensor.mT.contiguous() for name, tensor in tensors.items() if ".experts." in name}
         tensors |= stacked
@@ -183,6 +185,7 @@ def compare(family: Family, source: Path, made: Path) -> tuple[float, str]:
     settings = {"language_model_only": True} if seeing else {}
     if family.architecture.endswith(("ForCausalLM", "ForConditionalGeneration")):
         expected, found = (run(path, log_probabilities, **settings) for path in (source, made))
+        assert expected.isfinite().all()
         return float((expected - found).abs().mean()), "nats"
     expected, found = (run(path, pooled) for path in (source, made))
     return float((expected - found).norm() / expected.norm()), "of the vector's length"

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from octet.quantize.errors import QuantizeError
 from octet.quantize.layers import (
     OUTPUT_LAYER,
     Anatomy,
@@ -45,7 +44,6 @@ def ask(architecture: str, config: dict[str, Any], tensors: Iterable[StoredTenso
 
     Raises:
         UnknownModelError: as there.
-        QuantizeError: as there.
     """
     question = {
         "architecture": architecture,
@@ -70,8 +68,6 @@ def ask(architecture: str, config: dict[str, Any], tensors: Iterable[StoredTenso
         raise UnknownModelError(f"transformers cannot be asked for {architecture}: {said}") from None
     if "unknown" in answer:
         raise UnknownModelError(answer["unknown"])
-    if "refused" in answer:
-        raise QuantizeError(answer["refused"])
     return Anatomy(
         layers=tuple(_layer(*fields) for fields in answer["layers"]),
         unknown=tuple(answer["without_layer"]),
@@ -110,9 +106,12 @@ def describe(architecture: str, config: dict[str, Any], tensors: Iterable[Stored
 
     Raises:
         UnknownModelError: transformers has no such class, or cannot build it from the config.
-        QuantizeError: vLLM could not load what would be made of the experts.
     """
-    model = build(architecture, config)
+    return dissect(build(architecture, config), architecture, tensors)
+
+
+def dissect(model: "PreTrainedModel", architecture: str, tensors: Iterable[StoredTensor]) -> Anatomy:
+    """The same for a model that has been built, of the class that is called so or without its head."""
     members = _Members(model)
     follow = _follower(model)
     layers, unknown = [], []
@@ -420,8 +419,6 @@ def main() -> None:
         anatomy = describe(question["architecture"], question["config"], tensors)
     except UnknownModelError as error:
         answer: dict[str, Any] = {"unknown": str(error)}
-    except QuantizeError as error:
-        answer = {"refused": str(error)}
     else:
         answer = {
             "layers": [
