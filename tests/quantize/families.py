@@ -33,7 +33,7 @@ VISION: dict[str, Any] = {
 MIXTURE: dict[str, Any] = TEXT | {
     "num_experts": 4,
     "num_local_experts": 4,
-    "num_experts_per_tok": 2,
+    "num_experts_per_tok": 4,
     "moe_intermediate_size": 96,
     "decoder_sparse_step": 1,
 }
@@ -146,7 +146,7 @@ FAMILIES = (
     Family("Gemma4ForCausalLM", TEXT, (*HEAD, r"re:.*per_layer_model_projection")),
     Family(
         "Gemma4ForCausalLM",
-        MIXTURE | {"enable_moe_block": True, "top_k_experts": 2},
+        MIXTURE | {"enable_moe_block": True, "top_k_experts": 4},
         (*EXPERTS, r"re:.*per_layer_model_projection"),
         NO_EXPERTS,
     ),
@@ -155,7 +155,7 @@ FAMILIES = (
         TEXT | {"layer_types": ["conv", "full_attention"], **_SHORT_CONVOLUTION},
     ),
     Family("FalconH1ForCausalLM", TEXT | _HYBRID),
-    Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}),
+    Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}, HEAD, "vLLM has no such model"),
     Family("Qwen3_5ForCausalLM", TEXT | _LINEAR_ATTENTION, (*HEAD, r"re:.*in_proj_[ab]$")),
     # Mixtures of experts.
     Family("MixtralForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
@@ -181,7 +181,7 @@ FAMILIES = (
     ),
     Family("DeepseekV2ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
     Family("DeepseekV3ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
-    Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 2}, EXPERTS, NO_EXPERTS),
+    Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 4}, EXPERTS, NO_EXPERTS),
     Family(
         "Lfm2MoeForCausalLM",
         MIXTURE

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = "it is in no block of the language model"
 
+# Of Gemma 3n and 4: vLLM has them below another module than checkpoints do, and only a pattern reaches them.
+_MOVED = re.compile(r"(?:^|\.)((?:per_layer_model_projection|altup_(?:unembed_)?projections)(?:\.\d+)?)$")
+
 
 class UnknownModelError(Exception):
     """transformers does not know the model, or cannot build it; the message says which."""
@@ -233,6 +236,9 @@ def _classify(tensor: StoredTensor, parameter: str, place: _Place, members: _Mem
         return _kept(tensor, place.number, f"it is in the tower {tower}")
     if module.split(".")[-1] == OUTPUT_LAYER and place.module is members.model.get_output_embeddings():
         return Layer(tensor.name, (place.number,), (module,))
+    if below is None and (moved := _MOVED.search(module)) is not None:
+        pattern = f"re:.*\\.{re.escape(moved[1])}$"
+        return Layer(tensor.name, (place.number,), (module, pattern), _ELSEWHERE)
     if below is None:
         return _kept(tensor, place.number, _ELSEWHERE)
     if _is_expert(parameter, module):
