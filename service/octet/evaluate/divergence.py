@@ -17,8 +17,8 @@ _LEAST_REST = 1e-7
 class Divergence:
     """A quantized model's predictions of a text, against its source's.
 
-    Standard errors are over windows, which are taken for independent, as tokens next to each other are not. They
-    say how far a figure would be from itself on other texts of the kind. One window alone has none.
+    Standard errors are over windows, which are taken for independent, as tokens next to each other are not.
+    They say how far a figure would be from itself on other texts of the kind. One window alone has none.
 
     Attributes:
         windows: how many prompts the tokens were in.
