@@ -35,7 +35,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the figures 
 
 @click.group("eval")
 def eval() -> None:
-    """Measure what quantization costs a model: in its weights, in what it predicts of a text, in its answers."""
+    """Measure what quantization costs a model: in its weights, predictions of a text, and answers."""
 
 
 @eval.command()
