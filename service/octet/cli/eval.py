@@ -160,7 +160,7 @@ def perplexity(
 
     with _one_line_errors():
         documents = split_documents(_read(text_file), separator)
-        if not documents:
+        if not any(map(str.strip, documents)):
             raise EvaluationError(f"{text_file} holds no text")
         settings = Settings(
             window=window,

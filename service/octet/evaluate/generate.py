@@ -106,7 +106,21 @@ async def _ask(
     return answers
 
 
-def _pair(prompt: str, one: Answer, other: Answer, first: str, second: str) -> Pair:
+def summarize(pairs: list[Pair]) -> Comparison:
+    """All of them, of which there is one at least, as one comparison."""
+    return Comparison(
+        pairs,
+        equal=sum(each.equal for each in pairs) / len(pairs),
+        mean_common=sum(each.common for each in pairs) / len(pairs),
+    )
+
+
+def pair(prompt: str, one: Answer, other: Answer, first: str, second: str) -> Pair:
+    """Compares what the models `first` and `second` answer to a prompt.
+
+    Raises:
+        EvaluationError: they were asked different tokens.
+    """
     if one.prompt != other.prompt:
         raise EvaluationError(f"{second} has another chat template than {first}")
     both = zip(one.tokens, other.tokens, strict=False)
