@@ -85,13 +85,8 @@ async def compare(
         raise EvaluationError("there are no prompts")
     check_tokens(first, [second], prompts, engine_flags)
     answers = [await _ask(name, prompts, max_tokens, engine_flags, progress) for name in (first, second)]
-    pairs = [
-        _pair(prompt, one, other, first, second) for prompt, one, other in zip(prompts, *answers, strict=True)
-    ]
-    count = len(pairs)
-    return Comparison(
-        pairs, sum(pair.equal for pair in pairs) / count, sum(pair.common for pair in pairs) / count
-    )
+    both = zip(prompts, *answers, strict=True)
+    return summarize([pair(prompt, one, other, first, second) for prompt, one, other in both])
 
 
 async def _ask(
