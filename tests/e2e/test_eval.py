@@ -162,14 +162,16 @@ def test_two_models_answers_are_compared(source: str, tmp_path: Path) -> None:
     assert f"octet: {source}: 3 of 3 answers\n" in shown.stderr
 
 
-def test_what_cannot_be_compared_is_one_line(source: str, tmp_path: Path, engines: Engines) -> None:
-    """And is said without any engine's start, where none is needed to know it."""
+def test_what_cannot_be_compared_is_said_in_a_line_and_before_any_start(
+    source: str, tmp_path: Path, engines: Engines
+) -> None:
     text, empty, other = tmp_path / "text", tmp_path / "empty", tmp_path / "other"
     text.write_text("A text.")
     empty.write_text("\n \n")
     shutil.copytree(source, other)
     tokenizer = json.loads((other / "tokenizer.json").read_text())
-    tokenizer["model"]["merges"] = []
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["A"], vocabulary["x"] = vocabulary["x"], vocabulary["A"]
     (other / "tokenizer.json").write_text(json.dumps(tokenizer))
     started = engines.started
     assert failure("perplexity", FP8, "/no/such/model", "--text", str(text)) == (
@@ -183,7 +185,14 @@ def test_what_cannot_be_compared_is_one_line(source: str, tmp_path: Path, engine
             f"{one} has another tokenizer than {two}" for one, two in ((source, other), (other, source))
         }
     assert engines.started == started
-    assert failure("perplexity", FP8, source, "--text", str(text)).startswith("the text has ")
+
+
+def test_what_does_not_fit_is_one_line(source: str, tmp_path: Path) -> None:
+    text = tmp_path / "text"
+    text.write_text("A text.")
+    assert failure("perplexity", FP8, source, "--text", str(text)) == (
+        "the text has 3 tokens, fewer than a window of 512: take a longer text, or a smaller --window"
+    )
     long = tmp_path / "long"
     long.write_text("word " * 5000)
     assert "tokens" in failure("generate", FP8, source, "--prompts", str(long))
