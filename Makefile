@@ -22,7 +22,7 @@ LANGUAGES ?= go java cpp
 PYTHON_CODE := service tests tools bench setup.py clients/python/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench load engine wheel clients lock clean
+.PHONY: help demo test check check-native check-cuda check-families check-hosts fuzz format oracle bench load engine wheel clients lock clean
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -54,6 +54,9 @@ check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and
 
 check-hosts: $(VENV)/.octet $(VENV)/.dev ## Test every way in which one of two machines can fail; ten minutes
 	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_two_hosts.py
+
+check-families: $(VENV)/.octet $(VENV)/.dev ## Quantize every family of models and run it in vLLM; half an hour
+	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/quantize/test_served_families.py
 
 check-cuda: ## Test against the CUDA build of vLLM, without a GPU; 8.5 GB in an environment of its own
 	tools/check_cuda.sh $(PYTHON)

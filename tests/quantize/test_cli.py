@@ -147,6 +147,25 @@ def test_a_revision_of_a_directory_is_refused(tmp_path: Path) -> None:
     assert error.endswith("is a directory, of which there is no revision main\n")
 
 
+def test_a_dry_run_prints_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    code, output, error = run(SOURCE, tmp_path / "made", "--dry-run")
+    assert (code, error) == (0, "")
+    assert os.listdir(tmp_path) == []
+    lines = output.splitlines()
+    assert "  language_model.model.layers.*.mlp.up_proj: 2 of [24, 16], 1.54 kB become 864 bytes" in lines
+    assert "  lm_head: 1; it shares the embedding" in lines
+    tower = "vision_tower.vision_model.encoder.layers.*.mlp.fc1"
+    assert f"  {tower}: 1; ignored by re:.*vision_tower.*" in lines
+    assert lines[-1].endswith(" in 2 file(s)")
+
+
+def test_two_answers_to_one_question_are_refused(tmp_path: Path) -> None:
+    code, _, error = run(SOURCE, tmp_path / "made", "--like", "LlamaForCausalLM", "--blocks", "model")
+    assert code == 2
+    assert "give one of them" in error
+    assert os.listdir(tmp_path) == []
+
+
 def test_a_directory_cannot_be_streamed(tmp_path: Path) -> None:
     code, _, error = run(SOURCE, tmp_path / "made", "--stream")
     assert code == 1

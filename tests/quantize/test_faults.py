@@ -95,9 +95,13 @@ def test_a_checkpoint_that_is_quantized_already(source: Path, refused: Callable[
 
 
 def test_an_unknown_architecture(source: Path, refused: Callable[..., str]) -> None:
-    change_config(source, architectures=["MambaForCausalLM"])
+    change_config(source, architectures=["NobodysForCausalLM"], model_type="nobodys")
     message = refused(source)
-    assert message.startswith(f"{source / 'config.json'}: the architecture MambaForCausalLM is not known;")
+    assert message.startswith(f"{source / 'config.json'}: transformers ")
+    assert message.endswith(
+        " has no NobodysForCausalLM; --like names a family that it is built as, "
+        "and --blocks its linear layers"
+    )
 
 
 def test_a_matrix_that_the_architecture_does_not_have(source: Path, refused: Callable[..., str]) -> None:

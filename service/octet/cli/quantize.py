@@ -70,6 +70,23 @@ _INTERRUPTED = 130
     "tensor of its own, and the embedding stays as it is.",
 )
 @click.option(
+    "--like",
+    metavar="FAMILY",
+    help="Take the checkpoint for this architecture, such as LlamaForCausalLM, not for the one that its "
+    "config names.",
+)
+@click.option(
+    "--blocks",
+    metavar="REGEX",
+    help="Quantize the layers whose names begin so, such as 'model\\.layers\\.', but for routers: for "
+    "checkpoints that neither Octet nor transformers knows.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print what would be quantized, what would stay and why, and the sizes; write nothing.",
+)
+@click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=lambda: len(os.sched_getaffinity(0)),
@@ -90,6 +107,9 @@ def quantize(
     targets: tuple[str, ...],
     ignore: tuple[str, ...],
     vocabulary: bool,
+    like: str | None,
+    blocks: str | None,
+    dry_run: bool,
     workers: int,
     verify: bool,
 ) -> None:
@@ -102,12 +122,31 @@ def quantize(
     they are read in a process that can open no file, no socket and no program, and refused where they ask
     for more than tensors.
     """
-    options = Options(Format(weights), Format(activations), targets, ignore, vocabulary, workers, verify)
+    if like and blocks:
+        raise click.UsageError("--like and --blocks are two answers to one question: give one of them")
+    options = Options(
+        weights=Format(weights),
+        activations=Format(activations),
+        targets=targets,
+        ignore=ignore,
+        vocabulary=vocabulary,
+        workers=workers,
+        verify=verify,
+        like=like,
+        blocks=blocks,
+    )
     try:
         from octet.quantize.checkpoint import downloads, quantize_checkpoint, work_directory
         from octet.quantize.source import open_source
 
         folder = downloads(work_directory(destination)) if stream else None
+        if dry_run:
+            from octet.quantize.plan import make_plan
+            from octet.quantize.summary import describe
+
+            for line in describe(make_plan(open_source(source, revision, adapter, folder), options)):
+                click.echo(line)
+            return
         with _progress() as phase:
             found = open_source(source, revision, adapter, folder)
             result = quantize_checkpoint(found, destination, options, phase)

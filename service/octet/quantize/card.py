@@ -91,6 +91,10 @@ def _flags(options: Options) -> str:
         flags += [f"--ignore '{pattern}'" for pattern in options.ignore]
     if options.vocabulary:
         flags.append("--vocabulary")
+    if options.like is not None:
+        flags.append(f"--like {options.like}")
+    if options.blocks is not None:
+        flags.append(f"--blocks '{options.blocks}'")
     return " ".join(flags)
 
 

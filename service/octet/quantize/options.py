@@ -39,6 +39,9 @@ class Options:
             as a tensor of its own.
         workers: threads that quantize and copy.
         verify: read the result back, compare it with the source, and measure its error.
+        like: the architecture to take the checkpoint for; None takes what its config says.
+        blocks: regular expression that the names of its linear layers begin with, for a checkpoint that
+            nobody knows; None asks the architecture.
     """
 
     weights: Format = Format.E4M3
@@ -48,3 +51,5 @@ class Options:
     vocabulary: bool = False
     workers: int = 2
     verify: bool = False
+    like: str | None = None
+    blocks: str | None = None

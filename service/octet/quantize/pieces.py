@@ -21,6 +21,9 @@ from octet.quantize.safetensors_file import ITEM_SIZES
 PIECE_BYTES = 4 << 20
 """Source bytes of a piece, but for rows that are longer."""
 
+_READ_BYTES = 4 << 10
+"""Bytes to read at a time, at least, where a piece's values are spread over its source."""
+
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
@@ -47,6 +50,8 @@ def split(tensor: TensorPlan) -> Iterator[Piece]:
     if unit == 0 or tensor.source.size == 0:
         return
     step = max(1, PIECE_BYTES // unit)
+    if tensor.columns is not None:
+        step = max(step, _READ_BYTES // ITEM_SIZES[tensor.source.dtype])
     count = tensor.source.size // unit
     for begin in range(0, count, step):
         end = min(begin + step, count)
@@ -87,6 +92,31 @@ def rewritten(piece: Piece, rows: memoryview) -> memoryview:
     return data
 
 
+def spans(piece: Piece) -> Iterator[tuple[int, int]]:
+    """Where the values of a piece lie in the source file: offsets and lengths in bytes. That is one place,
+    but for matrices that lie transposed, of whose inputs each has its own.
+    """
+    tensor = piece.tensor
+    if tensor.columns is None:
+        yield offset(piece), piece.size
+        return
+    item = ITEM_SIZES[tensor.source.dtype]
+    first, length = tensor.source.offset + piece.begin * item, (piece.end - piece.begin) * item
+    for row in range(tensor.source.shape[1]):
+        yield first + row * tensor.columns * item, length
+
+
+def upright(piece: Piece, data: memoryview) -> memoryview:
+    """The rows of a piece of a matrix, of what lies in its `spans`."""
+    if piece.tensor.columns is None:
+        return data
+    import numpy
+
+    inputs = piece.tensor.source.shape[1]
+    values = numpy.frombuffer(data, f"u{ITEM_SIZES[piece.tensor.source.dtype]}").reshape(inputs, -1)
+    return numpy.ascontiguousarray(values.T).reshape(-1).view(numpy.uint8).data
+
+
 class Files:
     """An open source file and the new one, and what is done between them. Threads share one object.
 
@@ -112,14 +142,14 @@ class Files:
             self._copy(piece)
 
     def _rewrite(self, piece: Piece) -> None:
-        data = rewritten(piece, self._read(piece, offset(piece)))
+        data = rewritten(piece, self._read(piece))
         self._write(piece, data, piece.tensor.target.offset + piece.begin * row_bytes(piece.tensor))
 
     def _copy(self, piece: Piece) -> None:
         source = piece.tensor.source.offset + piece.begin
         target = piece.tensor.target.offset + piece.begin
         if not self._copy_in_kernel(piece, source, target):
-            self._write(piece, self._read(piece, source), target)
+            self._write(piece, self._read(piece), target)
 
     def _copy_in_kernel(self, piece: Piece, source: int, target: int) -> bool:
         """Copies without a detour through this process; False where the file systems cannot."""
@@ -144,7 +174,7 @@ class Files:
     def _quantize(self, piece: Piece) -> None:
         tensor, scale_plan = piece.tensor, piece.tensor.scale
         assert scale_plan is not None
-        weight = self._read(piece, offset(piece))
+        weight = upright(piece, self._read(piece))
         rows, columns = piece.end - piece.begin, tensor.source.shape[1]
         codes = self._buffer("codes", rows * columns)
         scales = self._buffer("scales", rows * ITEM_SIZES[scale_plan.dtype])
@@ -172,12 +202,20 @@ class Files:
             setattr(self._local, name, buffer)
         return memoryview(buffer)[:size]
 
-    def _read(self, piece: Piece, offset: int) -> memoryview:
+    def _read(self, piece: Piece) -> memoryview:
+        """What lies in the piece's spans, one after the other."""
         data = self._buffer("data", piece.size)
+        begin = 0
+        for place, length in spans(piece):
+            self._read_into(data[begin : begin + length], piece, place)
+            begin += length
+        return data
+
+    def _read_into(self, data: memoryview, piece: Piece, place: int) -> None:
         done = 0
-        while done < piece.size:
+        while done < len(data):
             try:
-                count = os.preadv(self._source_fd, [data[done:]], offset + done)
+                count = os.preadv(self._source_fd, [data[done:]], place + done)
             except OSError as error:
                 raise QuantizeError(
                     f"{self._source}: tensor {piece.tensor.source.name} cannot be read: {reason_of(error)}"
@@ -185,7 +223,6 @@ class Files:
             if count == 0:
                 raise QuantizeError(f"{self._source} ends within the tensor {piece.tensor.source.name}")
             done += count
-        return data
 
     def _write(self, piece: Piece, data: memoryview, offset: int) -> None:
         done = 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from octet.quantize.errors import QuantizeError, reason_of
-from octet.quantize.pieces import Piece, offset, rewritten, split
+from octet.quantize.pieces import Piece, offset, rewritten, spans, split, upright
 from octet.quantize.plan import ShardPlan
 from octet.quantize.safetensors_file import ITEM_SIZES, read_header
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
@@ -93,10 +93,11 @@ def _piece_energies(piece: Piece, source_fd: int, target_fd: int) -> tuple[torch
     assert scale is not None
     rows, columns = piece.end - piece.begin, tensor.source.shape[1]
 
-    def values(data: bytes, dtype: str) -> torch.Tensor:
+    def values(data: bytes | memoryview, dtype: str) -> torch.Tensor:
         return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(_TORCH_DTYPES[dtype]).view(rows, -1)
 
-    source = os.pread(source_fd, piece.size, offset(piece))
+    stored = b"".join(os.pread(source_fd, length, place) for place, length in spans(piece))
+    source = upright(piece, memoryview(stored))
     if tensor.change is None:
         weight = values(source, tensor.source.dtype)
     else:
