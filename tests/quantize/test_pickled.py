@@ -131,6 +131,14 @@ def big_endian(weights: dict[str, Any], path: Path) -> None:
             made.writestr(entry, b"big" if entry.endswith("/byteorder") else entries.read(entry))
 
 
+def in_another_order(weights: dict[str, Any], path: Path) -> None:
+    saved = io.BytesIO()
+    torch.save(weights, saved)
+    with zipfile.ZipFile(saved) as entries, zipfile.ZipFile(path, "w") as made:
+        for entry in reversed(entries.namelist()):
+            made.writestr(entry, entries.read(entry))
+
+
 def nested(weights: dict[str, Any], path: Path) -> None:
     torch.save({"state_dict": weights, "epoch": 3}, path)
 
@@ -147,6 +155,7 @@ UNUSUAL: list[tuple[Callable[[dict[str, Any], Path], object], str]] = [
     (lambda w, path: path.write_bytes(pickle.dumps({})), "is no file of torch.save's, or one from"),
     (compressed, "is compressed, which torch.save does not do: "),
     (big_endian, "was written on a big-endian machine"),
+    (in_another_order, "is not laid out as torch.save does it: the tensor "),
     (nested, "holds more than tensors by name: 'state_dict'"),
     (lambda w, path: torch.save(list(w.values()), path), "holds a list, not tensors by name"),
     (lambda w, path: torch.save(w | {3: torch.zeros(1)}, path), "holds more than tensors by name: '3'"),
