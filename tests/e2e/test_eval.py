@@ -1,5 +1,5 @@
-"""`octet eval perplexity` and `generate` on the bf16 master of the demo checkpoint and on that quantized, with
-a LoRA adapter merged, through the real engine.
+"""`octet eval perplexity` and `generate` on the bf16 master of the demo checkpoint and what `octet quantize`
+makes of it with a LoRA adapter, through the real engine.
 
 Each model is started once for all tests here: the engines that the commands ask for stay, and so does their
 event loop.
