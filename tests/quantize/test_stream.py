@@ -71,7 +71,8 @@ def test_one_shard_is_quantized_while_the_next_is_downloaded_and_no_other_is_her
     output, error = process.communicate(timeout=120)
     assert (process.returncode, error) == (0, "")
     assert "verified: every copied tensor is equal" in output
-    assert [there[shard] for shard in SHARDS] == [set(), {SHARDS[0]}, {SHARDS[1]}]
+    assert (there[SHARDS[0]], there[SHARDS[1]]) == (set(), {SHARDS[0]})
+    assert there[SHARDS[2]] <= {SHARDS[1]}  # which may be done before the third is asked for
     assert hub.downloads[-3:] == [(shard, 0) for shard in SHARDS]
     quantize(SOURCE, tmp_path / "expected")
     assert weights(tmp_path / "made") == weights(tmp_path / "expected")
