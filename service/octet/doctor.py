@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any
 
 import octet
+from octet.config.memory import available_memory, total_memory
 from octet.engine.vllm import compat, kernels
 from octet.engine.vllm.checkpoint import Checkpoint, has_chat_template, load_obstacles, read_checkpoint
 from octet.engine.vllm.launch import environment
@@ -185,10 +186,8 @@ def _companions() -> list[Finding]:
 
 
 def _memory() -> Finding:
-    import psutil  # type: ignore[import-untyped]
-
-    memory = psutil.virtual_memory()
-    detail = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free, {os.cpu_count()} CPUs"
+    free, total = available_memory(), total_memory()
+    detail = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free, {os.cpu_count()} CPUs"
     return Finding("machine", Status.OK, detail)
 
 
@@ -281,9 +280,7 @@ def _fits(weight_bytes: int) -> Finding:
         free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
         where = f"GPU memory of {torch.cuda.device_count()} devices together"
     else:
-        import psutil
-
-        free, where = psutil.virtual_memory().available, "memory"
+        free, where = available_memory(), "memory"
     detail = f"{weight_bytes / GIB:.2f} GiB of weights, {free / GIB:.1f} GiB of {where} free"
     if weight_bytes >= free:
         return Finding("model's size", Status.ERROR, detail, "free memory, or take more or larger devices")

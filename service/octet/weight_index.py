@@ -22,14 +22,30 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it cannot be read, or holds something else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        text = path.read_bytes()
+        content = json.loads(text)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} {_no_json(text, error)}") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object")
     return content
+
+
+def is_pointer(start: bytes) -> bool:
+    """Whether a file that begins so is a pointer of Git LFS, in the place of the file itself."""
+    return start.startswith(b"version https://git-lfs.github.com/")
+
+
+POINTER = "is a pointer of Git LFS, not the file itself; run `git lfs pull` where it comes from"
+
+
+def _no_json(text: bytes, error: Exception) -> str:
+    """Why a file's text is none."""
+    if not text.strip():
+        return "is empty"
+    return POINTER if is_pointer(text) else f"is not JSON: {error}"
 
 
 def read_weight_map(folder: Path, name: str = INDEX, here: bool = True) -> dict[str, str] | None:

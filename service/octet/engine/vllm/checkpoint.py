@@ -8,7 +8,8 @@ from octet.engine.types import Quantization
 from octet.engine.vllm import formats
 from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.serving.model_info import quantization
-from octet.weight_index import CheckpointError, read_json, read_weight_map
+from octet.weight_files import find_folder, weight_files
+from octet.weight_index import CheckpointError, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,39 +113,3 @@ def has_chat_template(folder: Path) -> bool:
         return True
     files = [folder / name for name in ("tokenizer_config.json", "processor_config.json")]
     return any(bool(read_json(file).get("chat_template")) for file in files if file.is_file())
-
-
-def find_folder(model: str) -> Path:
-    """Where a model's files are: it is a local directory, or a hub id in the local cache.
-
-    Raises:
-        CheckpointError: it is neither.
-    """
-    local = Path(model).expanduser()
-    if local.is_dir():
-        return local
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, "config.json")
-    except HFValidationError as error:
-        raise CheckpointError(f"{model} is neither a directory nor a hub id") from error
-    if not isinstance(found, str):
-        raise CheckpointError(f"{model} is neither a directory nor in the local cache of the hub")
-    return Path(found).parent
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """A model's weight files, in the order of their names.
-
-    Raises:
-        CheckpointError: there are none, or some that the index names are missing.
-    """
-    weight_map = read_weight_map(folder)
-    if weight_map is not None:
-        return [folder / name for name in sorted(set(weight_map.values()))]
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    if not files:
-        raise CheckpointError(f"{folder} holds no weights")
-    return files
