@@ -211,6 +211,32 @@ def test_a_missing_shard(tmp_path: Path, quantize: Quantize) -> None:
 
 
 @pytest.mark.parametrize(
+    ("program", "problem"),
+    [
+        ("raise SystemExit(3)", "the process that reads torch's pickles ended with status 3"),
+        ("print('[')", "the process that reads torch's pickles ended with status "),
+        ("print('[' * 10**6)", "the process that reads torch's pickles ended with status "),
+        ("print('{}')", "the process that reads torch's pickles gave no answer that can be used"),
+        (
+            "import os, time; os.write(1, b'[[]]'); os.close(1); time.sleep(600)",
+            None,
+        ),
+    ],
+)
+def test_a_process_that_fails_is_one_line_and_one_that_stays_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, problem: str | None
+) -> None:
+    (tmp_path / "child.py").write_text(program)
+    monkeypatch.setattr(pickled, "_CHILD", tmp_path / "child.py")
+    if problem is None:
+        assert pickled.ask([0]) == [[]]
+        return
+    with pytest.raises(QuantizeError) as caught:
+        pickled.ask([0])
+    assert str(caught.value).startswith(problem)
+
+
+@pytest.mark.parametrize(
     ("entry", "problem"),
     [
         (["x", "complex64", [2], 0], ": tensor x is of dtype complex64, which is not supported"),
