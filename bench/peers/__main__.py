@@ -30,6 +30,7 @@ from bench.versions import versions
 from octet import demo
 from octet.bench import machine
 from octet.bench.serving.figures import Figures
+from octet.bench.serving.play import Load
 
 _WARM_UP = 8
 
@@ -48,9 +49,9 @@ async def measure(arguments: argparse.Namespace, flags: Sequence[str]) -> dict[i
             title, start = PEERS[name]
             print(f"starting {title}", file=sys.stderr)
             peers[name] = await stack.enter_async_context(start(flags, environment, logs / f"{name}.log"))
-        for peer in peers.values():
+        for name, peer in peers.items():
             await peer.prepare(_job(arguments, _WARM_UP, "warm"))
-            await peer.play()
+            _check(PEERS[name][0], arguments, await peer.play())
         turns: dict[int, dict[str, list[Turn]]] = {
             streams: {name: [] for name in peers} for streams in arguments.streams
         }
@@ -64,6 +65,18 @@ async def measure(arguments: argparse.Namespace, flags: Sequence[str]) -> dict[i
                     turns[streams][name].append(await _one(peers, name, job))
                     print(_line(turn, streams, PEERS[name][0], turns[streams][name][-1]), file=sys.stderr)
         return turns
+
+
+def _check(title: str, arguments: argparse.Namespace, loads: Sequence[Load]) -> None:
+    """Sees that answers are counted, and as long as they are to be: what is compared has to be the same.
+
+    Raises:
+        RuntimeError: they are not.
+    """
+    for outcome in (outcome for load in loads for outcome in load.outcomes):
+        tokens = outcome.usage.answer_tokens if outcome.usage is not None else 0
+        if tokens != arguments.answer_tokens:
+            raise RuntimeError(f"{title} gave {tokens} tokens: {outcome.status} {outcome.message}")
 
 
 def _job(arguments: argparse.Namespace, streams: int, salt: str) -> Job:

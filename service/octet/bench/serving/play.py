@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,7 +61,7 @@ class Load:
     client_share: float
 
 
-async def closed(target: Target, work: Sequence[Prepared], streams: int, note: Note) -> Load:
+async def closed(target: Target, work: Iterable[Prepared], streams: int, note: Note) -> Load:
     """Keeps `streams` requests going until all are made: a stream sends its next one when it has its answer.
 
     Args:
@@ -80,7 +80,9 @@ async def closed(target: Target, work: Sequence[Prepared], streams: int, note: N
             outcomes.append(outcome)
             note(outcome)
 
-    await _all([keep_asking() for _ in range(min(streams, len(work)))])
+    async with asyncio.TaskGroup() as group:
+        for _ in range(streams):
+            group.create_task(keep_asking())
     return clock.load(outcomes)
 
 
@@ -106,12 +108,6 @@ async def open_ended(target: Target, work: Sequence[Prepared], note: Note) -> Lo
             await asyncio.sleep(order.due - clock.now())
             group.create_task(ask(order, request, order.due))
     return clock.load(outcomes)
-
-
-async def _all(tasks: list[Any]) -> None:
-    async with asyncio.TaskGroup() as group:
-        for task in tasks:
-            group.create_task(task)
 
 
 async def _ask(target: Target, order: Order, request: Any, clock: "_Clock", due: float) -> Outcome:

@@ -78,11 +78,13 @@ class VllmTarget:
         """Sends a request, and gives what comes."""
         call = next(self._stubs).Generate(request, timeout=self._timeout, metadata=self._metadata)
         end = None
+        tokens = 0
         try:
             while (response := await call.read()) is not grpc.aio.EOF:
                 if response.HasField("complete"):
                     end = response.complete
                 elif response.chunk.token_ids:
+                    tokens += len(response.chunk.token_ids)
                     yield HIDDEN
         except grpc.aio.AioRpcError as error:
             raise failure_of(error) from None
@@ -92,7 +94,8 @@ class VllmTarget:
             raise Failure(CUT_OFF, "the stream ended without its last message")
         if end.finish_reason in ("abort", "error"):
             raise Failure("CANCELLED", f"the answer ended with {end.finish_reason!r}")
-        yield Usage(end.prompt_tokens, end.completion_tokens)
+        # The last message of a stream counts the tokens of the last chunk, not those of the answer.
+        yield Usage(end.prompt_tokens, tokens)
 
     async def close(self) -> None:
         """Ends every connection."""
