@@ -21,16 +21,25 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it cannot be read, or holds something else.
     """
+    content = read_value(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object")
+    return content
+
+
+def read_value(path: Path) -> Any:
+    """The JSON value that a file holds.
+
+    Raises:
+        CheckpointError: it cannot be read, or is no JSON.
+    """
     try:
         text = path.read_bytes()
-        content = json.loads(text)
+        return json.loads(text)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} {_no_json(text, error)}") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds no JSON object")
-    return content
 
 
 def is_pointer(start: bytes) -> bool:

@@ -18,6 +18,12 @@ MASTER = Path(__file__).parents[2] / "tools" / "demo_checkpoint" / "master"
 ENGINE = "--enforce-eager --kv-cache-memory-bytes 256M --max-num-seqs 8"
 
 
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command sets, where nothing is set, must not reach other tests."""
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "WARNING")
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> str:
     """The bf16 master with the files that make it a model."""
@@ -51,6 +57,8 @@ def test_quantized_checkpoints_predict_what_their_master_does(
     arguments += ["--window", "96", "--engine-args", ENGINE, "--json"]
     result = CliRunner().invoke(eval_command, arguments)
     assert result.exit_code == 0, result.output
+    for model in (source, str(demo.PATH), whole):
+        assert f"octet: loading {model}\noctet: {model}: " in result.stderr
     found, vocabulary = json.loads(result.stdout)["models"]
     tokenizer = PreTrainedTokenizerFast.from_pretrained(demo.PATH)
     tokens = [tokenizer.encode(document, add_special_tokens=False) for document in documents]

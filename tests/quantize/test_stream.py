@@ -69,7 +69,8 @@ def test_one_shard_is_quantized_while_the_next_is_downloaded_and_no_other_is_her
     hub.meanwhile = look
     process = start(hub, tmp_path, "--verify")
     output, error = process.communicate(timeout=120)
-    assert (process.returncode, error) == (0, "")
+    assert process.returncode == 0
+    assert all(line.startswith("octet: warning: model.layers.") for line in error.splitlines()), error
     assert "verified: every copied tensor is equal" in output
     assert [there[shard] for shard in SHARDS] == [set(), {SHARDS[0]}, {SHARDS[1]}]
     assert hub.downloads[-3:] == [(shard, 0) for shard in SHARDS]
@@ -100,7 +101,7 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path, hub: Hub, quant
     go_on.set()
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert error == "octet: interrupted; the same command goes on where this one stopped\n"
+    assert error.startswith("octet: interrupted; what is done so far lies in ")
     hub.downloads.clear()
     hub.meanwhile = lambda file: None
     assert run(hub, tmp_path) == (0, "")
@@ -186,9 +187,8 @@ def test_a_file_that_changes_under_its_name_is_an_error(tmp_path: Path, hub: Hub
     hub.meanwhile = change
     code, error = run(hub, tmp_path)
     assert code == 1
-    assert error == (
-        f"octet: error: {NAME}@{hub.commit}/{SHARDS[1]} is not what it was when its header was read\n"
-    )
+    said = f"octet: error: {NAME}@{hub.commit}/{SHARDS[1]} is not what it was when its header was read; "
+    assert error.startswith(said)
 
 
 def test_pickled_files_are_not_streamed(tmp_path: Path, hub: Hub) -> None:

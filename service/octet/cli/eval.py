@@ -16,7 +16,10 @@ from octet.cli.tables import console
 from octet.errors import OctetError
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from octet.evaluate.divergence import Divergence
+    from octet.evaluate.perplexity import Progress
     from octet.evaluate.weights import LayerError, WeightComparison
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
@@ -133,6 +136,7 @@ def perplexity(
     Windows slide over the text, and each token is predicted once. With --top above 0 the divergence is a
     lower bound: tokens that are not among the most probable of both models count as one.
     """
+    from octet.engine.vllm.launch.logs import configure_logging
     from octet.evaluate.perplexity import Settings, evaluate
     from octet.evaluate.windows import split_documents
 
@@ -145,7 +149,9 @@ def perplexity(
             tuple(shlex.split(engine_args)),
             ("--fp8-vocabulary",) if fp8_vocabulary else (),
         )
-        results = asyncio.run(evaluate(source, quantized, documents, settings, _show_progress))
+        configure_logging("text", "warning")  # what is said meanwhile is this command's own
+        with _windows() as progress:
+            results = asyncio.run(evaluate(source, quantized, documents, settings, progress))
     if as_json:
         found = [{"model": name} | asdict(r) for name, r in zip(quantized, results, strict=True)]
         click.echo(json.dumps({"source": source, "text": str(text_file), "models": found}, indent=2))
@@ -184,8 +190,34 @@ def _with_progress(comparison: "WeightComparison") -> "Iterable[LayerError]":
     )
 
 
-def _show_progress(model: str, done: int, total: int) -> None:
-    if done == total or done % max(1, total // 10) == 0:
+@contextmanager
+def _windows() -> "Iterator[Progress]":
+    """Shows which model is loaded, and how many windows it has scored: as a bar, or in lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _print_windows
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(model: str, done: int, total: int) -> None:
+            if total == 0:
+                tasks[model] = bars.add_task(f"loading {model}", total=None)
+            else:
+                bars.update(tasks[model], description=model, completed=done, total=total)
+
+        yield show
+
+
+def _print_windows(model: str, done: int, total: int) -> None:
+    if total == 0:
+        click.echo(f"octet: loading {model}", err=True)
+    elif done == total or done % max(1, total // 10) == 0:
         click.echo(f"octet: {model}: {done} of {total} windows", err=True)
 
 

@@ -19,7 +19,7 @@ TOP = 256
 """Most probable tokens that are compared of larger ones by default."""
 
 Progress = Callable[[str, int, int], None]
-"""Told of a model, how many windows are scored and how many there are."""
+"""Told of a model, how many windows are scored and how many there are: of none at all while it is loaded."""
 
 
 class EvaluationError(OctetError):
@@ -62,6 +62,7 @@ async def evaluate(
     """
     with tempfile.TemporaryDirectory(prefix="octet-eval-") as folder:
         reference = _Stored(Path(folder))
+        progress(source, 0, 0)
         async with scorer(source, settings.engine_flags) as model:
             prompts = _prompts(model, documents, settings)
             top, vocab_size = _top(settings.top, model.vocab_size), model.vocab_size
@@ -71,6 +72,7 @@ async def evaluate(
         results = []
         for name in quantized:
             scores = _Stored(Path(folder))
+            progress(name, 0, 0)
             async with scorer(name, (*settings.engine_flags, *settings.quantized_flags)) as model:
                 if model.vocab_size != vocab_size or _prompts(model, documents, settings) != prompts:
                     raise EvaluationError(f"{name} has another tokenizer than {source}")

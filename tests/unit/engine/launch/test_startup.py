@@ -190,3 +190,25 @@ def test_a_start_that_compiles_says_so(mode: str, told: bool, caplog: pytest.Log
     with caplog.at_level("INFO"):
         startup._announce_compilation(config)
     assert ("compiling the model: some minutes the first time" in caplog.text) is told
+
+
+def test_want_of_memory_is_named(monkeypatch: pytest.MonkeyPatch, stderr_file: Path) -> None:
+    """Where the kernel has killed since the engine was last seen alive, whatever else is said of its end."""
+    kills = 3
+    monkeypatch.setattr(startup, "memory_kills", lambda: kills)
+    launch = Launch(EngineSettings(engine=object()))  # type: ignore[arg-type]
+    assert not launch.short_of_memory
+    kills = 4
+    assert launch.short_of_memory
+    output = run_child(WORKER_LOG, stderr_file, release=False)
+    assert launch._cause(BrokenPipeError(32, "Broken pipe"), output) == startup.WANT_OF_MEMORY
+    launch.seen_alive()
+    assert launch._cause(RuntimeError("See root cause above."), output) == "Too little memory."
+
+
+def test_a_process_that_is_gone_is_named_as_that(stderr_file: Path) -> None:
+    launch = Launch(EngineSettings(engine=object()))  # type: ignore[arg-type]
+    output = run_child(BROKEN_PIPE, stderr_file, release=False)
+    assert launch._cause(BrokenPipeError(32, "Broken pipe"), output) == SILENT
+    gone = RuntimeError("Engine core initialization failed. Failed core proc(s): {'EngineCore_DP0': -9}")
+    assert launch._cause(gone, output) == f"{SILENT} (SIGKILL)"

@@ -70,27 +70,35 @@ def make() -> Path:
 
 def _clear_behind(folder: Path) -> None:
     """Has a folder removed when this process is gone."""
-    shell = _shell()
-    if shell is not None and shell.stdin is not None:
+    if (shell := _shell()) is not None:
         with contextlib.suppress(OSError):
-            shell.stdin.write(f"{folder}\n".encode())
-            shell.stdin.flush()
+            os.write(shell, f"{folder}\n".encode())
 
 
 @functools.cache
-def _shell() -> "subprocess.Popen[bytes] | None":
-    """What removes folders behind this process; signals that are sent to all processes do not end it."""
+def _shell() -> int | None:
+    """What tells folders to a shell that removes them behind this process; None where there is no shell.
+
+    Signals that are sent to all processes do not end it.
+    """
+    folders, tell = os.pipe()
     try:
-        return subprocess.Popen(
+        shell = subprocess.Popen(
             ["/bin/sh", "-c", _CLEARING, "octet-clear"],
-            stdin=subprocess.PIPE,
+            stdin=folders,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
             start_new_session=True,
         )
     except OSError:
+        os.close(tell)
         return None
+    finally:
+        os.close(folders)
+    # Nobody waits for it: it ends after this process.
+    shell.returncode = 0
+    return tell
 
 
 def _clear() -> None:

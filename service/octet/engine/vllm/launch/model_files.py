@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from octet.loading.said import find, read
 from octet.weight_files import check_weight_file, find_folder
-from octet.weight_index import INDEX, CheckpointError, read_json, read_weight_map
+from octet.weight_index import INDEX, CheckpointError, read_json, read_value, read_weight_map
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -37,8 +38,12 @@ _JSON_FILES = (
     "added_tokens.json",
     "chat_template.json",
     "hf_quant_config.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "1_Pooling/config.json",
     INDEX,
 )
+_MODULES = "modules.json"
 
 # Formats whose weights lie in safetensors files, or in PyTorch's.
 _LOAD_FORMATS = ("auto", "hf", "safetensors", "fastsafetensors")
@@ -68,11 +73,35 @@ def check(settings: "EngineSettings") -> None:
     for name in _JSON_FILES:
         if (folder / name).is_file():
             read_json(folder / name)
+    _check_quantization(folder / _CONFIG)
+    if (folder / _MODULES).is_file():
+        read_value(folder / _MODULES)
     if engine.load_format in _LOAD_FORMATS:
         for file in _loaded_files(folder):
             check_weight_file(file)
     if settings.chat_template is None:
         _check_template(folder)
+
+
+def _check_quantization(config: Path) -> None:
+    """Raises CheckpointError where vLLM could not read what a config.json says of quantization."""
+    path, said = find(read_json(config)) if config.is_file() else ("", None)
+    if said is None:
+        return
+    try:
+        read(said, path)
+    except ValueError as error:
+        raise CheckpointError(f"{config}: {error}") from error
+
+
+def check_given_template(settings: "EngineSettings") -> None:
+    """Looks at the chat template that replaces a model's own.
+
+    Raises:
+        CheckpointError: it is not Jinja; with the line.
+    """
+    if settings.chat_template is not None:
+        _parse("--chat-template", settings.chat_template)
 
 
 def fault(settings: "EngineSettings", error: Exception, *, configuring: bool = False) -> str:
@@ -92,7 +121,9 @@ def fault(settings: "EngineSettings", error: Exception, *, configuring: bool = F
             return str(found)
         return f"{tokenizer / _TOKENIZER} and what belongs to it make no tokenizer: {said}"
     if read == _PROCESSOR and folder is not None:
-        return f"{folder / _PROCESSOR} and processor_config.json make no processor of pictures: {said}"
+        # What vLLM says of it is advice for those who have no broken files.
+        cause = words(error.__cause__ or error)
+        return f"{folder / _PROCESSOR} and processor_config.json make no processor of pictures: {cause}"
     if configuring and folder is not None and not _names_a_flag(settings.engine, said):
         return f"{folder / _CONFIG}: {said}"
     return said
@@ -119,11 +150,9 @@ def check_generation(config: "VllmConfig") -> None:
 
 
 def words(error: BaseException) -> str:
-    """The cause of an error in one line, with its kind where nobody has meant it to be read."""
+    """An error in one line, with its kind where nobody has meant it to be read."""
     from octet.engine.vllm.launch.args import one_line
 
-    while error.__cause__ is not None:
-        error = error.__cause__
     said = one_line(error)
     said = f"{type(error).__name__}: {said}" if isinstance(error, _UNFORESEEN) else said
     return said if len(said) <= _MOST_CHARACTERS else f"{said[:_MOST_CHARACTERS]}..."
@@ -195,7 +224,7 @@ def _check_template(folder: Path) -> None:
             return
 
 
-def _parse(file: Path, template: str) -> None:
+def _parse(place: Path | str, template: str) -> None:
     import jinja2
     from jinja2.ext import loopcontrols
     from vllm.renderers.hf import AssistantTracker
@@ -203,7 +232,7 @@ def _parse(file: Path, template: str) -> None:
     try:
         jinja2.Environment(extensions=[loopcontrols, AssistantTracker]).parse(template)
     except jinja2.TemplateSyntaxError as error:
-        raise CheckpointError(f"{file} is no chat template: line {error.lineno}: {error.message}") from error
+        raise CheckpointError(f"{place} is no chat template: line {error.lineno}: {error.message}") from error
 
 
 def _check_tokenizer(folder: Path) -> None:
