@@ -423,7 +423,7 @@ FAMILIES = (
     Family("Qwen3ForSequenceClassification", TEXT, ("score",)),
     Family("LlamaModel", TEXT, ()),
     Family("MistralModel", TEXT, ()),
-    Family("Qwen2Model", TEXT, ()),
+    Family("Qwen2Model", TEXT, (), 'vLLM asks for names that begin with "model."'),
     Family("Qwen3Model", TEXT, ()),
     Family("Gemma3TextModel", TEXT, ()),
     Family("BertModel", TEXT, ("pooler.dense",)),
