@@ -90,9 +90,9 @@ _DEEPSEEK = MIXTURE | {
     "topk_group": 1,
     "first_k_dense_replace": 1,
     "q_lora_rank": 64,
-    "kv_lora_rank": 64,
+    "kv_lora_rank": 512,
     "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 32,
+    "qk_rope_head_dim": 64,
     "v_head_dim": 32,
     "num_key_value_heads": 4,
 }
@@ -180,7 +180,12 @@ FAMILIES = (
         NO_EXPERTS,
     ),
     Family("DeepseekV2ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
-    Family("DeepseekV3ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
+    Family(
+        "DeepseekV3ForCausalLM",
+        _DEEPSEEK | {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+        EXPERTS,
+        NO_EXPERTS,
+    ),
     Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 4}, EXPERTS, NO_EXPERTS),
     Family(
         "Lfm2MoeForCausalLM",

@@ -23,8 +23,8 @@ pytestmark = pytest.mark.skipif(
 )
 
 PROMPT = [3, 17, 99, 250, 4, 8, 120, 63, 31, 77, 12, 201]
-TOLERANCE = 0.35
-"""Nats by which log probabilities may differ in the mean: FP8's error over two layers is a tenth of it."""
+TOLERANCE = 0.5
+"""Nats by which log probabilities may differ in the mean: most do by 0.1, and squares make it 0.3."""
 
 
 @pytest.fixture(scope="module", autouse=True)
