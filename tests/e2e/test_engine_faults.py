@@ -34,11 +34,12 @@ def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """`octet serve` with the demo checkpoint.
+    """`octet serve`.
 
     Args:
         folder: an empty one, with a short path, for sockets lie in it.
         flags: what it is started with.
+        model: the checkpoint.
         environment: variables beside this process's.
         prepare: is called in the process before it is the server.
     """
@@ -47,11 +48,12 @@ class Server:
         self,
         folder: Path,
         *flags: str,
+        model: Path = demo.PATH,
         environment: dict[str, str] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         self.log, self.temporary = folder / "log", folder
-        command = [sys.executable, "-m", "octet", "serve", str(demo.PATH), "--port", "0", *flags]
+        command = [sys.executable, "-m", "octet", "serve", str(model), "--port", "0", *flags]
         with self.log.open("w") as file:
             self.popen = subprocess.Popen(
                 command,
@@ -86,7 +88,7 @@ class Server:
             self.family = psutil.Process(self.popen.pid).children(recursive=True)
         self._marks |= {path.name for path in self.temporary.glob("octet-engine-*")}
 
-    def end(self, seconds: float = 60) -> tuple[int, str]:
+    def end(self, seconds: float = START_SECONDS) -> tuple[int, str]:
         """Its exit status and the last line of its log, when it ends by itself; nothing may be left then."""
         status = self.popen.wait(seconds)
         assert psutil.wait_procs(self.family, timeout=5)[1] == []
@@ -141,7 +143,7 @@ def test_weights_that_do_not_fit_the_config(short_path: Path) -> None:
     text = config.read_text().replace('"intermediate_size": 768', '"intermediate_size": 512')
     config.unlink()
     config.write_text(text)
-    with serving(short_path, "--model", str(folder), *ENGINE_FLAGS) as server:
+    with serving(short_path, *ENGINE_FLAGS, model=folder) as server:
         status, line = server.end()
     assert status == 1
     assert line.startswith(f"octet: error: cannot serve {folder}: ")
@@ -228,7 +230,7 @@ def test_a_container_with_little_memory(named: bool, short_path: Path) -> None:
         with serving(short_path, "--enforce-eager", *size, prepare=enter) as server:
             if named:
                 server.look()
-                status, line = server.popen.wait(120), server.log.read_text().splitlines()[-1]
+                status, line = server.popen.wait(START_SECONDS), server.log.read_text().splitlines()[-1]
                 assert (status, "kernel killed a process for want of memory" in line) == (1, True), line
                 error_in(server.log)
                 return
