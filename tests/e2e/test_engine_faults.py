@@ -151,24 +151,15 @@ def test_weights_that_do_not_fit_the_config(short_path: Path) -> None:
 
 
 @long
-@pytest.mark.parametrize("title", ["VLLM::Worker", "VLLM::EngineCore"])
-def test_a_process_that_stands_still_for_too_long(title: str, short_path: Path) -> None:
-    """A worker for longer than vLLM waits for a step: the engine is dead. A core for longer: it goes on."""
-    with serving(
-        short_path, *ENGINE_FLAGS, environment={"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3"}
-    ) as server:
+def test_a_worker_that_stands_still_for_too_long(short_path: Path) -> None:
+    """For longer than vLLM waits for a step: the engine is dead, and what stands still is killed."""
+    # A first step may take seconds.
+    environment = {"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "30"}
+    with serving(short_path, *ENGINE_FLAGS, environment=environment) as server:
         with Client(server.target()) as client:
-            stream = client.stream("Tell me a story.", ignore_eos=True, max_tokens=1000)
+            stream = client.stream("Tell me a story.", ignore_eos=True, max_tokens=1900)
             assert next(iter(stream))
-            process = server.process(title)
-            process.send_signal(signal.SIGSTOP)
-            if title == "VLLM::EngineCore":
-                with pytest.raises(OctetRpcError) as raised:
-                    client.chat("Hello!", timeout=6.0)
-                assert raised.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
-                process.send_signal(signal.SIGCONT)
-                assert stream.answer().usage.completion_tokens == 1000
-                return
+            server.process("VLLM::Worker").send_signal(signal.SIGSTOP)
             with pytest.raises(OctetRpcError) as raised:
                 stream.answer()
             assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD")
