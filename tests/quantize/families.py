@@ -34,7 +34,7 @@ MIXTURE: dict[str, Any] = TEXT | {
     "num_experts": 4,
     "num_local_experts": 4,
     "num_experts_per_tok": 2,
-    "moe_intermediate_size": 64,
+    "moe_intermediate_size": 96,
     "decoder_sparse_step": 1,
 }
 QWEN_VISION: dict[str, Any] = {
@@ -51,11 +51,14 @@ QWEN_VISION: dict[str, Any] = {
 MROPE: dict[str, Any] = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
 }
+HALF_MROPE: dict[str, Any] = {
+    "rope_parameters": MROPE["rope_parameters"] | {"partial_rotary_factor": 0.5, "mrope_section": [2, 3, 3]}
+}
 
 HEAD = ("lm_head",)
 TOWER = (*HEAD, r"re:.*vision_tower.*", r"re:.*multi_modal_projector.*")
 VISUAL = (*HEAD, r"re:.*visual.*")
-EXPERTS = (r"re:.*lm_head", r"re:.*router.*", r"re:.*gate$")
+EXPERTS = (r"re:.*lm_head", r"re:.*router.*", r"re:.*\.(shared_expert_)?gate$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +69,13 @@ class Family:
         architecture: the model's class in transformers.
         config: what its config is made of, besides the class's defaults.
         stays: the recipe's `ignore`: names in transformers, or "re:" and a regular expression.
-        served: why vLLM cannot run it on a CPU; empty where it can.
+        hindrance: why it cannot be run in vLLM on a CPU as it is; empty where it can.
     """
 
     architecture: str
     config: Mapping[str, Any] = field(default_factory=lambda: TEXT)
     stays: tuple[str, ...] = HEAD
-    served: str = ""
+    hindrance: str = ""
 
 
 def _text(*architectures: str) -> list[Family]:
@@ -105,9 +108,9 @@ _HYBRID = {
 _LINEAR_ATTENTION = {
     "layer_types": ["linear_attention", "full_attention"],
     "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 32,
-    "linear_value_head_dim": 32,
+    "linear_num_value_heads": 16,
+    "linear_key_head_dim": 128,
+    "linear_value_head_dim": 128,
 }
 
 FAMILIES = (
@@ -133,7 +136,16 @@ FAMILIES = (
         (*HEAD, r"re:.*altup.*", r"re:.*per_layer_model_projection"),
     ),
     Family("Gemma4ForCausalLM", TEXT, (*HEAD, r"re:.*per_layer_model_projection")),
-    Family("Lfm2ForCausalLM", TEXT | {"layer_types": ["conv", "full_attention"]}),
+    Family(
+        "Gemma4ForCausalLM",
+        MIXTURE | {"enable_moe_block": True, "top_k_experts": 2},
+        (*EXPERTS, r"re:.*per_layer_model_projection"),
+        NO_EXPERTS,
+    ),
+    Family(
+        "Lfm2ForCausalLM",
+        TEXT | {"layer_types": ["conv", "full_attention"], "conv_dim": 128, "conv_dim_out": 128},
+    ),
     Family("FalconH1ForCausalLM", TEXT | _HYBRID),
     Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}),
     Family("Qwen3_5ForCausalLM", TEXT | _LINEAR_ATTENTION, (*HEAD, r"re:.*in_proj_[ab]$")),
@@ -153,13 +165,24 @@ FAMILIES = (
     ),
     Family("OlmoeForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
     Family("PhimoeForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
-    Family("Llama4ForCausalLM", MIXTURE | {"intermediate_size_mlp": 192}, EXPERTS, NO_EXPERTS),
+    Family(
+        "Llama4ForCausalLM",
+        MIXTURE | {"intermediate_size_mlp": 192, "num_experts_per_tok": 1},
+        EXPERTS,
+        NO_EXPERTS,
+    ),
     Family("DeepseekV2ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
     Family("DeepseekV3ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
     Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 2}, EXPERTS, NO_EXPERTS),
     Family(
         "Lfm2MoeForCausalLM",
-        MIXTURE | {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
+        MIXTURE
+        | {
+            "layer_types": ["conv", "full_attention"],
+            "conv_dim": 128,
+            "conv_dim_out": 128,
+            "num_dense_layers": 1,
+        },
         EXPERTS,
         NO_EXPERTS,
     ),
@@ -192,6 +215,7 @@ FAMILIES = (
             r"re:.*audio_tower.*",
             r"re:.*embed_(vision|audio).*",
         ),
+        "its tower needs the library timm",
     ),
     Family(
         "Gemma4ForConditionalGeneration",
@@ -215,8 +239,11 @@ FAMILIES = (
     ),
     Family(
         "Qwen3VLMoeForConditionalGeneration",
-        {"text_config": MIXTURE | MROPE, "vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]}},
-        (*VISUAL, r"re:.*gate$"),
+        {
+            "text_config": MIXTURE | MROPE | {"norm_topk_prob": True},
+            "vision_config": QWEN_VISION | {"deepstack_visual_indexes": [0]},
+        },
+        (*VISUAL, r"re:.*\.(shared_expert_)?gate$"),
         NO_EXPERTS,
     ),
     Family(
@@ -230,7 +257,7 @@ FAMILIES = (
             "text_config": MIXTURE | _LINEAR_ATTENTION | {"shared_expert_intermediate_size": 64},
             "vision_config": QWEN_VISION,
         },
-        (*VISUAL, r"re:.*in_proj_[ab]$", r"re:.*gate$"),
+        (*VISUAL, r"re:.*in_proj_[ab]$", r"re:.*\.(shared_expert_)?gate$"),
         NO_EXPERTS,
     ),
     Family(
@@ -310,7 +337,13 @@ FAMILIES = (
     Family(
         "Lfm2VlForConditionalGeneration",
         {
-            "text_config": TEXT | {"model_type": "lfm2", "layer_types": ["conv", "full_attention"]},
+            "text_config": TEXT
+            | {
+                "model_type": "lfm2",
+                "layer_types": ["conv", "full_attention"],
+                "conv_dim": 128,
+                "conv_dim_out": 128,
+            },
             "vision_config": VISION,
         },
         TOWER,
@@ -318,7 +351,7 @@ FAMILIES = (
     Family(
         "Glm4vForConditionalGeneration",
         {
-            "text_config": TEXT | MROPE,
+            "text_config": TEXT | HALF_MROPE,
             "vision_config": QWEN_VISION
             | {"hidden_size": 64, "num_heads": 2, "out_hidden_size": 128, "image_size": 28},
         },
@@ -343,7 +376,10 @@ FAMILIES = (
     ),
     Family(
         "Llama4ForConditionalGeneration",
-        {"text_config": MIXTURE | {"intermediate_size_mlp": 192}, "vision_config": VISION},
+        {
+            "text_config": MIXTURE | {"intermediate_size_mlp": 192, "num_experts_per_tok": 1},
+            "vision_config": VISION,
+        },
         (*EXPERTS, r"re:.*vision_model.*", r"re:.*multi_modal_projector.*"),
         NO_EXPERTS,
     ),

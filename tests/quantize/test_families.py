@@ -13,7 +13,7 @@ from octet.quantize import anatomy, architectures
 from octet.quantize.layers import OUTPUT_LAYER, Anatomy
 from octet.quantize.options import DEFAULT_IGNORE
 from octet.quantize.safetensors_file import StoredTensor
-from tests.quantize.families import FAMILIES, NO_EXPERTS, Family
+from tests.quantize.families import FAMILIES, NO_EXPERTS, TEXT, Family
 
 
 def config_of(family: Family) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def stored_tensors(model: transformers.PreTrainedModel) -> list[StoredTensor]:
 
 
 def by_recipe(family: Family, model: transformers.PreTrainedModel) -> set[str]:
-    """Names in the checkpoint of what the recipe quantizes."""
+    """Names in the model of what the recipe quantizes."""
 
     def stays(module: str) -> bool:
         return any(
@@ -59,7 +59,7 @@ def by_recipe(family: Family, model: transformers.PreTrainedModel) -> set[str]:
         stacks = {f"{name}.{key}" for key, value in module.named_parameters(recurse=False) if value.ndim == 3}
         if name.endswith("experts"):
             weights |= stacks
-    return set(as_stored(model, weights))
+    return weights
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
@@ -69,7 +69,67 @@ def test_agrees_with_the_recipe(family: Family) -> None:
     assert found.unknown == ()
     quantized = {layer.tensor for layer in found.layers if layer.kept is None}
     heads = {name for name in quantized if name.split(".")[-2:] == [OUTPUT_LAYER, "weight"]}
-    assert quantized - heads == by_recipe(family, model)
+    assert quantized - heads == set(as_stored(model, by_recipe(family, model)))
+
+
+@pytest.mark.parametrize("without", ["", "model."], ids=["whole names", "without model."])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
+def test_agrees_by_other_names(family: Family, without: str) -> None:
+    """Checkpoints are published under several names: as the model has them, or without the first part."""
+    model = build(family)
+    tied = set(model.all_tied_weights_keys)
+    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
+    tensors = [
+        StoredTensor(name.removeprefix(without), "BF16", tuple(tensor.shape), 0)
+        for name, tensor in state.items()
+    ]
+    found = anatomy.describe(family.architecture, config_of(family), tensors)
+    assert found.unknown == ()
+    quantized = {layer.tensor for layer in found.layers if layer.kept is None}
+    heads = {name for name in quantized if name.split(".")[-2:] == [OUTPUT_LAYER, "weight"]}
+    assert quantized - heads == {name.removeprefix(without) for name in by_recipe(family, model)}
+
+
+def of_llama(*names: str, shape: tuple[int, ...] = (64, 64)) -> list[StoredTensor]:
+    names = (*names, "model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight")
+    return [StoredTensor(name, "BF16", shape, 0) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "name"),
+    [
+        ("Qwen2ForRewardModel", "qwen2", "score.0.weight"),
+        ("Qwen2ForProcessRewardModel", "qwen2", "score.2.weight"),
+        ("LlamaForSomethingNew", "llama", "value_head.summary.weight"),
+    ],
+)
+def test_heads_that_transformers_does_not_have_stay(architecture: str, model_type: str, name: str) -> None:
+    config = {**TEXT, "architectures": [architecture], "model_type": model_type}
+    found = anatomy.describe(architecture, config, of_llama(name, "lm_head.weight"))
+    assert found.unknown == ()
+    kept = {layer.tensor: layer.kept is not None for layer in found.layers}
+    assert kept == {name: True, "lm_head.weight": False, "model.layers.0.mlp.up_proj.weight": False}
+
+
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "Qwen2ForRewardModel"])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("model.layers.0.mlp.side_proj.weight", (64, 64)),
+        ("model.layers.0.mlp.experts.gate_up_proj", (4, 64, 64)),
+        ("model.layers.0.ffn.experts.mlp.w1", (256, 64)),
+    ],
+)
+def test_what_has_no_place_in_a_block_is_unknown(
+    architecture: str, name: str, shape: tuple[int, ...]
+) -> None:
+    model_type = "llama" if architecture.startswith("Llama") else "qwen2"
+    config = {**TEXT, "architectures": [architecture], "model_type": model_type}
+    tensors = [*of_llama(), StoredTensor(name, "BF16", shape, 0)]
+    assert anatomy.describe(architecture, config, tensors).unknown == (name,)
+    known = architectures.find("LlamaForCausalLM")
+    assert known is not None
+    assert architectures.anatomy(known, tensors).unknown == (name,)
 
 
 def by_default(found: Anatomy) -> list[str]:
@@ -103,7 +163,7 @@ def test_the_table_says_what_transformers_does(family: Family) -> None:
     assert table.unknown == asked.unknown == ()
     assert table.output == asked.output
     assert {layer.modules for layer in table.layers} == {layer.modules for layer in asked.layers}
-    if family.served == NO_EXPERTS:
+    if family.hindrance == NO_EXPERTS:
         # transformers holds experts in an order of its own.
         assert set(by_default(table)) == set(by_default(asked))
     else:

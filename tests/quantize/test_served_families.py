@@ -6,6 +6,7 @@
 import gc
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ import pytest
 import tokenizers
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from tests.quantize.conftest import Quantize
-from tests.quantize.families import FAMILIES, TEXT, Family
+from tests.quantize.families import FAMILIES, NO_EXPERTS, TEXT, Family
 
 pytestmark = pytest.mark.skipif(
     "OCTET_LONG_TESTS" not in os.environ, reason="takes long: make check-families"
@@ -72,7 +74,24 @@ def write(family: Family, directory: Path) -> None:
             drawn = torch.randn(parameter.shape) * rows / parameter.shape[-1] ** 0.5
             parameter.copy_(drawn.to(parameter.dtype))
     model.save_pretrained(directory)
+    write_as_published(directory, family.architecture)
     write_tokenizer(directory, TEXT["vocab_size"])
+
+
+def write_as_published(directory: Path, architecture: str) -> None:
+    """Does to a checkpoint what published ones have, transformers 5 does not write, and vLLM asks for.
+
+    Towers of CLIP and SigLIP have a level more; Qwen 3 VL's experts lie transposed.
+    """
+    path = directory / "model.safetensors"
+    tensors = load_file(path)
+    if any(".embeddings.position_embedding." in name for name in tensors):
+        more = r"\1vision_tower.vision_model."
+        tensors = {re.sub(r"(^|\.)vision_tower\.", more, name): tensor for name, tensor in tensors.items()}
+    if architecture.startswith("Qwen3VLMoe"):
+        stacked = {name: tensor.mT.contiguous() for name, tensor in tensors.items() if ".experts." in name}
+        tensors |= stacked
+    save_file(tensors, path, {"format": "pt"})
 
 
 def write_tokenizer(directory: Path, vocabulary: int) -> None:
@@ -158,6 +177,7 @@ def compare(family: Family, source: Path, made: Path) -> tuple[float, str]:
     if seeing:
         before, after = parameters(source), parameters(made)
         kept = {name for name in before.keys() & after if before[name].dtype is after[name].dtype}
+        kept = {name for name in kept if "experts." not in name}  # See `decode_experts`.
         assert len(kept) > 10
         assert [name for name in kept if not torch.equal(before[name], after[name])] == []
     settings = {"language_model_only": True} if seeing else {}
@@ -170,6 +190,8 @@ def compare(family: Family, source: Path, made: Path) -> tuple[float, str]:
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
 def test_says_what_its_source_says(family: Family, tmp_path: Path, quantize: Quantize) -> None:
+    if family.hindrance not in ("", NO_EXPERTS):
+        pytest.skip(family.hindrance)
     write(family, tmp_path / "source")
     quantize(tmp_path / "source", tmp_path / "made")
     assert "quantization_config" in json.loads((tmp_path / "made/config.json").read_text())

@@ -11,6 +11,7 @@ import click
 
 from octet.errors import OctetError
 from octet.quantize.options import DEFAULT_IGNORE, DEFAULT_TARGETS, Format, Options
+from octet.sizes import in_words
 
 if TYPE_CHECKING:
     from octet.quantize.checkpoint import Result
@@ -58,16 +59,21 @@ _INTERRUPTED = 130
 @click.option(
     "--ignore",
     multiple=True,
-    default=DEFAULT_IGNORE,
-    show_default=True,
     metavar="LAYERS",
-    help="Layers not to quantize, in the same terms; replaces the default. Repeatable.",
+    help=f"Further layers not to quantize, in the same terms, besides {', '.join(DEFAULT_IGNORE)}. "
+    "Of layers that vLLM loads as one, such as q_proj, k_proj and v_proj, name all. Repeatable.",
+)
+@click.option(
+    "--no-default-ignore",
+    is_flag=True,
+    help="Leave out only what --ignore names. Without --vocabulary the output layer stays as it is all the "
+    "same.",
 )
 @click.option(
     "--vocabulary",
     is_flag=True,
-    help="Quantize the output layer too, whatever --ignore says. Where it shares the embedding it becomes a "
-    "tensor of its own, and the embedding stays as it is.",
+    help="Quantize the output layer too, whatever --ignore says; it stays otherwise. Where it shares "
+    "the embedding it becomes a tensor of its own, and the embedding stays as it is.",
 )
 @click.option(
     "--like",
@@ -106,6 +112,7 @@ def quantize(
     activations: str,
     targets: tuple[str, ...],
     ignore: tuple[str, ...],
+    no_default_ignore: bool,
     vocabulary: bool,
     like: str | None,
     blocks: str | None,
@@ -124,6 +131,7 @@ def quantize(
     """
     if like and blocks:
         raise click.UsageError("--like and --blocks are two answers to one question: give one of them")
+    ignore = ignore if no_default_ignore else (*DEFAULT_IGNORE, *ignore)
     options = Options(
         weights=Format(weights),
         activations=Format(activations),
@@ -141,10 +149,10 @@ def quantize(
 
         folder = downloads(work_directory(destination)) if stream else None
         if dry_run:
-            from octet.quantize.plan import make_plan
+            from octet.quantize.checked import checked_plan
             from octet.quantize.summary import describe
 
-            for line in describe(make_plan(open_source(source, revision, adapter, folder), options)):
+            for line in describe(checked_plan(open_source(source, revision, adapter, folder), options)):
                 click.echo(line)
             return
         with _progress() as phase:
@@ -154,7 +162,11 @@ def quantize(
         click.echo(f"octet: error: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        click.echo("octet: interrupted; the same command goes on where this one stopped", err=True)
+        from octet.quantize.checkpoint import words_of_rest, work_directory
+
+        work = work_directory(destination)
+        rest = f"; {words_of_rest(work)}" if work.exists() else ""
+        click.echo(f"octet: interrupted{rest}", err=True)
         sys.exit(_INTERRUPTED)
     _report(result)
 
@@ -182,7 +194,7 @@ def _progress() -> "Iterator[Phase]":
 def _report(result: "Result") -> None:
     click.echo(
         f"{result.directory}: {result.quantized} weights quantized, "
-        f"{result.source_bytes / 1e9:.3f} GB became {result.bytes / 1e9:.3f} GB"
+        f"{in_words(result.source_bytes)} became {in_words(result.bytes)}"
     )
     if result.errors:
         worst = min(result.errors, key=lambda error: error.error.sqnr)
@@ -191,3 +203,5 @@ def _report(result: "Result") -> None:
             f"{worst.error.sqnr:.2f} dB (output channel {worst.error.worst_channel}: "
             f"{worst.error.worst_sqnr:.2f} dB)"
         )
+    for warning in result.warnings:
+        click.echo(f"octet: warning: {warning}", err=True)

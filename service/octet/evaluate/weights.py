@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from octet.engine.vllm.formats import OUTPUT_LAYER, SAFETENSORS_DTYPES
-from octet.inspection import Tensor, read_headers
+from octet.loading.headers import Tensor, read_headers
 from octet.quantize.architectures import shared_embeddings
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
 from octet.weight_files import find_folder, weight_files

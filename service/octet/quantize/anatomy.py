@@ -24,6 +24,7 @@ from octet.quantize.layers import (
     Stack,
     aside,
     matrix_name,
+    needs_a_place,
     stacked_modules,
 )
 from octet.quantize.safetensors_file import StoredTensor
@@ -120,14 +121,12 @@ def describe(architecture: str, config: dict[str, Any], tensors: Iterable[Stored
         place = members.find(name)
         if place is not None:
             layer = _classify(tensor, name, place, members)
-        elif matrix_name(tensor) is None or "embed" in tensor.name:
-            continue
         else:
             layer = _stranger(tensor, name, members, whole=type(model).__name__ == architecture)
-            if layer is None:
-                unknown.append(tensor.name)
         if layer is not None:
             layers.append(layer)
+        elif (place is None or "expert" in name) and needs_a_place(tensor):
+            unknown.append(tensor.name)
     layers.sort(key=lambda layer: layer.order)
     head = model.get_output_embeddings()
     return Anatomy(
@@ -256,7 +255,9 @@ def _stranger(tensor: StoredTensor, name: str, members: _Members, *, whole: bool
         members: the model's.
         whole: whether the model has the head that the checkpoint's has, too.
     """
-    module = tensor.name.removesuffix(".weight")
+    module = matrix_name(tensor)
+    if module is None or "embed" in module:
+        return None
     if members.left_out(name):
         return _kept(tensor, members.last, "transformers leaves it out")
     if whole or members.looks_in_block(name):
@@ -404,7 +405,9 @@ def _follower(model: "PreTrainedModel") -> Callable[[str], str]:
     state = model.state_dict()
 
     def follow(name: str) -> str:
-        return str(rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0])
+        found = str(rename_source_key(name, renamings, converters, model.base_model_prefix, state)[0])
+        # Embedding models are published without what precedes "layers", whatever the class's prefix is.
+        return f"model.{found}" if found not in state and f"model.{found}" in state else found
 
     return follow
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from octet.quantize.layers import OUTPUT_LAYER, Anatomy, Layer, aside, matrix_name
+from octet.quantize.layers import OUTPUT_LAYER, Anatomy, Layer, aside, matrix_name, needs_a_place
 from octet.quantize.safetensors_file import StoredTensor
 
 
@@ -122,13 +122,11 @@ def anatomy(architecture: Architecture, tensors: Iterable[StoredTensor]) -> Anat
     layers, unknown = [], []
     for tensor in tensors:
         module = matrix_name(tensor)
-        if module is None:
-            continue
-        position = architecture.position(module)
-        if position is not None:
+        position = None if module is None else architecture.position(module)
+        if module is not None and position is not None:
             kept = aside(module, tensor.shape) if module.endswith(".gate") else None
             layers.append(Layer(tensor.name, position, (module,), kept))
-        elif "embed" not in module:
+        elif needs_a_place(tensor):
             unknown.append(tensor.name)
     layers.sort(key=lambda layer: (layer.order, layer.modules))
     return Anatomy(tuple(layers), tuple(unknown), output=True, loads_output=architecture.has_output_layer)

@@ -15,7 +15,9 @@ from octet.quantize.source import Source
 if TYPE_CHECKING:
     from octet.quantize.verify import TensorError
 
-_CARD = "README.md"
+CARD = "README.md"
+"""The card's file name."""
+
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 _WORST_SHOWN = 10
 
@@ -57,7 +59,7 @@ No calibration data was used. The files say `quant_method: {method}`.
 
 
 def _metadata(source: Source) -> dict[str, Any]:
-    known = _source_metadata(source.directory / _CARD)
+    known = _source_metadata(source.directory / CARD)
     inherited = {key: known[key] for key in _INHERITED if key in known}
     if source.revision:
         inherited |= {"base_model": source.name, "base_model_relation": "quantized"}
@@ -87,8 +89,10 @@ def _flags(options: Options) -> str:
     flags = [f"--weights {options.weights.value}", f"--activations {options.activations.value}"]
     if options.targets != default.targets:
         flags += [f"--targets '{target}'" for target in options.targets]
-    if options.ignore != default.ignore:
-        flags += [f"--ignore '{pattern}'" for pattern in options.ignore]
+    defaults = set(default.ignore) <= set(options.ignore)
+    if not defaults:
+        flags.append("--no-default-ignore")
+    flags += [f"--ignore '{name}'" for name in options.ignore if not (defaults and name in default.ignore)]
     if options.vocabulary:
         flags.append("--vocabulary")
     if options.like is not None:

@@ -7,25 +7,32 @@ and is renamed when it is complete; the journal beside it lets an interrupted ru
 import json
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from octet.quantize.card import model_card
+from octet.quantize import companions
+from octet.quantize.card import CARD, model_card
+from octet.quantize.checked import checked_plan
+from octet.quantize.companions import Companions
 from octet.quantize.config import model_config
-from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
+from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of, saying
 from octet.quantize.files import Phase
 from octet.quantize.journal import Journal, fingerprint
 from octet.quantize.options import Options
-from octet.quantize.plan import Plan, ShardPlan, make_plan
-from octet.quantize.source import CONFIG, Source
-from octet.quantize.writer import UNFINISHED, flush, write_shards
-from octet.weight_index import INDEX
+from octet.quantize.plan import Plan, ShardPlan
+from octet.quantize.source import CONFIG, PICKLED_INDEX, Source
+from octet.quantize.writer import UNFINISHED, write_shards
+from octet.sizes import in_words
+from octet.weight_index import INDEX, read_json
 
 if TYPE_CHECKING:
     from octet.quantize.verify import TensorError
+
+# Files that are made anew.
+_WRITTEN = (CONFIG, INDEX, CARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +45,7 @@ class Result:
         source_bytes: length of the source's weight files.
         bytes: length of the new ones.
         errors: of each quantized tensor; None when they were not measured.
+        warnings: what is not as it should be, in the source or in what was made of it; one line each.
     """
 
     directory: Path
@@ -45,6 +53,7 @@ class Result:
     source_bytes: int
     bytes: int
     errors: "list[TensorError] | None"
+    warnings: tuple[str, ...]
 
 
 def quantize_checkpoint(source: Source, destination: Path, options: Options, phase: Phase) -> Result:
@@ -63,14 +72,17 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
     """
     destination = Path(os.path.abspath(destination))
     _check_destination(source, destination)
-    plan = make_plan(source, options)
+    plan = checked_plan(source, options)
+    along = companions.find(source.directory)
     work = work_directory(destination)
     try:
         work.mkdir(parents=True, exist_ok=True)
-        with Journal(work / "journal", fingerprint(source, plan, options)) as journal:
+        identity = fingerprint(source, plan, options)
+        with Journal(work / "journal", identity) as journal, _telling_what_is_left(work):
             directory = _prepare(work, source, plan, journal)
             errors = _write_weights(source, plan, directory, journal, options, phase)
-            _write_rest(source, plan, options, directory, errors)
+            _write_rest(source, plan, options, directory, along, errors)
+            warnings = _warnings(source, along, journal, options, errors)
             _sync_directory(directory)
             directory.rename(destination)
             _sync_directory(destination.parent)
@@ -79,8 +91,7 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
         shutil.rmtree(work)
         raise
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise QuantizeError(f"{where}{reason_of(error)}") from error
+        raise QuantizeError(_words(error)) from error
     tensors = [tensor for shard in plan.shards for tensor in shard.tensors]
     return Result(
         directory=destination,
@@ -88,11 +99,34 @@ def quantize_checkpoint(source: Source, destination: Path, options: Options, pha
         source_bytes=sum(source.files.header(shard.source).file_size for shard in plan.shards),
         bytes=sum(shard.header.file_size for shard in plan.shards),
         errors=errors,
+        warnings=warnings,
     )
 
 
+@contextmanager
+def _telling_what_is_left(work: Path) -> Iterator[None]:
+    """Has errors say what they leave in the hidden directory `work`, if anything."""
+    try:
+        yield
+    except UnusableWeightError:
+        raise  # of which nothing is left
+    except (QuantizeError, OSError) as error:
+        rest = f"; {words_of_rest(work)}" if work.exists() else ""
+        words = _words(error) if isinstance(error, OSError) else str(error)
+        raise QuantizeError(f"{words}{rest}") from error
+
+
+def _words(error: OSError) -> str:
+    return f"{error.filename}: {reason_of(error)}" if error.filename else reason_of(error)
+
+
+def words_of_rest(work: Path) -> str:
+    """How to go on with what lies in the work directory `work`, or to be rid of it."""
+    return f"what is done so far lies in {work}: the same command goes on with it, or remove it"
+
+
 def work_directory(destination: Path) -> Path:
-    """Where work on a checkpoint goes on until it is whole."""
+    """Where work on a checkpoint goes on until it is whole, beside it."""
     destination = Path(os.path.abspath(destination))
     return destination.with_name(f".{destination.name}.octet-quantize")
 
@@ -130,8 +164,8 @@ def _prepare(work: Path, source: Source, plan: Plan, journal: Journal) -> Path:
         if not journal.resumed:
             shutil.rmtree(work)
         raise QuantizeError(
-            f"{work.parent} has {free / 1e9:.3f} GB of free space, "
-            f"and the quantized weights take {needed / 1e9:.3f} GB"
+            f"{work.parent} has {in_words(free)} of free space, and the quantized weights take "
+            f"{in_words(needed)}"
         )
     return directory
 
@@ -179,26 +213,62 @@ def _source_bytes(shards: Iterable[ShardPlan]) -> int:
 
 
 def _write_rest(
-    source: Source, plan: Plan, options: Options, directory: Path, errors: "list[TensorError] | None"
+    source: Source,
+    plan: Plan,
+    options: Options,
+    directory: Path,
+    along: Companions,
+    errors: "list[TensorError] | None",
 ) -> None:
     """The small files. config.json, without which no directory is a model, comes last."""
-    for name in source.companions():
-        (directory / name).parent.mkdir(exist_ok=True)
-        _write(directory / name, (source.directory / name).read_bytes())
+    for name in along.files:
+        if name not in _WRITTEN:
+            companions.copy(source.directory / name, directory / name)
     if source.weight_map is not None:
-        _write(directory / INDEX, _json(_index(plan)))
-    _write(directory / "README.md", model_card(source, plan, options, errors).encode())
+        _write(directory / INDEX, _json(_index(source, plan)))
+    _write(directory / CARD, model_card(source, plan, options, errors).encode())
     _write(directory / CONFIG, _json(model_config(source.config, options, plan)))
 
 
-def _index(plan: Plan) -> dict[str, object]:
+def _index(source: Source, plan: Plan) -> dict[str, object]:
     tensors = {
         tensor.name: (tensor.size, shard.name) for shard in plan.shards for tensor in shard.header.tensors
     }
     return {
-        "metadata": {"total_size": sum(size for size, _ in tensors.values())},
+        "metadata": _metadata(source) | {"total_size": sum(size for size, _ in tensors.values())},
         "weight_map": {name: tensors[name][1] for name in sorted(tensors)},
     }
+
+
+def _metadata(source: Source) -> dict[str, object]:
+    """What the source's index says besides."""
+    indices = [path for name in (INDEX, PICKLED_INDEX) if (path := source.directory / name).is_file()]
+    metadata = read_json(indices[0]).get("metadata") if indices else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _warnings(
+    source: Source,
+    along: Companions,
+    journal: Journal,
+    options: Options,
+    errors: "list[TensorError] | None",
+) -> tuple[str, ...]:
+    found = [
+        f"{source.directory / name} leads out of the folder, and was not copied" for name in along.outside
+    ]
+    found += [
+        f"{source.directory / file}: tensor {name} holds NaN or an infinity, and was copied as it is"
+        for file, name in journal.spoiled
+    ]
+    for tensor in errors or ():
+        if tensor.error.worst_sqnr < options.weights.least_sqnr:
+            found.append(
+                f"{tensor.name}: output channel {tensor.error.worst_channel} has only "
+                f"{tensor.error.worst_sqnr:.2f} dB, where rounding leaves {options.weights.least_sqnr:.0f} "
+                "or more: its weights are too small for a scale of their dtype, and may be zeros now"
+            )
+    return tuple(found)
 
 
 def _json(value: object) -> bytes:
@@ -206,15 +276,16 @@ def _json(value: object) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
+    with saying(path, "cannot be written"), path.open("wb") as file:
         file.write(content)
         file.flush()
-        flush(path, file.fileno())
+        os.fsync(file.fileno())
 
 
 def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with saying(path, "cannot be written"):
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

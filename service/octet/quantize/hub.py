@@ -21,13 +21,19 @@ _LAST_CHUNK_SECONDS = 10
 """How long a download that is given up may take to notice."""
 
 
-def download_snapshot(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+def download_snapshot(
+    repository: str,
+    revision: str | None,
+    allowed: Sequence[str] | None = None,
+    ignored: Sequence[str] = (),
+) -> Path:
     """Downloads a model's files into huggingface_hub's cache, with its token, or finds them there.
 
     Args:
         repository: the model's id.
         revision: branch, tag or commit.
-        patterns: which of its files.
+        allowed: patterns of the files to have; None for all.
+        ignored: patterns of files not to have all the same.
 
     Returns:
         The folder, whose name is the commit.
@@ -48,7 +54,11 @@ def download_snapshot(repository: str, revision: str | None, patterns: Sequence[
 
     try:
         directory = snapshot_download(
-            repository, revision=revision, allow_patterns=list(patterns), tqdm_class=Bar
+            repository,
+            revision=revision,
+            allow_patterns=None if allowed is None else list(allowed),
+            ignore_patterns=list(ignored),
+            tqdm_class=Bar,
         )
         return Path(directory)
     except HFValidationError as error:

@@ -13,6 +13,8 @@ OUTPUT_LAYER = "lm_head"
 """Name of the layer that makes logits, the last one of every model that has one."""
 
 _ROUTERS = frozenset({"gate", "router", "shared_expert_gate", "wg"})
+# What a linear attention forgets and takes in: a few numbers for each token, which go through exponents.
+_DECAYS = frozenset({"in_proj_a", "in_proj_b", "in_proj_ba"})
 _SMALLEST = 16
 
 
@@ -56,7 +58,7 @@ class Anatomy:
 
     Attributes:
         layers: its linear layers, in the model's order.
-        unknown: matrices of which nothing is known.
+        unknown: tensors that look like weights of linear layers, and of which nothing is known.
         output: whether the model has an output layer, `lm_head`, in the checkpoint or sharing its embedding.
         loads_output: whether vLLM is known to have a layer for it, apart from the embedding.
     """
@@ -90,6 +92,13 @@ def matrix_name(tensor: StoredTensor) -> str | None:
     return tensor.name.removesuffix(WEIGHT)
 
 
+def needs_a_place(tensor: StoredTensor) -> bool:
+    """Whether a tensor looks as if linear layers had their weights in it, so that one has to know."""
+    if matrix_name(tensor) is not None:
+        return "embed" not in tensor.name
+    return len(tensor.shape) > 1 and "expert" in tensor.name and not tensor.name.endswith("bias")
+
+
 def aside(module: str, shape: tuple[int, ...]) -> str | None:
     """Why a linear layer of a decoder block stays as it is, by its name below the block and its shape [out,
     in]; None where nothing speaks against it.
@@ -97,6 +106,8 @@ def aside(module: str, shape: tuple[int, ...]) -> str | None:
     *parents, name = module.split(".")
     if name in _ROUTERS or any("router" in part for part in (*parents, name)):
         return "it routes"
+    if name in _DECAYS:
+        return "it sets how fast a linear attention forgets"
     if min(shape) < _SMALLEST:
         return f"it is too small: {list(shape)}"
     return None

@@ -8,10 +8,11 @@ import errno
 import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from octet.quantize import finite
 from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
 from octet.quantize.floats import from_float32, to_float32
 from octet.quantize.kernel import per_channel_quant_fp8
@@ -123,8 +124,25 @@ class Files:
     Errors name the file and the tensor.
     """
 
-    def __init__(self, source: Path, target: Path, source_fd: int, target_fd: int) -> None:
+    def __init__(
+        self,
+        source: Path,
+        target: Path,
+        source_fd: int,
+        target_fd: int,
+        spoiled: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Takes the files.
+
+        Args:
+            source: one to read.
+            target: one to write.
+            source_fd: the source, open.
+            target_fd: the target, open.
+            spoiled: told the name of a tensor that is copied with NaN or an infinity in it.
+        """
         self._source, self._target = source, target
+        self._spoiled = spoiled
         self._source_fd, self._target_fd = source_fd, target_fd
         self._local = threading.local()
 
@@ -148,8 +166,14 @@ class Files:
     def _copy(self, piece: Piece) -> None:
         source = piece.tensor.source.offset + piece.begin
         target = piece.tensor.target.offset + piece.begin
-        if not self._copy_in_kernel(piece, source, target):
-            self._write(piece, self._read(piece), target)
+        copied = self._copy_in_kernel(piece, source, target)
+        if copied and piece.tensor.source.dtype not in finite.DTYPES:
+            return
+        data = self._read(piece)
+        if not finite.all_finite(data, piece.tensor.source.dtype):
+            self._spoiled(piece.tensor.source.name)
+        if not copied:
+            self._write(piece, data, target)
 
     def _copy_in_kernel(self, piece: Piece, source: int, target: int) -> bool:
         """Copies without a detour through this process; False where the file systems cannot."""

@@ -99,11 +99,10 @@ def make_plan(source: Source, options: Options) -> Plan:
     tensors = [tensor for header in headers.values() for tensor in header.tensors]
     anatomy = _anatomy(source, tensors, options)
     chosen, kept = _choose(source, anatomy, options)
-    outputs = {m for layer in anatomy.layers for m in layer.modules if m.endswith(OUTPUT_LAYER)}
+    outputs = any(m.endswith(OUTPUT_LAYER) for layer in anatomy.layers for m in layer.modules)
     if not chosen and not options.vocabulary:
         raise QuantizeError(f"{source.directory}: no linear layer is left to quantize")
-    vocabulary = options.vocabulary or any(f"{module}{WEIGHT}" in chosen for module in outputs)
-    if vocabulary and not anatomy.loads_output:
+    if options.vocabulary and not anatomy.loads_output:
         raise QuantizeError(
             f"{source.directory}: the output layer of {source.architecture} shares the embedding, and vLLM "
             "is not known to have one of its own; octet serve --fp8-vocabulary quantizes it when it is loaded"
@@ -121,7 +120,7 @@ def make_plan(source: Source, options: Options) -> Plan:
     if anatomy.output and not outputs and tied is None:
         # It is a linear layer all the same.
         kept[OUTPUT_LAYER] = "it shares the embedding"
-    return Plan(shards, kept, vocabulary)
+    return Plan(shards, kept, options.vocabulary)
 
 
 def _anatomy(source: Source, tensors: list[StoredTensor], options: Options) -> Anatomy:
@@ -189,8 +188,8 @@ def _check_servable(source: Source, layer: Layer, options: Options) -> None:
 
 def _why_kept(module: str, kept: str | None, options: Options) -> str | None:
     """Why a layer stays as it is; None for one that is quantized."""
-    if options.vocabulary and module.endswith(OUTPUT_LAYER):
-        return None
+    if module.endswith(OUTPUT_LAYER):
+        return None if options.vocabulary else "the output layer, which --vocabulary quantizes"
     if kept is not None:
         return kept
     if not any(_matches(module, target) for target in options.targets):

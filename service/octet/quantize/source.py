@@ -1,10 +1,12 @@
 """The checkpoint that is quantized: a local directory or a model of the hub, an adapter merged into it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from octet.loading.said import find
+from octet.quantize import companions
 from octet.quantize.adapter import Adapter
 from octet.quantize.errors import QuantizeError
 from octet.quantize.files import LocalFiles, WeightFiles
@@ -18,11 +20,12 @@ CONFIG = "config.json"
 SINGLE = "model.safetensors"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 
-_COPIED = (
-    *("*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt", "*.py", "LICENSE*", "NOTICE*", "USE_POLICY*"),
-    "additional_chat_templates/*.jinja",
+# What a model of the hub may have besides, and no one needs here.
+_LEFT_ON_HUB = (
+    *(f"*.{suffix}" for suffix in companions.WEIGHTS if suffix != "safetensors"),
+    *("consolidated*", "original/*", "onnx/*", "openvino/*", "coreml/*", "gguf/*", "metal/*", ".*"),
 )
-"""Files that go along unchanged: tokenizer, processor, chat template, generation settings, license, code."""
+_SHARDS = "model*.safetensors"
 
 _PICKLED_FILES = ("pytorch_model.bin", "pytorch_model-*.bin", PICKLED_INDEX)
 
@@ -53,16 +56,6 @@ class Source:
     def architecture(self) -> str:
         """The class that config.json names."""
         return str(self.config["architectures"][0])
-
-    def companions(self) -> list[str]:
-        """Relative paths of the files that are copied as they are."""
-        found = {
-            path.relative_to(self.directory).as_posix()
-            for pattern in _COPIED
-            for path in self.directory.glob(pattern)
-            if path.is_file()
-        }
-        return sorted(name for name in found if name != CONFIG and not name.endswith(".index.json"))
 
     def written_as(self, file: str) -> str:
         """Name of the new file that is made of the weight file `file`."""
@@ -116,7 +109,7 @@ def open_source(
             directory = _download(source, revision)
             name, commit = source, directory.name
         else:
-            directory = download_snapshot(source, revision, ["README.md", *_COPIED])
+            directory = download_snapshot(source, revision, ignored=[*_LEFT_ON_HUB, _SHARDS])
             name, commit = source, directory.name
         config = _read_config(directory)
         files, weight_map = (
@@ -129,9 +122,9 @@ def open_source(
 
 def _download(repository: str, revision: str | None) -> Path:
     """All of a model, torch's pickled files where there are no others."""
-    directory = download_snapshot(repository, revision, ["*.safetensors", "README.md", *_COPIED])
+    directory = download_snapshot(repository, revision, ignored=_LEFT_ON_HUB)
     if next(directory.glob("*.safetensors"), None) is None:
-        directory = download_snapshot(repository, directory.name, _PICKLED_FILES)
+        directory = download_snapshot(repository, directory.name, allowed=_PICKLED_FILES)
     return directory
 
 
@@ -165,9 +158,12 @@ def _in_order(weight_map: dict[str, str]) -> list[str]:
 
 def _read_config(directory: Path) -> dict[str, Any]:
     config = read_json(directory / CONFIG)
-    if not config.get("architectures"):
+    architectures = config.get("architectures")
+    if not isinstance(architectures, list) or not architectures or not isinstance(architectures[0], str):
         raise QuantizeError(f"{directory / CONFIG} names no architecture")
-    if config.get("quantization_config"):
-        method = config["quantization_config"].get("quant_method", "an unnamed method")
-        raise QuantizeError(f"{directory / CONFIG}: the checkpoint is quantized already ({method})")
+    if said := find(config)[1]:
+        method = said.get("quant_method") if isinstance(said, Mapping) else None
+        raise QuantizeError(
+            f"{directory / CONFIG}: the checkpoint is quantized already ({method or 'an unnamed method'})"
+        )
     return config

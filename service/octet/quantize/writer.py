@@ -1,5 +1,6 @@
 """Writes a weight file: its header first, then its tensors, piece by piece on several threads."""
 
+import functools
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -56,7 +57,8 @@ def write_shards(
                     target_fd = _open(target, unfinished, os.O_RDWR | os.O_CREAT)
                     _begin(shard, unfinished, target_fd)
                     note = _noter(flusher, unfinished, target_fd, journal, shard.name)
-                    between = Files(shard.path, unfinished, source_fd, target_fd)
+                    spoiled = functools.partial(journal.note_spoiled, shard.source)
+                    between = Files(shard.path, unfinished, source_fd, target_fd, spoiled)
                     flushes += _write_tensors(shard, between, journal, workers, progress, note)
                     flushes.append(flusher.submit(_finish, target.pop_all(), unfinished, finished))
             if inspect is not None:

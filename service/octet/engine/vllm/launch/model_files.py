@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from octet.loading.said import find, read
 from octet.weight_files import check_weight_file, find_folder
 from octet.weight_index import INDEX, CheckpointError, read_json, read_value, read_weight_map
 
@@ -72,6 +73,7 @@ def check(settings: "EngineSettings") -> None:
     for name in _JSON_FILES:
         if (folder / name).is_file():
             read_json(folder / name)
+    _check_quantization(folder / _CONFIG)
     if (folder / _MODULES).is_file():
         read_value(folder / _MODULES)
     if engine.load_format in _LOAD_FORMATS:
@@ -79,6 +81,17 @@ def check(settings: "EngineSettings") -> None:
             check_weight_file(file)
     if settings.chat_template is None:
         _check_template(folder)
+
+
+def _check_quantization(config: Path) -> None:
+    """Raises CheckpointError where vLLM could not read what a config.json says of quantization."""
+    path, said = find(read_json(config)) if config.is_file() else ("", None)
+    if said is None:
+        return
+    try:
+        read(said, path)
+    except ValueError as error:
+        raise CheckpointError(f"{config}: {error}") from error
 
 
 def check_given_template(settings: "EngineSettings") -> None:

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from octet.config.memory import memory_kills
 from octet.engine.vllm import compat, kernels, plugin
-from octet.engine.vllm.launch import forkserver, fp8_vocabulary, model_files, parallel, sockets, threads
+from octet.engine.vllm.launch import (
+    forkserver,
+    fp8_vocabulary,
+    model_files,
+    parallel,
+    sockets,
+    threads,
+    weights,
+)
 from octet.engine.vllm.launch.args import EngineSettings, finder_of_calls
 from octet.engine.vllm.launch.hosts.addresses import choose
 from octet.engine.vllm.launch.hosts.meeting import Hosts, meet
@@ -79,11 +87,11 @@ class Launch:
         def create() -> "AsyncLLM":
             config = _prepare(self._settings)
             from vllm.usage.usage_lib import UsageContext
-            from vllm.v1.engine.async_llm import AsyncLLM
 
             compat.tokenizers.share_tokenizer()
+            llm = compat.ending.quiet_llm()
             return self._start(
-                lambda: AsyncLLM.from_vllm_config(
+                lambda: llm.from_vllm_config(
                     config,
                     usage_context=UsageContext.API_SERVER,
                     enable_log_requests=engine.enable_log_requests,
@@ -225,6 +233,7 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
         raise _refusal(settings, model_files.fault(settings, error, configuring=True)) from error
     _require_kernels()
     fp8_vocabulary.check(config)
+    weights.check(config)
     if settings.requires_calls_found:
         _require_calls_found(settings, config.model_config.hf_config.model_type)
     _announce_compilation(config)
