@@ -120,7 +120,10 @@ def main() -> None:
     flags = arguments.flags or _demo_flags(max(arguments.streams))
     # So that a time limit ends the servers as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    turns = asyncio.run(measure(arguments, flags))
+    try:
+        turns = asyncio.run(measure(arguments, flags))
+    except RuntimeError as error:
+        sys.exit(f"bench.peers: {error}")
     described = machine.host()
     titles = {name: title for name, (title, _) in PEERS.items()}
     rows = report.rows_of(turns)

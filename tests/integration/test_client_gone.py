@@ -154,7 +154,7 @@ async def test_a_write_that_fails_before_grpc_knows_why(
     async def write(*_: object) -> None:
         raise cygrpc.ExecuteBatchError('Failed "execute_batch": (SendMessageOperation,)')
 
-    monkeypatch.setattr(chat_module, "write_within", write)
+    monkeypatch.setattr(chat_module.Writer, "write", write)
     running: Running = await start(config=ServerConfig(port=0))
     stream = running.chat.StreamChat(ask(), timeout=1)
     await until(lambda: answered(running, http2.STREAM_CHAT) == 1)

@@ -226,7 +226,7 @@ Q_A, Q_B = f"{PREFIX}self_attn.q_proj.lora_A.weight", f"{PREFIX}self_attn.q_proj
     [
         (
             lambda w: w.pop(Q_B),
-            f"tensor {Q_A} is not enough: of LoRA's tensors model.layers.0.self_attn.q_proj.weight has A",
+            f"tensor {Q_A} is not merged: of LoRA's tensors model.layers.0.self_attn.q_proj.weight has A",
         ),
         (
             lambda w: w.update({name.replace("q_proj", "qkv_proj"): w.pop(name) for name in (Q_A, Q_B)}),

@@ -131,6 +131,14 @@ def big_endian(weights: dict[str, Any], path: Path) -> None:
             made.writestr(entry, b"big" if entry.endswith("/byteorder") else entries.read(entry))
 
 
+def in_another_order(weights: dict[str, Any], path: Path) -> None:
+    saved = io.BytesIO()
+    torch.save(weights, saved)
+    with zipfile.ZipFile(saved) as entries, zipfile.ZipFile(path, "w") as made:
+        for entry in reversed(entries.namelist()):
+            made.writestr(entry, entries.read(entry))
+
+
 def nested(weights: dict[str, Any], path: Path) -> None:
     torch.save({"state_dict": weights, "epoch": 3}, path)
 
@@ -147,6 +155,7 @@ UNUSUAL: list[tuple[Callable[[dict[str, Any], Path], object], str]] = [
     (lambda w, path: path.write_bytes(pickle.dumps({})), "is no file of torch.save's, or one from"),
     (compressed, "is compressed, which torch.save does not do: "),
     (big_endian, "was written on a big-endian machine"),
+    (in_another_order, "is not laid out as torch.save does it: the tensor "),
     (nested, "holds more than tensors by name: 'state_dict'"),
     (lambda w, path: torch.save(list(w.values()), path), "holds a list, not tensors by name"),
     (lambda w, path: torch.save(w | {3: torch.zeros(1)}, path), "holds more than tensors by name: '3'"),
@@ -199,6 +208,32 @@ def test_a_missing_shard(tmp_path: Path, quantize: Quantize) -> None:
     (source / "pytorch_model-00002-of-00002.bin").unlink()
     with pytest.raises(QuantizeError, match=r"lacks 1 of 2 weight files, such as pytorch_model-00002-of-"):
         quantize(source, tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    ("program", "problem"),
+    [
+        ("raise SystemExit(3)", "the process that reads torch's pickles ended with status 3"),
+        ("print('[')", "the process that reads torch's pickles ended with status "),
+        ("print('[' * 10**6)", "the process that reads torch's pickles ended with status "),
+        ("print('{}')", "the process that reads torch's pickles gave no answer that can be used"),
+        (
+            "import os, time; os.write(1, b'[[]]'); os.close(1); time.sleep(600)",
+            None,
+        ),
+    ],
+)
+def test_a_process_that_fails_is_one_line_and_one_that_stays_is_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, problem: str | None
+) -> None:
+    (tmp_path / "child.py").write_text(program)
+    monkeypatch.setattr(pickled, "_CHILD", tmp_path / "child.py")
+    if problem is None:
+        assert pickled.ask([0]) == [[]]
+        return
+    with pytest.raises(QuantizeError) as caught:
+        pickled.ask([0])
+    assert str(caught.value).startswith(problem)
 
 
 @pytest.mark.parametrize(

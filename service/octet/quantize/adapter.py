@@ -156,7 +156,7 @@ class Adapter:
             left, right = self._matrix(given["embedding_A"]).T, self._matrix(given["embedding_B"]).T
         else:
             raise self._wrong(
-                parts, f"is not enough: of LoRA's tensors {target} has {', '.join(sorted(given))}"
+                parts, f"is not merged: of LoRA's tensors {target} has {', '.join(sorted(given))}"
             )
         shape = (left.shape[0], right.shape[1])
         if left.shape[1] != right.shape[0] or tensor.shape != shape:

@@ -102,11 +102,12 @@ def ask(descriptors: Sequence[int]) -> list[Any]:
             process.stdin.close()
             answer = process.stdout.read(_MOST_ANSWER_BYTES)
             found = json.loads(answer)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             process.kill()
             raise QuantizeError(
                 f"the process that reads torch's pickles ended with status {process.wait()}"
             ) from error
+        process.kill()  # Whatever it still wants to do.
     if not isinstance(found, list) or len(found) != len(descriptors):
         raise QuantizeError("the process that reads torch's pickles gave no answer that can be used")
     return found

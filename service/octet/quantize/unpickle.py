@@ -33,6 +33,9 @@ _MEMORY_BYTES = 4 << 30
 
 _PROCESSOR_SECONDS = 600
 
+_LENGTHS_OFFSET = 26
+"""Where the lengths of its name and of what follows that lie in a record's header, which ends with them."""
+
 _SET_NO_NEW_PRIVS, _SET_DUMPABLE = 38, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _LANDLOCK_CREATE, _LANDLOCK_RESTRICT = 444, 446
@@ -106,13 +109,14 @@ def _succeed(result: int) -> None:
 
 
 def _import_everything() -> None:
-    """Has torch import what it imports when it is first needed: no module can be opened later."""
+    """Has torch and zipfile import what they need later, when no module can be opened any more."""
     saved = io.BytesIO()
     torch.save({"weight": torch.nn.Parameter(torch.zeros(1)), "buffer": torch.zeros(1)}, saved)
     saved.seek(0)
     for place in _load(saved).values():
         place.is_contiguous()
-    _refusal(ValueError(b"a message".decode("utf-8", "replace")))
+    b"a".decode("cp437")  # of names in archives
+    _refusal(ValueError("a message"))
 
 
 def _load(file: Any) -> Any:
@@ -125,6 +129,7 @@ def _describe(file: Any) -> dict[str, Any]:
     try:
         if problem := _unusual(file):
             return {"error": problem}
+        records = _records(file)
         file.seek(0)
         content = _load(file)
         if not isinstance(content, dict):
@@ -138,6 +143,10 @@ def _describe(file: Any) -> dict[str, Any]:
             start = tensor.untyped_storage()._checkpoint_offset
             assert start is not None
             offset = start + tensor.storage_offset() * tensor.element_size()
+            end = offset + tensor.numel() * tensor.element_size()
+            # torch works offsets out by how it writes files, and does not look where records really are.
+            if end > start + records.get(start, 0) and tensor.numel():
+                return {"error": f"is not laid out as torch.save does it: the tensor {name} is elsewhere"}
             tensors.append([name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), offset])
         return {"tensors": tensors}
     except Exception as error:
@@ -155,6 +164,17 @@ def _unusual(file: Any) -> str | None:
             if entry.filename.endswith("/byteorder") and entries.read(entry) != b"little":
                 return "was written on a big-endian machine"
     return None
+
+
+def _records(file: Any) -> dict[int, int]:
+    """Where the records of the archive start, in bytes, and their lengths."""
+    found = {}
+    with zipfile.ZipFile(file) as entries:
+        for entry in entries.infolist():
+            file.seek(entry.header_offset + _LENGTHS_OFFSET)
+            name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+            found[entry.header_offset + _LENGTHS_OFFSET + 4 + name + extra] = entry.file_size
+    return found
 
 
 def _refusal(error: Exception) -> str:

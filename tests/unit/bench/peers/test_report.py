@@ -1,15 +1,17 @@
 """Peers side by side: what their turns come to."""
 
 import io
+import json
 import os
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from rich.console import Console
 
+from bench.peers import __main__ as program
 from bench.peers import bursts, report
-from bench.peers.__main__ import main
 from bench.peers.bursts import Job
 from bench.peers.cpu import Spent, snapshot, spent
 from bench.peers.lines import packed, unpacked
@@ -113,10 +115,36 @@ def test_processor_time_of_a_process_and_of_what_it_starts() -> None:
     assert before.keys() >= {os.getpid()}
 
 
+def test_the_program_prints_and_writes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    turns = [turn(100, 1.0, 0.005, 0.004)]
+    shown = [turn(98, 1.0, 0.009, 0.004, shows=True, front=0.003)]
+
+    async def measure(*_: object) -> object:
+        return {1: {"engine": turns, "octet": shown}}
+
+    monkeypatch.setattr(program, "measure", measure)
+    written = tmp_path / "peers.json"
+    monkeypatch.setattr("sys.argv", ["peers", "--turns", "1", "--json", str(written)])
+    program.main()
+    printed = capsys.readouterr().out
+    assert "98.0%" in printed
+    assert "first text at 1 at most a step and 2 ms (6.0 ms) after the engine's token" in printed
+    assert "the peers that waited took 2.0% of a core at most" in printed
+    content = json.loads(written.read_text())
+    [level] = content["levels"]
+    assert {name: report.Row(**row) for name, row in level["rows"].items()} == report.rows_of(
+        {1: {"engine": turns, "octet": shown}}
+    )[1]
+    assert level["turns"]["octet"][0]["front_us_per_token"] == pytest.approx(0.003e6 / 98)
+    assert content["versions"].keys() >= {"Python", "grpcio", "torch"}
+
+
 def test_only_peers_that_there_are(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["peers", "--only", "nobody"])
     with pytest.raises(SystemExit):
-        main()
+        program.main()
     assert "invalid choice: 'nobody'" in capsys.readouterr().err
