@@ -29,14 +29,21 @@ _LINEAR = re.compile(
 )
 
 
-def problems(contents: Contents) -> Iterator[str]:
-    """What keeps vLLM from loading a checkpoint as what it is; one line a kind of contradiction."""
+def problems(contents: Contents, *, guess: bool = True) -> Iterator[str]:
+    """What keeps vLLM from loading a checkpoint as what it is; one line a kind of contradiction.
+
+    Args:
+        contents: the checkpoint.
+        guess: whether to apply the rule that goes by names of layers that vLLM quantizes in most models.
+    """
     if contents.said is None:
         if codes := contents.codes:
             yield f"{_some(codes)}: {codes[0].dtype}, and config.json has no quantization_config"
     elif contents.said.method in (COMPRESSED_TENSORS, formats.METHOD):
         for rule in _RULES:
             yield from rule(contents)
+        if guess:
+            yield from unquantized_layers(contents)
     yield from missing_output_layer(contents)
 
 
@@ -144,28 +151,36 @@ def fused_layers(contents: Contents) -> Iterator[str]:
         yield f"{_halves(said)}: {where}, and vLLM loads them as one layer"
 
 
-def said_and_stored(contents: Contents) -> Iterator[str]:
-    """A layer is stored as the config says, read with vLLM's names: codes with scales, or neither."""
-    unannounced: list[str] = []
-    plain: list[str] = []
-    kinds = {naming.kind(m) for layer in contents.layers for m in layer.parts if contents.coded(m)}
-    for layer in contents.layers:
-        coded = [module for module in layer.parts if contents.coded(module)]
-        ignored = naming.ignored_parts(layer, contents.ignore)
-        if 0 < len(coded) < len(layer.parts) or 0 < len(ignored) < len(layer.parts):
-            continue  # a half of a layer, which is another rule's
-        group = None if ignored else contents.group_of(layer)
-        if coded and group is None:
-            unannounced += coded
-        elif not coded and _is_fp8(group) and _is_linear(contents, layer, kinds):
-            plain += layer.parts
-    if unannounced:
+def unannounced_codes(contents: Contents) -> Iterator[str]:
+    """What is stored as codes is quantized to the config, read with vLLM's names."""
+    unannounced = [m for layer, group in _whole_layers(contents) if group is None for m in layer.parts]
+    if unannounced := [module for module in unannounced if contents.coded(module)]:
         yield (
             f"{_and_more(unannounced)}: stored as codes, and quantization_config, with the names that vLLM "
             "gives its layers, leaves it unquantized"
         )
+
+
+def unquantized_layers(contents: Contents) -> Iterator[str]:
+    """What is not stored as codes is left out by the config, read with vLLM's names."""
+    kinds = {naming.kind(m) for layer in contents.layers for m in layer.parts if contents.coded(m)}
+    plain = [
+        module
+        for layer, group in _whole_layers(contents)
+        if _is_fp8(group) and not any(map(contents.coded, layer.parts)) and _is_linear(contents, layer, kinds)
+        for module in layer.parts
+    ]
     if plain:
         yield f"{_and_more(plain)}: not stored as codes, and quantization_config does not leave it out"
+
+
+def _whole_layers(contents: Contents) -> Iterator[tuple[Layer, Group | None]]:
+    """Layers that are stored and ignored as a whole, or not at all, with the groups that quantize them."""
+    for layer in contents.layers:
+        coded = sum(map(contents.coded, layer.parts))
+        ignored = len(naming.ignored_parts(layer, contents.ignore))
+        if coded in (0, len(layer.parts)) and ignored in (0, len(layer.parts)):
+            yield layer, None if ignored else contents.group_of(layer)
 
 
 def _is_linear(contents: Contents, layer: Layer, coded_kinds: set[str]) -> bool:
@@ -311,7 +326,7 @@ _RULES: tuple[Callable[[Contents], Iterator[str]], ...] = (
     kv_cache,
     code_formats,
     fused_layers,
-    said_and_stored,
+    unannounced_codes,
     scales,
     output_layer,
     experts,

@@ -120,9 +120,12 @@ def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:
     return obstacles
 
 
-def content_obstacles(contents: Contents, device: str) -> list[str]:
-    """Why vLLM could not load what a checkpoint holds as what it is: on any machine, or here on `device`."""
-    obstacles = list(rules.problems(contents))
+def content_obstacles(contents: Contents, device: str, *, guess: bool = True) -> list[str]:
+    """Why vLLM could not load what a checkpoint holds as what it is: on any machine, or here on `device`.
+
+    With `guess`, also by a rule that may be wrong about models of unknown kinds.
+    """
+    obstacles = list(rules.problems(contents, guess=guess))
     if device == "cpu" and (reason := unmultiplied_on_cpu(contents)):
         obstacles.append(reason)
     return obstacles

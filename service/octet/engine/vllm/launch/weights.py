@@ -29,5 +29,5 @@ def check(config: "VllmConfig") -> None:
         contents = contents_of(checkpoint, read_tensors(checkpoint))
     except CheckpointError:
         return  # not downloaded yet, or nothing that could be looked into; vLLM says what it lacks
-    if found := content_obstacles(contents, config.device_config.device_type):
+    if found := content_obstacles(contents, config.device_config.device_type, guess=False):
         raise StartupError(f"cannot serve {model.model}: {found[0]} (octet inspect says more)")
