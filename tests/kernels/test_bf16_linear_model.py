@@ -40,7 +40,7 @@ def test_how_outputs_are_cut_into_tiles_changes_nothing(model: Model) -> None:
 
 
 def test_values(linear: Linear) -> None:
-    real.check_every_value(5, linear=linear)
+    real.check_every_value(2, range(3, 33, 29), linear=linear)
     real.check_nan_and_infinity(12, linear=linear)
     real.check_no_inner_dimension(3, linear=linear)
 
