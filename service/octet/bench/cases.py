@@ -313,8 +313,8 @@ class LinearOperands:
         """The product of `rows` rows with the bf16 weights."""
         shape = self.shape
         x = _activations(rows, shape.in_features, "cpu")
-        ours, theirs, read = itertools.cycle(self.half), itertools.cycle(self.half), itertools.cycle(self.half)
-        of_vllm = itertools.cycle(self.of_vllm)
+        ours, theirs = itertools.cycle(self.half), itertools.cycle(self.half)
+        of_vllm, read = itertools.cycle(self.of_vllm), itertools.cycle(self.half)
         functions: dict[str, Function] = {
             "octet": lambda: torch.ops.octet.bf16_linear(x, next(ours), None, torch.bfloat16),
             "read": lambda: roofs.read(next(read)),
