@@ -102,10 +102,7 @@ def operators(device: str) -> tuple[str, ...]:
 
 def in_place(device: str) -> tuple[str, ...]:
     """Those of `operators` that take vLLM's place: the product with bf16 weights only where it is faster."""
-    runs = operators(device)
-    if BF16_LINEAR in runs and not multiplies_bf16():
-        return tuple(name for name in runs if name != BF16_LINEAR)
-    return runs
+    return tuple(name for name in operators(device) if name != BF16_LINEAR or multiplies_bf16())
 
 
 def multiplies_narrow() -> bool:
@@ -124,7 +121,7 @@ def multiplies_bf16() -> bool:
     """
     import octet.ops
 
-    return not multiplies_narrow() and octet.ops.isa() != "scalar"
+    return BF16_LINEAR in operators("cpu") and not multiplies_narrow() and octet.ops.isa() != "scalar"
 
 
 def describe(device: str) -> str:
