@@ -16,13 +16,16 @@ SECONDS ?= 60
 SEED    ?=
 REPLAY  ?=
 FUZZED  ?= both
+# make soak: for how long, and where its report goes as JSON.
+MINUTES ?= 30
+JSON    ?=
 # make clients: which examples.
 LANGUAGES ?= go java cpp
 
 PYTHON_CODE := service tests tools bench setup.py clients/python/setup.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check check-native check-cuda check-hosts fuzz format oracle bench load engine wheel clients lock clean
+.PHONY: help demo test check check-native check-cuda check-hosts check-faults soak fuzz format oracle bench load engine wheel clients lock clean check-families bench-peers results
 # A failed recipe must not leave its stamp behind.
 .DELETE_ON_ERROR:
 
@@ -55,6 +58,16 @@ check-native: $(VENV)/.octet $(VENV)/.dev ## Test the CPU kernels under ASan and
 check-hosts: $(VENV)/.octet $(VENV)/.dev ## Test every way in which one of two machines can fail; ten minutes
 	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_two_hosts.py
 
+check-faults: $(VENV)/.octet $(VENV)/.dev ## Test what can break under a server, one engine after the other; ten minutes
+	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/e2e/test_engine_death.py tests/e2e/test_engine_faults.py \
+	  tests/e2e/test_lost_replica.py tests/integration/test_certificates_under_load.py
+
+soak: $(VENV)/.octet $(VENV)/.dev ## Ask a server for everything, for long, and look for what stays: make soak MINUTES=30
+	$(BIN)/python -m tests.soak.run --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(JSON),--json $(JSON))
+
+check-families: $(VENV)/.octet $(VENV)/.dev ## Quantize every family of models and run it in vLLM; half an hour
+	OCTET_LONG_TESTS=1 $(BIN)/python -m pytest tests/quantize/test_served_families.py
+
 check-cuda: ## Test against the CUDA build of vLLM, without a GPU; 8.5 GB in an environment of its own
 	tools/check_cuda.sh $(PYTHON)
 
@@ -70,13 +83,22 @@ format: $(VENV)/.octet $(VENV)/.dev ## Rewrite the sources the way `make check` 
 	$(BIN)/python -m tools.openapi
 	find csrc tests clients/cpp -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format -i
 
-oracle: $(ORACLE)/.installed ## Install llm-compressor apart, and write the golden files of octet quantize anew
+oracle: $(ORACLE)/.installed ## Install llm-compressor and PEFT apart, and write the golden files of octet quantize anew
 	$(ORACLE)/bin/python -m tools.quantize_oracle.golden tests/quantize/golden
+	$(ORACLE)/bin/python -m tools.quantize_oracle.adapters tests/quantize/golden tests/quantize/adapters
 
 bench: $(VENV)/.octet $(VENV)/.dev ## Measure the kernels, then Octet against vLLM; the better part of an hour
 	mkdir -p build/bench
 	$(BIN)/octet bench kernels --json build/bench/kernels.json --plot build/bench/kernels.png
 	$(BIN)/python -m bench.end_to_end --json build/bench/end_to_end.json
+
+bench-peers: $(VENV)/.octet $(VENV)/.dev ## Measure Octet beside vLLM's servers and the engine alone; ten minutes
+	mkdir -p build/bench
+	$(BIN)/python -m bench.peers --json build/bench/peers.json
+
+results: bench-peers ## Measure Octet beside its peers and where it bends, and write bench/RESULTS.md
+	$(BIN)/python -m bench.curves --json build/bench/curves.json
+	$(BIN)/python -m bench.results --peers build/bench/peers.json --curves build/bench/curves.json
 
 load: $(VENV)/.octet ## Put load on a running server with ghz: make load TARGET=HOST:PORT
 	$(BIN)/python -m bench.ghz.run $(TARGET)

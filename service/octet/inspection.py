@@ -3,50 +3,28 @@
 Only config.json and the headers of the weight files are read.
 """
 
-import math
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from octet.engine.vllm import compat, formats, kernels
-from octet.engine.vllm.checkpoint import Checkpoint, read_checkpoint, unknown_to_vllm
+from octet.engine.vllm.checkpoint import (
+    Checkpoint,
+    contents_of,
+    read_checkpoint,
+    read_tensors,
+    unknown_to_vllm,
+    unmultiplied_on_cpu,
+)
 from octet.engine.vllm.formats import FormatPair
 from octet.engine.vllm.serving.model_info import FP8_DYNAMIC
-from octet.weight_index import CheckpointError
+from octet.loading import naming, rules
+from octet.loading.contents import Contents
+from octet.loading.headers import Tensor
 
 DEVICES = ("cpu", "cuda")
 
-# Bits of an element, by safetensors' name of its dtype; those that are not here say their own.
-_BITS = re.compile(r"(?:F|BF|I|U|C)(\d+)")
 _WEIGHT, _SCALE = ".weight", ".weight_scale"
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A tensor as its file's header describes it.
-
-    Attributes:
-        name: its name.
-        dtype: safetensors' name, such as "F8_E4M3".
-        shape: its sizes.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def elements(self) -> int:
-        """How many there are."""
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        """The length of its data."""
-        match = _BITS.match(self.dtype)
-        return self.elements * (int(match[1]) if match else 8) // 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,11 +79,13 @@ class Inspection:
         checkpoint: what its config says.
         kinds: its modules.
         problems: what contradicts the config, one line each.
+        contents: what the rules of loading look at.
     """
 
     checkpoint: Checkpoint
     kinds: tuple[Kind, ...]
     problems: tuple[str, ...]
+    contents: Contents
 
     @property
     def parameters(self) -> int:
@@ -143,33 +123,15 @@ class Inspection:
 
 
 def inspect(model: str) -> Inspection:
-    """Describes a local directory, or a hub id in the local cache.
+    """Describes a local directory, or a hub id in the local cache. Imports vLLM, which takes seconds.
 
     Raises:
         CheckpointError: it is not there, is not whole, or its files cannot be read.
     """
     checkpoint = read_checkpoint(model)
-    tensors = {tensor.name: tensor for path in checkpoint.weight_files for tensor in read_headers(path)}
-    return Inspection(checkpoint, tuple(_kinds(tensors)), tuple(_problems(checkpoint, tensors)))
-
-
-def read_headers(path: Path) -> Iterator[Tensor]:
-    """The tensors of a safetensors file; their data is not read.
-
-    Raises:
-        CheckpointError: it is no whole safetensors file.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    if path.suffix != ".safetensors":
-        raise CheckpointError(f"{path} is no safetensors file, whose header could be read")
-    try:
-        with safe_open(path, framework="np") as file:
-            for name in file.keys():  # noqa: SIM118  (it is no mapping)
-                part = file.get_slice(name)
-                yield Tensor(name, str(part.get_dtype()), tuple(part.get_shape()))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    tensors = read_tensors(checkpoint)
+    contents = contents_of(checkpoint, tensors)
+    return Inspection(checkpoint, tuple(_kinds(tensors)), tuple(rules.problems(contents)), contents)
 
 
 def services(inspection: Inspection) -> list[Service]:
@@ -183,7 +145,7 @@ def _kinds(tensors: dict[str, Tensor]) -> Iterator[Kind]:
         if tensor.name.endswith(_SCALE):
             continue
         scale = _scale_of(tensor, tensors)
-        module = re.sub(r"(?<=\.)\d+(?=\.)", "*", tensor.name.removesuffix(_WEIGHT))
+        module = naming.kind(tensor.name.removesuffix(_WEIGHT))
         groups.setdefault((module, tensor.dtype, _describe_scale(tensor, scale)), []).append(tensor)
     for (module, dtype, scales), members in sorted(groups.items()):
         found = [scale for member in members if (scale := _scale_of(member, tensors))]
@@ -209,45 +171,6 @@ def _describe_scale(weight: Tensor, scale: Tensor | None) -> str:
     return f"{scale.dtype} per tensor" if scale.elements == 1 else f"{scale.dtype} {list(scale.shape)}"
 
 
-def _problems(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> Iterator[str]:
-    """Where the tensors are not what the config says; one line a kind of contradiction."""
-    scheme = checkpoint.quantization
-    codes = [tensor for tensor in tensors.values() if tensor.dtype in formats.SAFETENSORS_DTYPES.values()]
-    if scheme is None:
-        if codes:
-            yield f"{_some(codes)}: {codes[0].dtype}, and config.json has no quantization_config"
-        return
-    if scheme.scheme != FP8_DYNAMIC:
-        return
-    expected = formats.SAFETENSORS_DTYPES[scheme.weight_format]
-    if not codes:
-        yield f"config.json says {scheme.weight_format} weights, and no tensor is {expected}"
-    if others := [tensor for tensor in codes if tensor.dtype != expected]:
-        yield f"{_some(others)}: {others[0].dtype}, and config.json says {scheme.weight_format}"
-    yield from _vocabulary_problems(checkpoint, codes)
-    if bare := [tensor for tensor in codes if not _channel_scaled(tensor, tensors)]:
-        yield f"{_some(bare)}: no {_SCALE[1:]} of one value per output channel beside it"
-
-
-def _vocabulary_problems(checkpoint: Checkpoint, codes: list[Tensor]) -> Iterator[str]:
-    """Where the output layer is not stored as the config says; vLLM would not load it, or load it as bf16."""
-    stored = [tensor for tensor in codes if tensor.name.endswith(f"{formats.OUTPUT_LAYER}{_WEIGHT}")]
-    if stored and not checkpoint.quantizes_vocabulary:
-        said = "config.json does not say that the output layer is quantized"
-        yield f"{_some(stored)}: {stored[0].dtype}, and {said}"
-    if checkpoint.quantizes_vocabulary and not stored:
-        yield "config.json says that the output layer is quantized, and it is not stored so"
-
-
-def _channel_scaled(tensor: Tensor, tensors: dict[str, Tensor]) -> bool:
-    return _describe_scale(tensor, _scale_of(tensor, tensors)).endswith("per channel")
-
-
-def _some(tensors: list[Tensor]) -> str:
-    more = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
-    return f"{tensors[0].name}{more}"
-
-
 def _service(inspection: Inspection, device: str) -> Service:
     here = device == compat.engine_device()
     if reason := _obstacle(inspection, device, here=here):
@@ -261,6 +184,8 @@ def _obstacle(inspection: Inspection, device: str, *, here: bool) -> str | None:
     if pair is not None and (reason := formats.unserved_reason(pair, device)):
         return reason
     found = [*inspection.problems, *unknown_to_vllm(inspection.checkpoint)]
+    if device == "cpu" and (reason := unmultiplied_on_cpu(inspection.contents)):
+        found.append(reason)
     if not found and pair is not None and here and (reason := formats.refusal(pair, device)):
         found.append(reason)
     return found[0] if found else None

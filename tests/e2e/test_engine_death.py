@@ -1,6 +1,7 @@
 """An engine whose processes die: whoever waits for it is told, and nothing is left behind."""
 
 import asyncio
+import os
 import subprocess
 import sys
 import time
@@ -71,12 +72,18 @@ def test_the_service_ends_with_its_engine(victim: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("forked", [0, 2])
-def test_nothing_outlives_a_killed_server(forked: int, tmp_path: Path) -> None:
-    """As soon as there is a fork server, still importing, or the core and the worker that it has forked."""
-    log = tmp_path / "server.log"
+def test_nothing_outlives_a_killed_server(forked: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """As soon as there is a fork server, still importing, or the core and the worker that it has forked.
+
+    No process does for 5 s, and no file.
+    """
+    # Of a short path, for sockets lie in it.
+    temporary = tmp_path_factory.mktemp("o")
+    log = temporary / "server.log"
     with log.open("w") as file:
         command = [sys.executable, "-m", "octet", "serve", "--port", "0"]
-        server = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL)
+        environment = os.environ | {"TMPDIR": str(temporary)}
+        server = subprocess.Popen(command, stderr=file, stdout=subprocess.DEVNULL, env=environment)
     try:
         front = psutil.Process(server.pid)
         give_up = time.monotonic() + 280
@@ -88,10 +95,14 @@ def test_nothing_outlives_a_killed_server(forked: int, tmp_path: Path) -> None:
             assert time.monotonic() < give_up, log.read_text()
             time.sleep(0.05)
         processes = front.children(recursive=True)
+        marks = [path.name for path in temporary.glob("octet-engine-*")]
+        assert marks
     finally:
         server.kill()
         server.wait()
-    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    assert psutil.wait_procs(processes, timeout=5)[1] == []
+    assert list(temporary.glob("octet-engine-*")) == []
+    assert [name for name in os.listdir("/dev/shm") if any(mark in name for mark in marks)] == []
 
 
 def request(name: str) -> GenerationRequest:

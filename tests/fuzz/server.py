@@ -26,11 +26,11 @@ SETTLE_SECONDS = 15.0
 
 STOP_SECONDS = 60
 
-# Lines of the log that are findings.
-_WRONG = re.compile(
+WRONG = re.compile(
     r"Traceback \(most recent call last\)|\b(ERROR|CRITICAL)\b|unexpected error|fuzz: STALL|never retrieved"
     r"|was never awaited|Exception ignored|Fatal Python error|Segmentation fault"
 )
+"""Lines of a server's log that are findings."""
 _LINES_BEHIND = 80
 
 
@@ -181,7 +181,7 @@ class ServerProcess:
         self._read += len(new)
         lines = new.decode(errors="replace").splitlines()
         for number, line in enumerate(lines):
-            if _WRONG.search(line):
+            if WRONG.search(line):
                 return ["logged:\n" + "\n".join(lines[number : number + _LINES_BEHIND])]
         return []
 

@@ -4,8 +4,11 @@ import asyncio
 import logging
 import socket
 import struct
+import threading
 from collections.abc import AsyncGenerator
+from contextlib import suppress
 
+import grpc
 import pytest
 from grpc._cython import cygrpc
 from hpack import Encoder
@@ -67,7 +70,7 @@ class Leaver:
 MOMENTS = ("an error", "a chunk", "the end")
 
 
-def leaving(leaver: Leaver, moment: str) -> Script:
+def leaving(leaver: "Leaver | Impatient", moment: str) -> Script:
     """A script during which the client goes, before the server would say what `moment` says."""
 
     async def script(request: GenerationRequest) -> AsyncGenerator[Event, None]:
@@ -104,13 +107,54 @@ async def test_no_traceback(start: Start, caplog: pytest.LogCaptureFixture, meth
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
+class Impatient:
+    """A client of gRPC's own whose deadline passes in the middle of the engine's work."""
+
+    def __init__(self) -> None:
+        self._ended = threading.Event()
+
+    def call(self, target: str, method: str, message: bytes) -> grpc.StatusCode:
+        """Makes a call; returns how it ended for the client."""
+        with grpc.insecure_channel(target) as channel:
+            call = channel.unary_stream(method)(message, timeout=0.5)
+            call.add_callback(self._ended.set)
+            with suppress(grpc.RpcError):
+                for _ in call:
+                    pass
+            code: grpc.StatusCode = call.code()
+            return code
+
+    def leave(self) -> None:
+        """Returns when the deadline has passed. The event loop, which is blocked, does not know."""
+        assert self._ended.wait(30)
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("method", [http2.STREAM_CHAT, CHAT, COUNT])
+async def test_no_traceback_after_a_deadline(
+    start: Start, caplog: pytest.LogCaptureFixture, method: str, moment: str
+) -> None:
+    caplog.set_level(logging.INFO)
+    client = Impatient()
+    running: Running = await start(leaving(client, moment), config=ServerConfig(port=0))
+    request = ask() if method != COUNT else model_service_pb2.CountTokensRequest(request=ask())
+    code = await asyncio.to_thread(client.call, running.target, method, request.SerializeToString())
+    # Counting comes to its end before.
+    counted = method == COUNT and moment == "the end"
+    assert code is (grpc.StatusCode.OK if counted else grpc.StatusCode.DEADLINE_EXCEEDED)
+    await until(lambda: answered(running, method) == 1)
+    assert running.server.admission.load().running == 0
+    assert running.engine.unfinished == set()
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
 async def test_a_write_that_fails_before_grpc_knows_why(
     start: Start, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def write(*_: object) -> None:
         raise cygrpc.ExecuteBatchError('Failed "execute_batch": (SendMessageOperation,)')
 
-    monkeypatch.setattr(chat_module, "write_within", write)
+    monkeypatch.setattr(chat_module.Writer, "write", write)
     running: Running = await start(config=ServerConfig(port=0))
     stream = running.chat.StreamChat(ask(), timeout=1)
     await until(lambda: answered(running, http2.STREAM_CHAT) == 1)

@@ -319,7 +319,7 @@ def test_every_proxy_repeats_the_same() -> None:
     istio = only(mix(("istio-sidecar",)), "VirtualService")["spec"]["http"][0]["retries"]
     assert (istio["retryOn"], istio["attempts"]) == (envoy["retry_on"], envoy["num_retries"])
     route = only(mix(("linkerd",)), "GRPCRoute")["metadata"]["annotations"]
-    statuses = set(envoy["retry_on"].split(",")) - {"connect-failure", "refused-stream"}
+    statuses = set(envoy["retry_on"].split(",")) - {"connect-failure", "refused-stream", "reset"}
     assert set(route["retry.linkerd.io/grpc"].split(",")) == statuses
     assert route["retry.linkerd.io/limit"] == str(envoy["num_retries"])
     assert "cancelled" in statuses

@@ -95,9 +95,13 @@ def test_a_checkpoint_that_is_quantized_already(source: Path, refused: Callable[
 
 
 def test_an_unknown_architecture(source: Path, refused: Callable[..., str]) -> None:
-    change_config(source, architectures=["MambaForCausalLM"])
+    change_config(source, architectures=["NobodysForCausalLM"], model_type="nobodys")
     message = refused(source)
-    assert message.startswith(f"{source / 'config.json'}: the architecture MambaForCausalLM is not known;")
+    assert message.startswith(f"{source / 'config.json'}: transformers ")
+    assert message.endswith(
+        " has no NobodysForCausalLM; --like names a family that it is built as, "
+        "and --blocks its linear layers"
+    )
 
 
 def test_a_matrix_that_the_architecture_does_not_have(source: Path, refused: Callable[..., str]) -> None:
@@ -146,8 +150,10 @@ def test_an_index_that_leads_out_of_the_directory(sharded: Path, refused: Callab
 
 
 def test_no_weights(source: Path, refused: Callable[..., str]) -> None:
-    (source / SHARD).rename(source / "pytorch_model.bin")
-    assert refused(source) == (f"{source} holds neither model.safetensors nor model.safetensors.index.json")
+    (source / SHARD).rename(source / "model.gguf")
+    assert refused(source) == (
+        f"{source} holds neither model.safetensors nor model.safetensors.index.json, nor pytorch_model.bin"
+    )
 
 
 def test_nothing_to_quantize(source: Path, refused: Callable[..., str]) -> None:
@@ -159,7 +165,7 @@ def test_too_little_space_is_said_before_anything_is_written(
 ) -> None:
     usage = shutil.disk_usage(source)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    assert "GB of free space, and the quantized weights take" in refused(source)
+    assert " has 1.00 kB of free space, and the quantized weights take " in refused(source)
 
 
 def test_the_destination_is_not_empty(source: Path, tmp_path: Path, quantize: Quantize) -> None:
@@ -227,6 +233,93 @@ def test_a_full_disk_is_said_and_the_next_run_completes(
     assert sorted(os.listdir(tmp_path)) == ["made", "source"]
 
 
+@pytest.mark.parametrize(
+    "place", ["model.safetensors.part", "journal", "config.json", "sub/tokenizer.json", "README.md"]
+)
+def test_a_disk_that_is_full_names_the_file_and_what_is_left(
+    source: Path, tmp_path: Path, quantize: Quantize, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    (source / "sub").mkdir()
+    (source / "sub/tokenizer.json").write_text("{}")
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        if os.readlink(f"/proc/self/fd/{fd}").endswith(place) and full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    full, work = True, tmp_path / ".made.octet-quantize"
+    with pytest.raises(QuantizeError) as caught:
+        quantize(source, tmp_path / "made")
+    message = str(caught.value)
+    assert message.startswith(str(work))
+    assert f"{place} cannot be written: No space left on device" in message
+    if place != "journal":
+        assert message.endswith(
+            f"; what is done so far lies in {work}: the same command goes on with it, or remove it"
+        )
+    full = False
+    quantize(source, tmp_path / "made")
+    assert sorted(os.listdir(tmp_path)) == ["made", "source"]
+
+
+NORM = "model.layers.0.input_layernorm.weight"
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("name", [NORM, "model.embed_tokens.weight", "lm_head.weight"])
+@pytest.mark.parametrize("kernel", [True, False])
+def test_what_is_copied_with_nan_in_it_is_named(
+    source: Path,
+    tmp_path: Path,
+    quantize: Quantize,
+    monkeypatch: pytest.MonkeyPatch,
+    bad: float,
+    name: str,
+    kernel: bool,
+) -> None:
+    weights = load_file(source / SHARD)
+    weights[name].view(-1)[-1] = bad
+    save_file(weights, source / SHARD, metadata={"format": "pt"})
+    if not kernel:
+        monkeypatch.setattr(os, "copy_file_range", fail_at_call(os.copy_file_range, 1, errno.EXDEV))
+    line = f"{source / SHARD}: tensor {name} holds NaN or an infinity, and was copied as it is"
+    with monkeypatch.context() as patch:  # an interrupted run does not forget
+        patch.setattr(shutil, "copyfileobj", None)
+        patch.setattr("octet.quantize.checkpoint._write_rest", fail_at_call(len, 1, errno.EIO))
+        with pytest.raises(QuantizeError, match="Input/output error; what is done so far lies in"):
+            quantize(source, tmp_path / "made")
+    assert quantize(source, tmp_path / "made").warnings == (line,)
+
+
+def test_weights_too_small_for_a_scale_are_named(source: Path, tmp_path: Path, quantize: Quantize) -> None:
+    weights = load_file(source / SHARD)
+    for name in list(weights):  # but for the rows that are so to begin with
+        if name.endswith("_proj.weight"):
+            weights[name] = torch.full_like(weights[name], 0.5)
+    weights[WEIGHT][3] = 1e-38
+    save_file(weights, source / SHARD, metadata={"format": "pt"})
+    (warning,) = quantize(source, tmp_path / "made", verify=True).warnings
+    assert warning.startswith(
+        f"{WEIGHT}: output channel 3 has only 0.00 dB, where rounding leaves 24 or more: "
+    )
+    assert quantize(source, tmp_path / "other").warnings == ()
+
+
+@pytest.mark.parametrize("said", [{"tie_word_embeddings": False}, {}])
+def test_a_model_without_its_output_layer_is_refused(
+    source: Path, refused: Callable[..., str], said: dict[str, bool]
+) -> None:
+    weights = load_file(source / SHARD)
+    del weights["lm_head.weight"]
+    save_file(weights, source / SHARD, metadata={"format": "pt"})
+    config = json.loads((source / "config.json").read_text())
+    config.pop("tie_word_embeddings")
+    (source / "config.json").write_text(json.dumps(config | said))
+    assert "no output layer is stored, and tie_word_embeddings is false" in refused(source)
+
+
 def test_an_unreadable_shard_names_the_tensor(
     source: Path, tmp_path: Path, quantize: Quantize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,5 +364,5 @@ def test_a_source_that_shrinks_meanwhile(
     source: Path, tmp_path: Path, quantize: Quantize, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "preadv", lambda fd, buffers, offset: 0)
-    with pytest.raises(QuantizeError, match=r"model.safetensors ends within the tensor model\.layers"):
+    with pytest.raises(QuantizeError, match=r"model.safetensors ends within the tensor \S+weight; what"):
         quantize(source, tmp_path / "made")

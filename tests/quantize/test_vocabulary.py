@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from octet.engine.vllm import formats
+from octet.loading.said import read
 from octet.quantize.errors import QuantizeError
 from octet.quantize.options import Format
 from tests.quantize.conftest import GOLDEN, Quantize
@@ -84,7 +84,7 @@ def test_the_config_says_so_and_ties_nothing(
         config = config_of(folder)
         said = config["quantization_config"]
         assert isinstance(said, dict)
-        assert formats.quantizes_vocabulary(said) == vocabulary
+        assert read(said).names_output_layer == vocabulary
         assert any(name.endswith("lm_head") for name in said["ignore"]) != vocabulary
         before = config_of(golden / "source")
         text, text_before = config.get("text_config", {}), before.get("text_config", {})
@@ -99,12 +99,11 @@ def test_the_config_says_so_and_ties_nothing(
             assert text == text_before
 
 
-def test_an_ignore_that_leaves_it_out_has_vllm_load_it(tmp_path: Path, quantize: Quantize) -> None:
-    """Whoever quantizes an output layer by --ignore gets a checkpoint that says so, too."""
+def test_without_it_the_output_layer_stays_whatever_is_ignored(tmp_path: Path, quantize: Quantize) -> None:
     source = GOLDEN / "llama-bfloat16-untied/source"
     quantize(source, tmp_path / "ignore", ignore=())
-    quantize(source, tmp_path / "flag", vocabulary=True)
-    ours, theirs = contents(tmp_path / "ignore"), contents(tmp_path / "flag")
+    quantize(source, tmp_path / "default")
+    ours, theirs = contents(tmp_path / "ignore"), contents(tmp_path / "default")
     assert ours.pop("README.md") != theirs.pop("README.md")
     assert ours == theirs
 

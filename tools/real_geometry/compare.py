@@ -96,7 +96,7 @@ def by_octet(model: Path, asked: Sequence[Case], flags: Sequence[str] = ()) -> l
         async with scorer(str(model), [*ENGINE_FLAGS, *flags]) as model_scorer:
             results = []
             for case in asked:
-                prompt: dict[str, Any] = {"prompt_token_ids": model_scorer.tokenize(case.text)}
+                prompt: dict[str, Any] = {"prompt_token_ids": model_scorer.texts.tokenize(case.text)}
                 if case.pictures:
                     prompt["multi_modal_data"] = {"image": list(case.pictures)}
                     prompt["mm_processor_kwargs"] = {"do_pan_and_scan": case.pan_and_scan}

@@ -5,6 +5,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import octet
+
 # What decides which kernels run, by the names in /proc/cpuinfo.
 _FEATURES = {
     "avx2": "AVX2",
@@ -21,33 +23,41 @@ def describe(device: str) -> dict[str, Any]:
     """The machine and the software on it, as JSON values; `device` is "cpu" or "cuda"."""
     import torch
 
-    import octet
     from octet import ops
 
-    fields = _cpuinfo()
-    flags = fields.get("flags", "").split()
     return {
         "device": device,
-        "cpu": fields.get("model name", platform.processor() or platform.machine()),
-        "cores": len(os.sched_getaffinity(0)),
-        "features": [name for flag, name in _FEATURES.items() if flag in flags],
+        **host(),
         "l3_bytes": l3_bytes(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,
-        "octet": octet.__version__,
         "isa": ops.isa(),
     }
 
 
+def host() -> dict[str, Any]:
+    """The processor, the memory and Octet's version, as JSON values; needs neither torch nor kernels."""
+    fields = _cpuinfo()
+    flags = fields.get("flags", "").split()
+    return {
+        "cpu": fields.get("model name", platform.processor() or platform.machine()),
+        "cores": len(os.sched_getaffinity(0)),
+        "features": [name for flag, name in _FEATURES.items() if flag in flags],
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "octet": octet.__version__,
+    }
+
+
 def summary(machine: dict[str, Any]) -> str:
-    """One line for people."""
-    memory = f"{machine['memory_bytes'] / 2**30:.0f} GiB"
+    """One line for people, of what `describe` says."""
     gpu = machine["gpu"] or "no GPU"
-    return (
-        f"{machine['cpu']}, {machine['cores']} cores, {'/'.join(machine['features'])}, {memory}, {gpu}; "
-        f"torch {machine['torch']}"
-    )
+    return f"{host_summary(machine)}, {gpu}; torch {machine['torch']}"
+
+
+def host_summary(host: dict[str, Any]) -> str:
+    """One line for people, of what `host` says."""
+    memory = f"{host['memory_bytes'] / 2**30:.0f} GiB"
+    return f"{host['cpu']}, {host['cores']} cores, {'/'.join(host['features'])}, {memory}"
 
 
 def l3_bytes() -> int:

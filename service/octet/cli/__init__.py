@@ -12,7 +12,7 @@ import click
 from octet import __version__
 
 _COMMANDS = {
-    "bench": "Measure the kernels on this machine.",
+    "bench": "Measure the kernels on this machine, or a running server.",
     "chat": "Ask a server, and print its answer as it streams.",
     "complete": "Have a server's model go on from a prompt as it is.",
     "demo": "Serve the checkpoint that ships with Octet, and ask it three things.",

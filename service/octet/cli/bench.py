@@ -1,11 +1,13 @@
-"""`octet bench`: measure the kernels on this machine."""
+"""`octet bench`: measure the kernels on this machine, and servers."""
 
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from octet.cli.bench_files import check_files, json_option, plot_option, write_json
+from octet.cli.bench_serve import serve
 
 if TYPE_CHECKING:
     from octet.bench.run import Settings
@@ -13,19 +15,15 @@ if TYPE_CHECKING:
 
 @click.group()
 def bench() -> None:
-    """Measure the kernels on this machine."""
+    """Measure the kernels on this machine, or a running server."""
+
+
+bench.add_command(serve)
 
 
 @bench.command()
-@click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, path_type=Path), help="Write it all here."
-)
-@click.option(
-    "--plot",
-    "plot_file",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Draw a roofline plot; needs matplotlib (pip install 'octet-serve[bench]').",
-)
+@json_option
+@plot_option("a roofline plot")
 @click.option("--isa", "isas", multiple=True, help="CPU kernels by name; again for more.  [default: all]")
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--only", multiple=True, metavar="KERNEL", help="An operator; again for more.  [default: all]")
@@ -56,11 +54,7 @@ def kernels(
 
     All that is compared is measured in turns. Times are medians, with quartiles.
     """
-    for file in (json_file, plot_file):
-        if file is not None and not file.resolve().parent.is_dir():
-            raise click.UsageError(f"{file}: there is no such folder")
-    if plot_file is not None:
-        _require_matplotlib()
+    check_files(json_file, plot_file)
     settings = _settings(isas, device, only, shape_names, rows, threads, quick=quick)
     from octet.bench.report import print_report
     from octet.bench.run import run
@@ -68,8 +62,7 @@ def kernels(
     report = run(settings, _show_progress)
     _show_progress("")
     print_report(report)
-    if json_file is not None:
-        json_file.write_text(json.dumps(report.as_json(), indent=1) + "\n", encoding="utf-8")
+    write_json(report.as_json(), json_file)
     if plot_file is not None:
         from octet.bench.plot import save
 
@@ -130,15 +123,6 @@ def _require_gpu() -> None:
 
     if not torch.cuda.is_available():
         raise click.ClickException("--device cuda: torch finds no GPU on this machine")
-
-
-def _require_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise click.ClickException(
-            "--plot needs matplotlib; run `pip install 'octet-serve[bench]'`"
-        ) from None
 
 
 def _show_progress(what: str) -> None:

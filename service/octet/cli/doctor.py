@@ -21,8 +21,10 @@ def doctor(model: str | None, as_json: bool) -> None:
     Exits with 1 when something would keep Octet from serving.
     """
     from octet.doctor import examine
+    from octet.engine.vllm.launch.logs import quiet
 
-    report = examine(model)
+    with quiet():
+        report = examine(model)
     if as_json:
         click.echo(json.dumps(report.as_json(), indent=2))
     else:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,15 +17,25 @@ from octet.cli.tables import console
 from octet.errors import OctetError
 
 if TYPE_CHECKING:
-    from octet.evaluate.divergence import Divergence
+    from rich.progress import TaskID
+
+    from octet.evaluate.comparing import Progress
+    from octet.evaluate.generate import Comparison
+    from octet.evaluate.perplexity import Evaluation
     from octet.evaluate.weights import LayerError, WeightComparison
 
+_ENGINE_ARGS = click.option(
+    "--engine-args",
+    default="",
+    metavar="FLAGS",
+    help="vLLM's flags for every model, in one string; `octet serve --help-engine` lists them.",
+)
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON.")
 
 
 @click.group("eval")
 def eval() -> None:
-    """Measure what quantization costs a model: its weights' errors, or what it predicts of a text."""
+    """Measure what quantization costs a model: in its weights, predictions of a text, and answers."""
 
 
 @eval.command()
@@ -88,17 +99,21 @@ def weights(quantized: str, source: str, plot: Path | None, as_json: bool) -> No
     help="Tokens by which the window moves; the others of it are context.  [default: half the window]",
 )
 @click.option(
+    "--sample",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Most windows that are scored, drawn by lot where the text has more, so that a book takes no longer "
+    "than a chapter; 0 scores all.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of that lot.")
+@click.option(
     "--top",
     type=click.IntRange(min=0),
     help="Compare this many of the most probable tokens at each place, which bounds the divergence from "
     "below; 0 compares the whole vocabulary.  [default: 0 up to 8192 tokens, 256 beyond]",
 )
-@click.option(
-    "--engine-args",
-    default="",
-    metavar="FLAGS",
-    help="vLLM's flags for every model, in one string; `octet serve --help-engine` lists them.",
-)
+@_ENGINE_ARGS
 @click.option(
     "--fp8-vocabulary",
     is_flag=True,
@@ -113,6 +128,8 @@ def perplexity(
     separator: str | None,
     window: int,
     stride: int | None,
+    sample: int,
+    seed: int,
     top: int | None,
     engine_args: str,
     fp8_vocabulary: bool,
@@ -125,32 +142,113 @@ def perplexity(
 
     \b
       perplexity  exp of the mean negative log probability of the text's tokens;
+      ratio       of a quantized model's perplexity to SOURCE's;
       KL          mean over tokens of the Kullback-Leibler divergence of the
                   quantized model's prediction from SOURCE's, in nats, with its
-                  standard error, its 99th percentile and its largest value;
+                  99th percentile and its largest value;
       same top    share of places where both find the same token most probable.
 
-    Windows slide over the text, and each token is predicted once. With --top above 0 the divergence is a
-    lower bound: tokens that are not among the most probable of both models count as one.
+    What follows ± is a standard error over windows; the ratio's is that of the difference in each window, and
+    so much smaller than the perplexities'. Windows slide over the text, and each token is predicted once at
+    most. With --top above 0 the divergence is a lower bound: tokens that are not among the most probable of
+    both models count as one.
     """
+    from octet.engine.vllm.launch.logs import configure_logging
+    from octet.evaluate.comparing import EvaluationError
     from octet.evaluate.perplexity import Settings, evaluate
     from octet.evaluate.windows import split_documents
 
     with _one_line_errors():
         documents = split_documents(_read(text_file), separator)
+        if not any(map(str.strip, documents)):
+            raise EvaluationError(f"{text_file} holds no text")
         settings = Settings(
-            window,
-            stride or window // 2,
-            top,
-            tuple(shlex.split(engine_args)),
-            ("--fp8-vocabulary",) if fp8_vocabulary else (),
+            window=window,
+            stride=stride or window // 2,
+            sample=sample,
+            seed=seed,
+            top=top,
+            engine_flags=_flags(engine_args),
+            quantized_flags=("--fp8-vocabulary",) if fp8_vocabulary else (),
         )
-        results = asyncio.run(evaluate(source, quantized, documents, settings, _show_progress))
+        configure_logging("text", "warning")  # what is said meanwhile is this command's own
+        with _progress("windows") as progress:
+            evaluation = asyncio.run(evaluate(source, quantized, documents, settings, progress))
     if as_json:
-        found = [{"model": name} | asdict(r) for name, r in zip(quantized, results, strict=True)]
-        click.echo(json.dumps({"source": source, "text": str(text_file), "models": found}, indent=2))
+        models = [{"model": n} | asdict(each) for n, each in zip(quantized, evaluation.models, strict=True)]
+        text = {"text": str(text_file), "all_windows": evaluation.all_windows, "seed": seed}
+        click.echo(json.dumps({"source": source, **text, "models": models}, indent=2))
     else:
-        _print_divergences(source, quantized, results)
+        _print_divergences(source, quantized, evaluation)
+
+
+@eval.command()
+@click.argument("first")
+@click.argument("second")
+@click.option(
+    "--prompts",
+    "prompts_file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="What to ask, UTF-8: a prompt a line, or with --separator several lines each.  [default: eight "
+    "questions of all kinds]",
+)
+@click.option("--separator", metavar="LINE", help="Line that parts prompts.  [default: every line is one]")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Most tokens of an answer.",
+)
+@_ENGINE_ARGS
+@_JSON
+def generate(
+    first: str,
+    second: str,
+    prompts_file: Path | None,
+    separator: str | None,
+    max_tokens: int,
+    engine_args: str,
+    as_json: bool,
+) -> None:
+    """Let two models answer the same prompts, the most probable token each time, and show where they part.
+
+    FIRST and SECOND are directories or hub ids, such as a quantized model and its source, run through vLLM on
+    this machine, one after the other. A prompt is a user's turn where the model has a chat template, and a
+    text to be continued where it has none. For each are printed both answers and the first token that
+    differs, counted from 0; for all of them the share of equal answers, and how many tokens answers have in
+    common before they part, in the mean.
+    """
+    from octet.engine.vllm.launch.logs import configure_logging
+    from octet.evaluate.comparing import EvaluationError
+    from octet.evaluate.generate import PROMPTS, compare
+
+    with _one_line_errors():
+        prompts = PROMPTS if prompts_file is None else _prompts(_read(prompts_file), separator)
+        if not prompts:
+            raise EvaluationError(f"{prompts_file} holds no prompt")
+        configure_logging("text", "warning")
+        with _progress("answers") as progress:
+            flags = _flags(engine_args)
+            comparison = asyncio.run(compare(first, second, prompts, max_tokens, flags, progress))
+    if as_json:
+        click.echo(json.dumps({"first": first, "second": second} | asdict(comparison), indent=2))
+    else:
+        _print_answers(first, second, comparison)
+
+
+def _prompts(text: str, separator: str | None) -> list[str]:
+    from octet.evaluate.windows import split_documents
+
+    parts = text.splitlines() if separator is None else split_documents(text, separator)
+    return [part.strip("\r\n") for part in parts if part.strip()]
+
+
+def _flags(engine_args: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(engine_args))
+    except ValueError as error:
+        raise click.UsageError(f"--engine-args: {error}") from error
 
 
 @contextmanager
@@ -166,7 +264,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise click.UsageError(f"--text: {path} cannot be read: {error}") from error
+        raise click.UsageError(f"{path} cannot be read: {error}") from error
 
 
 def _with_progress(comparison: "WeightComparison") -> "Iterable[LayerError]":
@@ -184,9 +282,35 @@ def _with_progress(comparison: "WeightComparison") -> "Iterable[LayerError]":
     )
 
 
-def _show_progress(model: str, done: int, total: int) -> None:
-    if done == total or done % max(1, total // 10) == 0:
-        click.echo(f"octet: {model}: {done} of {total} windows", err=True)
+@contextmanager
+def _progress(things: str) -> "Iterator[Progress]":
+    """Shows which model is loaded, and how many `things` it is through with: as a bar, or in lines."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield partial(_print_progress, things)
+        return
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with Bars(*columns, TimeRemainingColumn(), console=console) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def show(model: str, done: int, total: int) -> None:
+            if total == 0:
+                tasks[model] = bars.add_task(f"loading {model}", total=None)
+            else:
+                bars.update(tasks[model], description=model, completed=done, total=total)
+
+        yield show
+
+
+def _print_progress(things: str, model: str, done: int, total: int) -> None:
+    if total == 0:
+        click.echo(f"octet: loading {model}", err=True)
+    elif done == total or done % max(1, total // 10) == 0:
+        click.echo(f"octet: {model}: {done} of {total} {things}", err=True)
 
 
 def _print_errors(errors: "list[LayerError]") -> None:
@@ -212,9 +336,10 @@ def _print_errors(errors: "list[LayerError]") -> None:
     )
 
 
-def _print_divergences(source: str, models: tuple[str, ...], results: "list[Divergence]") -> None:
+def _print_divergences(source: str, models: tuple[str, ...], evaluation: "Evaluation") -> None:
     from rich.table import Table
 
+    results = evaluation.models
     bound = "" if results[0].exact else " ≥"
     table = Table(
         "model",
@@ -229,17 +354,40 @@ def _print_divergences(source: str, models: tuple[str, ...], results: "list[Dive
     )
     for column in table.columns[1:]:
         column.justify = "right"
-    table.add_row(source, f"{results[0].source_perplexity:.4f}")
+    table.add_row(source, _with_error(results[0].source_perplexity, results[0].source_perplexity_error))
     for model, result in zip(models, results, strict=True):
         table.add_row(
             model,
-            f"{result.perplexity:.4f}",
-            f"{result.perplexity / result.source_perplexity:.4f}",
-            f"{result.mean:.5f} ± {result.standard_error:.5f}",
+            _with_error(result.perplexity, result.perplexity_error),
+            _with_error(result.ratio, result.ratio_error),
+            _with_error(result.mean, result.standard_error, digits=5),
             f"{result.percentile_99:.4f}",
             f"{result.maximum:.4f}",
             f"{result.same_top:.2%}",
         )
     console().print(table)
     vocabulary = "the whole vocabulary" if results[0].exact else "the most probable tokens: lower bounds"
-    click.echo(f"{results[0].tokens} tokens; KL over {vocabulary}")
+    windows = f"{results[0].windows} of {evaluation.all_windows} windows"
+    click.echo(f"{results[0].tokens} tokens in {windows}; KL over {vocabulary}")
+
+
+def _with_error(value: float, error: float | None, digits: int = 4) -> str:
+    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
+
+
+def _print_answers(first: str, second: str, comparison: "Comparison") -> None:
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("prompt", escape(first), escape(second), "parts at", show_lines=True)
+    table.columns[3].justify = "right"
+    for pair in comparison.pairs:
+        place = "equal" if pair.equal else str(pair.common)
+        table.add_row(Text(pair.prompt), Text(pair.first), Text(pair.second), place)
+    console().print(table)
+    equal, count = sum(pair.equal for pair in comparison.pairs), len(comparison.pairs)
+    click.echo(
+        f"{equal} of {count} answers are equal ({comparison.equal:.0%}); in the mean "
+        f"{comparison.mean_common:.1f} tokens are, before they part or end"
+    )

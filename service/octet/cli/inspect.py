@@ -8,6 +8,7 @@ import click
 
 from octet.cli.tables import console
 from octet.errors import OctetError
+from octet.sizes import in_words
 
 if TYPE_CHECKING:
     from octet.inspection import Inspection, Kind, Service
@@ -22,14 +23,16 @@ def inspect(model: str, as_json: bool) -> None:
     MODEL is a directory, or a hub id in the local cache. Only the headers of its files are read. Exits with 1
     when the files contradict each other or no device would serve it.
     """
+    from octet.engine.vllm.launch.logs import quiet
     from octet.inspection import inspect as examine
     from octet.inspection import services
 
     try:
-        inspection = examine(model)
-        if not as_json:
-            _print_contents(inspection)
-        found = services(inspection)
+        with quiet():
+            inspection = examine(model)
+            if not as_json:
+                _print_contents(inspection)
+            found = services(inspection)
     except OctetError as error:
         click.echo(f"octet: error: {error}", err=True)
         sys.exit(1)
@@ -50,12 +53,12 @@ def _print_contents(inspection: "Inspection") -> None:
         column.justify = "right"
     total = inspection.parameters
     for kind in inspection.kinds:
-        size = f"{kind.bytes / 1e6:.2f} MB"
+        size = in_words(kind.bytes)
         share = f"{kind.parameters / total:.1%}" if total else "-"
         table.add_row(kind.modules, str(kind.count), _storage(kind), f"{kind.parameters:,}", size, share)
     out.print(table)
     share = f"{inspection.quantized_parameters / total:.1%}" if total else "none"
-    out.print(f"{total:,} parameters, {share} of them quantized, in {inspection.bytes / 1e6:.2f} MB")
+    out.print(f"{total:,} parameters, {share} of them quantized, in {in_words(inspection.bytes)}")
     for problem in inspection.problems:
         out.print(f"problem: {problem}", style="red")
 

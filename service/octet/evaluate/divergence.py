@@ -1,7 +1,7 @@
 """How far a model's predictions are from another's: perplexities and Kullback-Leibler divergence."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,23 +17,37 @@ _LEAST_REST = 1e-7
 class Divergence:
     """A quantized model's predictions of a text, against its source's.
 
+    Standard errors are over windows, which are taken for independent, as tokens next to each other are not.
+    They say how far a figure would be from itself on other texts of the kind. One window alone has none.
+
     Attributes:
+        windows: how many prompts the tokens were in.
         tokens: how many were predicted.
         perplexity: exp of the mean negative log probability of the text's tokens.
+        perplexity_error: its standard error; None of one window.
         source_perplexity: the source's.
+        source_perplexity_error: its standard error.
+        ratio: the one perplexity by the other.
+        ratio_error: its standard error, of the difference in each window: both models read the same, and most
+            of what makes perplexities vary cancels out.
         mean: mean over tokens of KL(source || quantized), in nats; of a lower bound where `exact` is false.
-        standard_error: of that mean, the tokens taken for independent.
+        standard_error: of that mean.
         percentile_99: the 99th percentile of the same.
         maximum: the largest.
         same_top: share of tokens at whose place both find the same token most probable.
         exact: whether the divergence is over the whole vocabulary.
     """
 
+    windows: int
     tokens: int
     perplexity: float
+    perplexity_error: float | None
     source_perplexity: float
+    source_perplexity_error: float | None
+    ratio: float
+    ratio_error: float | None
     mean: float
-    standard_error: float
+    standard_error: float | None
     percentile_99: float
     maximum: float
     same_top: float
@@ -50,20 +64,30 @@ def summarize(pairs: Iterable[tuple[TokenScores, TokenScores]], vocab_size: int)
     exact = True
     for source, quantized in pairs:
         exact = exact and source.top_ids.shape[1] == quantized.top_ids.shape[1] == vocab_size
-        losses.append(-quantized.logprobs)
-        source_losses.append(-source.logprobs)
+        losses.append(-quantized.logprobs.astype(np.float64))
+        source_losses.append(-source.logprobs.astype(np.float64))
         divergences.append(divergence(source, quantized, vocab_size))
         same.append(source.top_ids[:, 0] == quantized.top_ids[:, 0])
     if not divergences:
         raise ValueError("no tokens were scored")
     values = np.concatenate(divergences)
-    count = len(values)
+    perplexity, perplexity_error = _exponential(*_mean(losses))
+    source_perplexity, source_perplexity_error = _exponential(*_mean(source_losses))
+    ratio, ratio_error = _exponential(
+        *_mean([loss - source for loss, source in zip(losses, source_losses, strict=True)])
+    )
+    mean, standard_error = _mean(divergences)
     return Divergence(
-        tokens=count,
-        perplexity=_perplexity(losses),
-        source_perplexity=_perplexity(source_losses),
-        mean=float(values.mean()),
-        standard_error=float(values.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
+        windows=len(divergences),
+        tokens=len(values),
+        perplexity=perplexity,
+        perplexity_error=perplexity_error,
+        source_perplexity=source_perplexity,
+        source_perplexity_error=source_perplexity_error,
+        ratio=ratio,
+        ratio_error=ratio_error,
+        mean=mean,
+        standard_error=standard_error,
         percentile_99=float(np.percentile(values, 99)),
         maximum=float(values.max()),
         same_top=float(np.concatenate(same).mean()),
@@ -108,5 +132,18 @@ def _row_divergence(
     return max(total, 0.0)
 
 
-def _perplexity(losses: list[npt.NDArray[np.float32]]) -> float:
-    return float(np.exp(np.concatenate(losses).astype(np.float64).mean()))
+def _mean(windows: Sequence[npt.NDArray[np.float64]]) -> tuple[float, float | None]:
+    """The mean over all tokens, and its standard error over the windows, which need not be of one length."""
+    sums, counts = np.array([window.sum() for window in windows]), np.array([len(each) for each in windows])
+    mean = float(sums.sum() / counts.sum())
+    if len(windows) < 2:
+        return mean, None
+    # A ratio of two sums over windows: its error is that of the windows' deviations from it.
+    deviations = sums - mean * counts
+    variance = len(windows) / (len(windows) - 1) * float((deviations**2).sum())
+    return mean, math.sqrt(variance) / float(counts.sum())
+
+
+def _exponential(mean: float, error: float | None) -> tuple[float, float | None]:
+    value = math.exp(mean)
+    return value, None if error is None else value * error

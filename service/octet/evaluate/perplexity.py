@@ -3,29 +3,21 @@
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from octet.engine.vllm.serving.scoring import Scorer, TokenScores, scorer
-from octet.errors import OctetError
+from octet.evaluate.comparing import EvaluationError, Progress, check_tokens
 from octet.evaluate.divergence import Divergence, summarize
-from octet.evaluate.windows import Window, windows
+from octet.evaluate.windows import Window, sample, windows
 
 WHOLE_VOCABULARY = 8192
 """Vocabularies up to this size are compared whole by default."""
 
 TOP = 256
 """Most probable tokens that are compared of larger ones by default."""
-
-Progress = Callable[[str, int, int], None]
-"""Told of a model, how many windows are scored and how many there are."""
-
-
-class EvaluationError(OctetError):
-    """A text cannot be scored. The message is one line."""
-
-    reason = "EVALUATION"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +27,8 @@ class Settings:
     Attributes:
         window: most tokens of a prompt.
         stride: tokens by which the window moves.
+        sample: how many windows are scored, drawn by lot where there are more; 0 for all.
+        seed: of that lot.
         top: how many of the most probable tokens are compared at each place, 0 for the whole vocabulary;
             None chooses.
         engine_flags: vLLM's flags for every model.
@@ -43,59 +37,90 @@ class Settings:
 
     window: int
     stride: int
+    sample: int
+    seed: int
     top: int | None
     engine_flags: tuple[str, ...] = ()
     quantized_flags: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """What was found out.
+
+    Attributes:
+        models: what each quantized model does differently.
+        all_windows: how many the text has, of which a sample was scored.
+    """
+
+    models: list[Divergence]
+    all_windows: int
+
+
 async def evaluate(
     source: str, quantized: Sequence[str], documents: Sequence[str], settings: Settings, progress: Progress
-) -> list[Divergence]:
+) -> Evaluation:
     """Scores the documents with each model, the source first; no two run at the same time.
-
-    Returns:
-        What each quantized model does differently.
 
     Raises:
         EvaluationError: nothing to score, the window does not fit, or a model's tokens are not the source's.
         StartupError: a model cannot be run.
     """
+    check_tokens(source, quantized, documents, settings.engine_flags)
     with tempfile.TemporaryDirectory(prefix="octet-eval-") as folder:
         reference = _Stored(Path(folder))
+        progress(source, 0, 0)
         async with scorer(source, settings.engine_flags) as model:
-            prompts = _prompts(model, documents, settings)
+            prompts, all_windows = _prompts(model, documents, settings)
             top, vocab_size = _top(settings.top, model.vocab_size), model.vocab_size
-            for number, window in enumerate(prompts):
-                reference.write(number, await _score(model, window, top))
-                progress(source, number + 1, len(prompts))
+            await _score_all(model, prompts, top, reference, partial(progress, source))
         results = []
         for name in quantized:
             scores = _Stored(Path(folder))
+            progress(name, 0, 0)
             async with scorer(name, (*settings.engine_flags, *settings.quantized_flags)) as model:
-                if model.vocab_size != vocab_size or _prompts(model, documents, settings) != prompts:
-                    raise EvaluationError(f"{name} has another tokenizer than {source}")
-                for number, window in enumerate(prompts):
-                    scores.write(number, await _score(model, window, top))
-                    progress(name, number + 1, len(prompts))
+                if model.vocab_size != vocab_size:
+                    raise EvaluationError(
+                        f"{name} predicts {model.vocab_size} tokens, and {source} {vocab_size}"
+                    )
+                await _score_all(model, prompts, top, scores, partial(progress, name))
             pairs = zip(reference.read(len(prompts)), scores.read(len(prompts)), strict=True)
             results.append(summarize(pairs, vocab_size))
-        return results
+        return Evaluation(results, all_windows)
 
 
-def _prompts(model: Scorer, documents: Sequence[str], settings: Settings) -> list[Window]:
+def _prompts(model: Scorer, documents: Sequence[str], settings: Settings) -> tuple[list[Window], int]:
+    """The windows that are scored, and how many there are of which they are a sample."""
     # One token of the context belongs to the answer.
     length = min(settings.window, model.context_window - 1)
-    if length <= len(model.opening) + 1:
+    opening = model.texts.opening
+    if length <= len(opening) + 1:
         raise EvaluationError(f"a window of {length} tokens is too short")
-    stride = min(settings.stride, length - len(model.opening) - 1)
-    found = [
-        window
-        for document in documents
-        for window in windows(model.tokenize(document), model.opening, length, stride)
-    ]
-    if not found:
-        raise EvaluationError("the text holds nothing to score")
-    return found
+    stride = min(settings.stride, length - len(opening) - 1)
+    tokens = [model.texts.tokenize(document) for document in documents]
+    if (count := sum(map(len, tokens))) + len(opening) < length:
+        raise EvaluationError(
+            f"the text has {count} tokens, fewer than a window of {length}: take a longer text, or a smaller "
+            "--window"
+        )
+
+    def all_windows() -> Iterator[Window]:
+        return (window for document in tokens for window in windows(document, opening, length, stride))
+
+    total = sum(1 for _ in all_windows())
+    return sample(all_windows(), total, settings.sample, settings.seed), total
+
+
+async def _score_all(
+    model: Scorer,
+    prompts: Sequence[Window],
+    top: int,
+    stored: "_Stored",
+    progress: Callable[[int, int], None],
+) -> None:
+    for number, window in enumerate(prompts):
+        stored.write(number, await _score(model, window, top))
+        progress(number + 1, len(prompts))
 
 
 def _top(wanted: int | None, vocab_size: int) -> int:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from octet.engine.vllm.checkpoint import find_folder, weight_files
 from octet.engine.vllm.formats import OUTPUT_LAYER, SAFETENSORS_DTYPES
-from octet.inspection import Tensor, read_headers
+from octet.loading.headers import Tensor, read_headers
 from octet.quantize.architectures import shared_embeddings
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
+from octet.weight_files import find_folder, weight_files
 from octet.weight_index import CheckpointError
 
 # Elements of a weight that are compared at once; each takes some 20 bytes meanwhile.

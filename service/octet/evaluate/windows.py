@@ -1,6 +1,7 @@
 """Cuts texts into prompts whose tokens are scored, each token once."""
 
-from collections.abc import Iterator, Sequence
+import random
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -28,6 +29,21 @@ def split_documents(text: str, separator: str | None) -> list[str]:
         else:
             parts[-1].append(line)
     return [document for part in parts if (document := "".join(part))]
+
+
+def sample(windows: Iterable[Window], total: int, count: int, seed: int) -> list[Window]:
+    """Some of the windows, drawn by lot without replacement, in their order; all where there are not more.
+
+    Args:
+        windows: at least `total`.
+        total: of how many to draw.
+        count: how many; 0 for all.
+        seed: the same one draws the same.
+    """
+    if count == 0 or total <= count:
+        return list(windows)
+    drawn = set(random.Random(seed).sample(range(total), count))
+    return [window for number, window in enumerate(windows) if number in drawn]
 
 
 def windows(tokens: Sequence[int], opening: Sequence[int], length: int, stride: int) -> Iterator[Window]:

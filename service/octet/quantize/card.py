@@ -15,7 +15,9 @@ from octet.quantize.source import Source
 if TYPE_CHECKING:
     from octet.quantize.verify import TensorError
 
-_CARD = "README.md"
+CARD = "README.md"
+"""The card's file name."""
+
 _INHERITED = ("license", "license_name", "license_link", "language", "pipeline_tag")
 _WORST_SHOWN = 10
 
@@ -26,12 +28,13 @@ def model_card(source: Source, plan: Plan, options: Options, errors: "list[Tenso
     weights, activations = options.weights.name, options.activations.name
     quantized = sum(tensor.scale is not None for shard in plan.shards for tensor in shard.tensors)
     revision = f" at revision `{source.revision}`" if source.revision else ""
-    command = f"octet quantize {source.name} DST {_flags(options)}".rstrip()
+    command = " ".join(["octet quantize", source.name, "DST", *_source_flags(source), _flags(options)])
+    adapter = f" with the adapter `{source.adapter.folder.resolve().name}` merged" if source.adapter else ""
     ignored = "\n".join(f"- `{name}`" for name in plan.ignored)
     per_channel = f"{weights} codes, one scale per output channel: symmetric, round to nearest"
     body = f"""# {source.name}, FP8-Dynamic
 
-The FP8-Dynamic form of `{source.name}`{revision}, made by Octet {__version__}:
+The FP8-Dynamic form of `{source.name}`{revision}{adapter}, made by Octet {__version__}:
 
     {command}
 
@@ -56,7 +59,7 @@ No calibration data was used. The files say `quant_method: {method}`.
 
 
 def _metadata(source: Source) -> dict[str, Any]:
-    known = _source_metadata(source.directory / _CARD)
+    known = _source_metadata(source.directory / CARD)
     inherited = {key: known[key] for key in _INHERITED if key in known}
     if source.revision:
         inherited |= {"base_model": source.name, "base_model_relation": "quantized"}
@@ -77,15 +80,25 @@ def _source_metadata(path: Path) -> dict[str, Any]:
     return known if isinstance(known, dict) else {}
 
 
+def _source_flags(source: Source) -> list[str]:
+    return [] if source.adapter is None else [f"--adapter {source.adapter.folder.resolve().name}"]
+
+
 def _flags(options: Options) -> str:
     default = Options()
     flags = [f"--weights {options.weights.value}", f"--activations {options.activations.value}"]
     if options.targets != default.targets:
         flags += [f"--targets '{target}'" for target in options.targets]
-    if options.ignore != default.ignore:
-        flags += [f"--ignore '{pattern}'" for pattern in options.ignore]
+    defaults = set(default.ignore) <= set(options.ignore)
+    if not defaults:
+        flags.append("--no-default-ignore")
+    flags += [f"--ignore '{name}'" for name in options.ignore if not (defaults and name in default.ignore)]
     if options.vocabulary:
         flags.append("--vocabulary")
+    if options.like is not None:
+        flags.append(f"--like {options.like}")
+    if options.blocks is not None:
+        flags.append(f"--blocks '{options.blocks}'")
     return " ".join(flags)
 
 

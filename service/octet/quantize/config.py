@@ -33,7 +33,7 @@ def quantization_config(options: Options, plan: Plan) -> dict[str, Any]:
     by Octet's own method, for which Octet's plugin teaches vLLM to load them.
     """
     if options.weights is options.activations is Format.E4M3:
-        return _compressed_tensors(options, plan)
+        return _compressed_tensors(plan)
     vocabulary = {"vocabulary": True} if plan.vocabulary else {}
     return {
         "quant_method": OCTET_METHOD,
@@ -44,7 +44,7 @@ def quantization_config(options: Options, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _compressed_tensors(options: Options, plan: Plan) -> dict[str, Any]:
+def _compressed_tensors(plan: Plan) -> dict[str, Any]:
     common: dict[str, Any] = {
         "actorder": None,
         "block_structure": None,
@@ -60,7 +60,8 @@ def _compressed_tensors(options: Options, plan: Plan) -> dict[str, Any]:
         "format": "float-quantized",
         "input_activations": common | {"dynamic": True, "observer": None, "strategy": "token"},
         "output_activations": None,
-        "targets": [*options.targets, *([OUTPUT_TARGET] if plan.vocabulary else [])],
+        # Whatever was chosen: `ignore` names all others, and vLLM would match patterns with its own names.
+        "targets": ["Linear", *([OUTPUT_TARGET] if plan.vocabulary else [])],
         "weights": common | {"dynamic": False, "observer": "memoryless_minmax", "strategy": "channel"},
     }
     return {

@@ -1,5 +1,9 @@
 """What keeps a checkpoint from being quantized."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 from octet.errors import OctetError
 
 
@@ -18,3 +22,17 @@ class UnusableWeightError(QuantizeError):
 def reason_of(error: OSError) -> str:
     """The operating system's words for `error`, without the number and the path."""
     return error.strerror or str(error)
+
+
+@contextmanager
+def saying(path: Path, what: str) -> Iterator[None]:
+    """Turns what the operating system says of a file into a QuantizeError.
+
+    Args:
+        path: the file, where the error does not name another.
+        what: what cannot be done with it, such as "cannot be written".
+    """
+    try:
+        yield
+    except OSError as error:
+        raise QuantizeError(f"{error.filename or path} {what}: {reason_of(error)}") from error

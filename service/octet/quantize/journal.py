@@ -8,6 +8,7 @@ import fcntl
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -16,14 +17,16 @@ from typing import IO, Self
 from octet.quantize.errors import QuantizeError, reason_of
 from octet.quantize.options import Options
 from octet.quantize.plan import Plan
+from octet.quantize.source import Source
 
 
-def fingerprint(plan: Plan, options: Options) -> str:
+def fingerprint(source: Source, plan: Plan, options: Options) -> str:
     """Identifies the checkpoint that is to be made: the source's files as they are now, and every layout."""
     digest = hashlib.sha256(f"{options.weights} {options.activations}".encode())
+    if source.adapter is not None:
+        digest.update(source.adapter.identity().encode())
     for shard in plan.shards:
-        status = shard.source.stat()
-        digest.update(f"{shard.source.resolve()} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(source.files.identity(shard.source).encode())
         digest.update(shard.start)
     return digest.hexdigest()
 
@@ -43,7 +46,9 @@ class Journal:
             QuantizeError: another process holds it, or it cannot be written.
         """
         self._path = path
+        self._lock = threading.Lock()
         self._done: set[tuple[str, str]] = set()
+        self._spoiled: set[tuple[str, str]] = set()
         try:
             self._file: IO[bytes] = path.open("a+b")
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,10 +57,14 @@ class Journal:
             raise QuantizeError(f"another octet quantize is at work in {path.parent}") from error
         except OSError as error:
             raise QuantizeError(f"{path} cannot be written: {reason_of(error)}") from error
-        self.resumed = self._read(identity)
-        if not self.resumed:
-            self._file.truncate(0)
-            self._append([{"identity": identity}])
+        try:
+            self.resumed = self._read(identity)
+            if not self.resumed:
+                self._file.truncate(0)
+                self._append([{"identity": identity}])
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -77,6 +86,23 @@ class Journal:
         """
         self._append([{"shard": shard, "tensor": tensor} for tensor in tensors])
 
+    @property
+    def spoiled(self) -> list[tuple[str, str]]:
+        """Files, and in them the tensors that were copied with NaN or an infinity in them."""
+        return sorted(self._spoiled)
+
+    def note_spoiled(self, shard: str, tensor: str) -> None:
+        """Notes a tensor that was copied with NaN or an infinity in it. Any thread may call it.
+
+        Raises:
+            QuantizeError: the journal cannot be written.
+        """
+        with self._lock:
+            if (shard, tensor) in self._spoiled:
+                return
+            self._spoiled.add((shard, tensor))
+        self._append([{"shard": shard, "spoiled": tensor}])
+
     def _read(self, identity: str) -> bool:
         self._file.seek(0)
         lines = self._file.read().split(b"\n")[:-1]  # A line that was cut off lacks its end.
@@ -84,7 +110,10 @@ class Journal:
             entries = [json.loads(line) for line in lines]
             if not entries or entries[0] != {"identity": identity}:
                 return False
-            self._done = {(entry["shard"], entry["tensor"]) for entry in entries[1:]}
+            spoiled = [entry for entry in entries[1:] if "spoiled" in entry]
+            self._spoiled = {(entry["shard"], entry["spoiled"]) for entry in spoiled}
+            done = [entry for entry in entries[1:] if "spoiled" not in entry]
+            self._done = {(entry["shard"], entry["tensor"]) for entry in done}
         except (ValueError, KeyError, TypeError):
             return False
         # What follows the last whole line is cut off, so that the next one starts afresh.

@@ -5,13 +5,16 @@ whatever the size of a tensor. Files are read and written at offsets; nothing is
 """
 
 import errno
+import math
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from octet.quantize import finite
 from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
+from octet.quantize.floats import from_float32, to_float32
 from octet.quantize.kernel import per_channel_quant_fp8
 from octet.quantize.plan import TensorPlan
 from octet.quantize.safetensors_file import ITEM_SIZES
@@ -19,12 +22,15 @@ from octet.quantize.safetensors_file import ITEM_SIZES
 PIECE_BYTES = 4 << 20
 """Source bytes of a piece, but for rows that are longer."""
 
+_READ_BYTES = 4 << 10
+"""Bytes to read at a time, at least, where a piece's values are spread over its source."""
+
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Rows [begin, end) of a tensor that is quantized, or bytes [begin, end) of one that is copied.
+    """Rows [begin, end) of a tensor that is quantized or changed, or bytes [begin, end) of a copied one.
 
     Attributes:
         tensor: the tensor.
@@ -41,19 +47,75 @@ class Piece:
 
 def split(tensor: TensorPlan) -> Iterator[Piece]:
     """The pieces of a tensor, in order; an empty tensor has none."""
-    unit = row_bytes(tensor) if tensor.scale is not None else 1
+    unit = row_bytes(tensor) if in_rows(tensor) else 1
     if unit == 0 or tensor.source.size == 0:
         return
     step = max(1, PIECE_BYTES // unit)
+    if tensor.columns is not None:
+        step = max(step, _READ_BYTES // ITEM_SIZES[tensor.source.dtype])
     count = tensor.source.size // unit
     for begin in range(0, count, step):
         end = min(begin + step, count)
         yield Piece(tensor, begin, end, (end - begin) * unit)
 
 
+def in_rows(tensor: TensorPlan) -> bool:
+    """Whether a tensor is worked on in rows; another one is bytes."""
+    return tensor.scale is not None or tensor.change is not None
+
+
 def row_bytes(tensor: TensorPlan) -> int:
-    """Length in bytes of a row of a matrix in the source."""
-    return tensor.source.shape[1] * ITEM_SIZES[tensor.source.dtype]
+    """Length in bytes of a row in the source; a vector's rows are its elements."""
+    return math.prod(tensor.source.shape[1:]) * ITEM_SIZES[tensor.source.dtype]
+
+
+def offset(piece: Piece) -> int:
+    """Where a piece starts in the source file, in bytes."""
+    unit = row_bytes(piece.tensor) if in_rows(piece.tensor) else 1
+    return piece.tensor.source.offset + piece.begin * unit
+
+
+def rewritten(piece: Piece, rows: memoryview) -> memoryview:
+    """What is written of a piece of a tensor that an adapter changes and that stays unquantized.
+
+    Raises:
+        UnusableWeightError: a value does not fit the tensor's dtype.
+    """
+    import numpy
+
+    change = piece.tensor.change
+    assert change is not None
+    data = from_float32(change.rows(piece.begin, rows), piece.tensor.target.dtype)
+    if not numpy.isfinite(to_float32(data, piece.tensor.target.dtype)).all():
+        raise UnusableWeightError(
+            f"tensor {piece.tensor.source.name} with the adapter merged holds NaN or an infinity"
+        )
+    return data
+
+
+def spans(piece: Piece) -> Iterator[tuple[int, int]]:
+    """Where the values of a piece lie in the source file: offsets and lengths in bytes. That is one place,
+    but for matrices that lie transposed, of whose inputs each has its own.
+    """
+    tensor = piece.tensor
+    if tensor.columns is None:
+        yield offset(piece), piece.size
+        return
+    item = ITEM_SIZES[tensor.source.dtype]
+    first, length = tensor.source.offset + piece.begin * item, (piece.end - piece.begin) * item
+    for row in range(tensor.source.shape[1]):
+        yield first + row * tensor.columns * item, length
+
+
+def upright(piece: Piece, data: memoryview) -> memoryview:
+    """The rows of a piece of a matrix, of what lies in its `spans`."""
+    if piece.tensor.columns is None:
+        return data
+    import numpy
+
+    inputs = piece.tensor.source.shape[1]
+    values = numpy.frombuffer(data, f"u{ITEM_SIZES[piece.tensor.source.dtype]}").reshape(inputs, -1)
+    return numpy.ascontiguousarray(values.T).reshape(-1).view(numpy.uint8).data
 
 
 class Files:
@@ -62,8 +124,25 @@ class Files:
     Errors name the file and the tensor.
     """
 
-    def __init__(self, source: Path, target: Path, source_fd: int, target_fd: int) -> None:
+    def __init__(
+        self,
+        source: Path,
+        target: Path,
+        source_fd: int,
+        target_fd: int,
+        spoiled: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """Takes the files.
+
+        Args:
+            source: one to read.
+            target: one to write.
+            source_fd: the source, open.
+            target_fd: the target, open.
+            spoiled: told the name of a tensor that is copied with NaN or an infinity in it.
+        """
         self._source, self._target = source, target
+        self._spoiled = spoiled
         self._source_fd, self._target_fd = source_fd, target_fd
         self._local = threading.local()
 
@@ -73,16 +152,28 @@ class Files:
         Raises:
             QuantizeError: it cannot be read or written, or it holds NaN or an infinity.
         """
-        if piece.tensor.scale is None:
-            self._copy(piece)
-        else:
+        if piece.tensor.scale is not None:
             self._quantize(piece)
+        elif piece.tensor.change is not None:
+            self._rewrite(piece)
+        else:
+            self._copy(piece)
+
+    def _rewrite(self, piece: Piece) -> None:
+        data = rewritten(piece, self._read(piece))
+        self._write(piece, data, piece.tensor.target.offset + piece.begin * row_bytes(piece.tensor))
 
     def _copy(self, piece: Piece) -> None:
         source = piece.tensor.source.offset + piece.begin
         target = piece.tensor.target.offset + piece.begin
-        if not self._copy_in_kernel(piece, source, target):
-            self._write(piece, self._read(piece, source), target)
+        copied = self._copy_in_kernel(piece, source, target)
+        if copied and piece.tensor.source.dtype not in finite.DTYPES:
+            return
+        data = self._read(piece)
+        if not finite.all_finite(data, piece.tensor.source.dtype):
+            self._spoiled(piece.tensor.source.name)
+        if not copied:
+            self._write(piece, data, target)
 
     def _copy_in_kernel(self, piece: Piece, source: int, target: int) -> bool:
         """Copies without a detour through this process; False where the file systems cannot."""
@@ -107,12 +198,15 @@ class Files:
     def _quantize(self, piece: Piece) -> None:
         tensor, scale_plan = piece.tensor, piece.tensor.scale
         assert scale_plan is not None
-        weight = self._read(piece, tensor.source.offset + piece.begin * row_bytes(tensor))
+        weight = upright(piece, self._read(piece))
         rows, columns = piece.end - piece.begin, tensor.source.shape[1]
         codes = self._buffer("codes", rows * columns)
         scales = self._buffer("scales", rows * ITEM_SIZES[scale_plan.dtype])
-        if scale_plan.dtype != tensor.source.dtype:
-            weight = _widen(weight)
+        if tensor.change is not None:
+            weight = from_float32(tensor.change.rows(piece.begin, weight), "F32")
+        elif scale_plan.dtype != tensor.source.dtype:
+            # E5M2's scales are too small for half.
+            weight = from_float32(to_float32(weight, tensor.source.dtype), "F32")
         bad = per_channel_quant_fp8(
             weight, scale_plan.dtype, (rows, columns), tensor.target.dtype, codes, scales
         )
@@ -132,12 +226,20 @@ class Files:
             setattr(self._local, name, buffer)
         return memoryview(buffer)[:size]
 
-    def _read(self, piece: Piece, offset: int) -> memoryview:
+    def _read(self, piece: Piece) -> memoryview:
+        """What lies in the piece's spans, one after the other."""
         data = self._buffer("data", piece.size)
+        begin = 0
+        for place, length in spans(piece):
+            self._read_into(data[begin : begin + length], piece, place)
+            begin += length
+        return data
+
+    def _read_into(self, data: memoryview, piece: Piece, place: int) -> None:
         done = 0
-        while done < piece.size:
+        while done < len(data):
             try:
-                count = os.preadv(self._source_fd, [data[done:]], offset + done)
+                count = os.preadv(self._source_fd, [data[done:]], place + done)
             except OSError as error:
                 raise QuantizeError(
                     f"{self._source}: tensor {piece.tensor.source.name} cannot be read: {reason_of(error)}"
@@ -145,7 +247,6 @@ class Files:
             if count == 0:
                 raise QuantizeError(f"{self._source} ends within the tensor {piece.tensor.source.name}")
             done += count
-        return data
 
     def _write(self, piece: Piece, data: memoryview, offset: int) -> None:
         done = 0
@@ -156,10 +257,3 @@ class Files:
                 raise QuantizeError(
                     f"{self._target}: tensor {piece.tensor.target.name} cannot be written: {reason_of(error)}"
                 ) from error
-
-
-def _widen(halves: memoryview) -> memoryview:
-    """Half-precision values as float32: E5M2's scales are too small for half."""
-    import numpy
-
-    return numpy.frombuffer(halves, "<f2").astype("<f4").data

@@ -6,6 +6,7 @@ which only the header tells: 8 bytes little-endian, the header's length N; N byt
 
 import json
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,9 @@ ITEM_SIZES = {
 }
 """Bytes per element of the dtypes that a header names."""
 
-_LENGTH_BYTES = 8
+LENGTH_BYTES = 8
+"""Of the length that a file starts with."""
+
 _ALIGNMENT = 8
 
 
@@ -75,22 +78,43 @@ def read_header(path: Path) -> Header:
         with safe_open(path, framework="np"):
             pass  # The library checks names, offsets and the length of the file.
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            entries: dict[str, Any] = json.loads(file.read(length))
+            length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+            text = file.read(length)
+            size = os.fstat(file.fileno()).st_size
     except SafetensorError as error:
         raise QuantizeError(f"{path} is no whole safetensors file: {error}") from error
     except OSError as error:
         raise QuantizeError(f"{path} cannot be read: {reason_of(error)}") from error
-    metadata = entries.pop("__metadata__", {})
-    start = _LENGTH_BYTES + length
+    return parse_header(str(path), text, size)
+
+
+def parse_header(where: str, text: bytes, file_size: int) -> Header:
+    """Reads a header's JSON, of a file that is perhaps not here yet.
+
+    Args:
+        where: how errors name the file.
+        text: the JSON.
+        file_size: length of the whole file in bytes.
+
+    Raises:
+        QuantizeError: it is none, or names a dtype that is not known.
+    """
+    start = LENGTH_BYTES + len(text)
     tensors = []
-    for name, entry in entries.items():
-        if entry["dtype"] not in ITEM_SIZES:
-            raise QuantizeError(f"{path}: tensor {name} is of dtype {entry['dtype']}, which is not supported")
-        offset = start + entry["data_offsets"][0]
-        tensors.append(StoredTensor(name, entry["dtype"], tuple(entry["shape"]), offset))
+    try:
+        entries: dict[str, Any] = json.loads(text)
+        metadata = entries.pop("__metadata__", {})
+        for name, entry in entries.items():
+            if entry["dtype"] not in ITEM_SIZES:
+                raise QuantizeError(
+                    f"{where}: tensor {name} is of dtype {entry['dtype']}, which is not supported"
+                )
+            offset = start + entry["data_offsets"][0]
+            tensors.append(StoredTensor(name, entry["dtype"], tuple(entry["shape"]), offset))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise QuantizeError(f"{where} is no whole safetensors file: its header is damaged") from error
     tensors.sort(key=lambda tensor: tensor.offset)
-    return Header(tuple(tensors), metadata, path.stat().st_size)
+    return Header(tuple(tensors), metadata, file_size)
 
 
 def lay_out(
@@ -114,10 +138,10 @@ def lay_out(
         relative = end
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    start = _LENGTH_BYTES + len(text)
+    start = LENGTH_BYTES + len(text)
     tensors = tuple(
         StoredTensor(name, dtype, shape, start + entries[name]["data_offsets"][0])
         for name, dtype, shape in ordered
     )
     header = Header(tensors, metadata, start + relative)
-    return len(text).to_bytes(_LENGTH_BYTES, "little") + text, header
+    return len(text).to_bytes(LENGTH_BYTES, "little") + text, header

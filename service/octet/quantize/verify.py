@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from octet.quantize.errors import QuantizeError, reason_of
-from octet.quantize.pieces import Piece, row_bytes, split
+from octet.quantize.pieces import Piece, offset, rewritten, spans, split, upright
 from octet.quantize.plan import ShardPlan
 from octet.quantize.safetensors_file import ITEM_SIZES, read_header
 from octet.quantize.sqnr import WeightError, channel_energies, from_energies
@@ -57,13 +57,13 @@ def verify_shard(shard: ShardPlan, directory: Path, workers: int, progress: Prog
             signal, noise = _piece_energies(piece, source_fd, target_fd)
             energies[piece.tensor.target.name].append((piece.begin, signal, noise))
 
-    source_fd = os.open(shard.source, os.O_RDONLY | os.O_CLOEXEC)
+    source_fd = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
     target_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         pieces = (piece for tensor in shard.tensors for piece in split(tensor))
         run_pieces(pieces, compare, workers, lambda piece: progress(piece.size), _compute_on_one_thread)
     except OSError as error:
-        raise QuantizeError(f"{path} or {shard.source} cannot be read back: {reason_of(error)}") from error
+        raise QuantizeError(f"{path} or {shard.path} cannot be read back: {reason_of(error)}") from error
     finally:
         os.close(source_fd)
         os.close(target_fd)
@@ -80,8 +80,11 @@ def _compute_on_one_thread() -> None:
 
 
 def _compare_copy(piece: Piece, source_fd: int, target_fd: int, path: Path) -> None:
-    source = os.pread(source_fd, piece.size, piece.tensor.source.offset + piece.begin)
-    if os.pread(target_fd, piece.size, piece.tensor.target.offset + piece.begin) != source:
+    source = os.pread(source_fd, piece.size, offset(piece))
+    begin = offset(piece) - piece.tensor.source.offset
+    if piece.tensor.change is not None:
+        source = bytes(rewritten(piece, memoryview(source)))
+    if os.pread(target_fd, piece.size, piece.tensor.target.offset + begin) != source:
         raise QuantizeError(f"{path}: tensor {piece.tensor.source.name} is not what its source is")
 
 
@@ -90,17 +93,24 @@ def _piece_energies(piece: Piece, source_fd: int, target_fd: int) -> tuple[torch
     assert scale is not None
     rows, columns = piece.end - piece.begin, tensor.source.shape[1]
 
-    def read(fd: int, offset: int, size: int, dtype: str) -> torch.Tensor:
-        data = torch.frombuffer(bytearray(os.pread(fd, size, offset)), dtype=torch.uint8)
-        return data.view(_TORCH_DTYPES[dtype]).view(rows, -1)
+    def values(data: bytes | memoryview, dtype: str) -> torch.Tensor:
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8).view(_TORCH_DTYPES[dtype]).view(rows, -1)
+
+    stored = b"".join(os.pread(source_fd, length, place) for place, length in spans(piece))
+    source = upright(piece, memoryview(stored))
+    if tensor.change is None:
+        weight = values(source, tensor.source.dtype)
+    else:
+        weight = torch.from_numpy(tensor.change.rows(piece.begin, source))
 
     item = ITEM_SIZES[scale.dtype]
     return channel_energies(
-        read(
-            source_fd, tensor.source.offset + piece.begin * row_bytes(tensor), piece.size, tensor.source.dtype
+        weight,
+        values(
+            os.pread(target_fd, rows * columns, tensor.target.offset + piece.begin * columns),
+            tensor.target.dtype,
         ),
-        read(target_fd, tensor.target.offset + piece.begin * columns, rows * columns, tensor.target.dtype),
-        read(target_fd, scale.offset + piece.begin * item, rows * item, scale.dtype),
+        values(os.pread(target_fd, rows * item, scale.offset + piece.begin * item), scale.dtype),
     )
 
 

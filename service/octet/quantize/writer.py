@@ -1,5 +1,6 @@
 """Writes a weight file: its header first, then its tensors, piece by piece on several threads."""
 
+import functools
 import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -23,10 +24,23 @@ Progress = Callable[[int], None]
 
 
 def write_shards(
-    shards: Iterable[ShardPlan], directory: Path, journal: Journal, workers: int, progress: Progress
+    shards: Iterable[ShardPlan],
+    directory: Path,
+    journal: Journal,
+    workers: int,
+    progress: Progress,
+    inspect: Callable[[ShardPlan], None] | None = None,
 ) -> None:
     """Writes the new files into `directory`, or what is left of them. The disk gets one while the next is
-    made.
+    made, unless each is inspected.
+
+    Args:
+        shards: what is to be made; each one's source has to be there until the next is asked for.
+        directory: where to.
+        journal: what of them is on the disk.
+        workers: threads that quantize and copy.
+        progress: told of what is done.
+        inspect: called with each shard once its new file is on the disk.
 
     Raises:
         QuantizeError: a tensor cannot be read, quantized or written.
@@ -37,15 +51,19 @@ def write_shards(
             finished, unfinished = directory / shard.name, directory / (shard.name + UNFINISHED)
             if finished.exists():
                 progress(sum(tensor.source.size for tensor in shard.tensors))
-                continue
-            with ExitStack() as files:
-                source_fd = _open(files, shard.source, os.O_RDONLY)
-                target_fd = _open(files, unfinished, os.O_RDWR | os.O_CREAT)
-                _begin(shard, unfinished, target_fd)
-                note = _noter(flusher, unfinished, target_fd, journal, shard.name)
-                between = Files(shard.source, unfinished, source_fd, target_fd)
-                flushes += _write_tensors(shard, between, journal, workers, progress, note)
-                flushes.append(flusher.submit(_finish, files.pop_all(), unfinished, finished))
+            else:
+                with ExitStack() as target, ExitStack() as source:
+                    source_fd = _open(source, shard.path, os.O_RDONLY)
+                    target_fd = _open(target, unfinished, os.O_RDWR | os.O_CREAT)
+                    _begin(shard, unfinished, target_fd)
+                    note = _noter(flusher, unfinished, target_fd, journal, shard.name)
+                    spoiled = functools.partial(journal.note_spoiled, shard.source)
+                    between = Files(shard.path, unfinished, source_fd, target_fd, spoiled)
+                    flushes += _write_tensors(shard, between, journal, workers, progress, note)
+                    flushes.append(flusher.submit(_finish, target.pop_all(), unfinished, finished))
+            if inspect is not None:
+                _raise_errors(flushes)
+                inspect(shard)
             _raise_errors(flush for flush in flushes if flush.done())
         _raise_errors(flushes)
 

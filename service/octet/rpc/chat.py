@@ -14,7 +14,7 @@ from octet.rpc.answering import Answering, Asked
 from octet.rpc.gate import EngineGate
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
-from octet.rpc.writing import write_within
+from octet.rpc.writing import Writer
 from octet.translate.request import resolve_model, to_cancelled_ids
 from octet.translate.response import add_usage, delta_chunk, first_chunk, to_chat_response
 from octet.v1 import chat_service_pb2, chat_service_pb2_grpc
@@ -86,7 +86,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
         asked = await self._asked(engine, request)
         [progress] = followed = asked.progress()
         events = self._answering.events(engine, asked, context.time_remaining(), followed)
-        async with aclosing(events):
+        async with Writer(self._write_timeout_seconds, context) as writer, aclosing(events):
             async for _, event in events:
                 if isinstance(event, PromptAccepted):
                     chunk = first_chunk(
@@ -102,7 +102,7 @@ class ChatService(chat_service_pb2_grpc.ChatServiceServicer):
                     if progress.complete:
                         add_usage(chunk, event.usage)
                 if chunk.deltas or chunk.prompt_logprobs or chunk.HasField("usage"):
-                    await write_within(self._write_timeout_seconds, context, chunk)
+                    await writer.write(chunk)
 
     async def CancelChat(
         self, request: chat_service_pb2.CancelChatRequest, context: CancelContext

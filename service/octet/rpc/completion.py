@@ -15,7 +15,7 @@ from octet.rpc.answering import Answering, Asked
 from octet.rpc.gate import EngineGate
 from octet.rpc.running import RunningRequests
 from octet.rpc.translator import Translator
-from octet.rpc.writing import write_within
+from octet.rpc.writing import Writer
 from octet.translate.completion import add_event, begin_chunk, to_completion_response
 from octet.translate.request import resolve_model, to_cancelled_ids
 from octet.translate.response import to_usage
@@ -92,9 +92,8 @@ class CompletionService(completion_service_pb2_grpc.CompletionServiceServicer):
         asked = await ask_for_completions(self._translator, engine, request)
         progress = asked.progress()
         chunk = begin_chunk(request_id=call.request_id.get(), model=model, create_time=create_time)
-        async with aclosing(
-            self._answering.events(engine, asked, context.time_remaining(), progress)
-        ) as events:
+        events = self._answering.events(engine, asked, context.time_remaining(), progress)
+        async with Writer(self._write_timeout_seconds, context) as writer, aclosing(events):
             async for index, event in events:
                 add = partial(add_event, chunk, index, event, complete=progress[index].complete)
                 if isinstance(event, Deltas) and event.prompt_logprobs:
@@ -105,7 +104,7 @@ class CompletionService(completion_service_pb2_grpc.CompletionServiceServicer):
                 if all(one.complete for one in progress):
                     chunk.usage.CopyFrom(to_usage(total(one.usage for one in progress)))
                 if chunk.deltas or chunk.prompts:
-                    await write_within(self._write_timeout_seconds, context, chunk)
+                    await writer.write(chunk)
                     chunk = completion_service_pb2.CompletionChunk()
 
     async def CancelCompletion(

@@ -25,7 +25,7 @@ from octet.rpc.answering import Answering
 from octet.rpc.completion import ask_for_completions
 from octet.rpc.gate import EngineGate
 from octet.rpc.translator import Translator
-from octet.rpc.writing import Context, write_within
+from octet.rpc.writing import Context, Writer
 from octet.translate.kserve.answer import Answer
 from octet.translate.kserve.model import to_model_config, to_model_metadata, to_server_metadata
 from octet.translate.kserve.request import Inference, find_model, to_inference
@@ -61,7 +61,7 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._gate = gate
         self._answering = answering
         self._translator = translator
-        self.write_timeout_seconds = write_timeout_seconds
+        self._write_timeout_seconds = write_timeout_seconds
         self._to_status = to_status
         self._leaving = False
 
@@ -125,7 +125,8 @@ class InferenceService(grpc_service_pb2_grpc.GRPCInferenceServiceServicer):
         self._gate.engine_for(Service.COMPLETION)
         await call.accept()
         ended_by_status = _GRPC_ERRORS in (context.invocation_metadata() or ())
-        await _Stream(self, context, ended_by_status=ended_by_status).answer(requests)
+        async with Writer(self._write_timeout_seconds, context) as writer:
+            await _Stream(self, context, writer, ended_by_status=ended_by_status).answer(requests)
 
     def failure(self, request_id: str, error: OctetError) -> grpc_service_pb2.ModelStreamInferResponse:
         """What tells a client that its request `request_id` went wrong, in a stream that goes on."""
@@ -180,12 +181,16 @@ class _Stream:
     Args:
         service: answers its requests.
         context: the call.
+        writer: writes to the call's client.
         ended_by_status: whether the first request that goes wrong ends the call with its status.
     """
 
-    def __init__(self, service: InferenceService, context: Context, *, ended_by_status: bool) -> None:
+    def __init__(
+        self, service: InferenceService, context: Context, writer: Writer, *, ended_by_status: bool
+    ) -> None:
         self._service = service
         self._context = context
+        self._writer = writer
         self._ended_by_status = ended_by_status
         self._room = asyncio.Semaphore(MAX_SIDE_BY_SIDE)
         self._writing = asyncio.Lock()
@@ -237,7 +242,7 @@ class _Stream:
 
     async def _write(self, message: grpc_service_pb2.ModelStreamInferResponse) -> None:
         async with self._writing:
-            await write_within(self._service.write_timeout_seconds, self._context, message)
+            await self._writer.write(message)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

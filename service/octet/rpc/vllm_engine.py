@@ -18,7 +18,7 @@ from octet.rpc.admission.ticket import Ticket
 from octet.rpc.gate import EngineGate
 from octet.rpc.running import CancelledByCallerError, RunningRequests
 from octet.rpc.translator import Translator
-from octet.rpc.writing import Context, write_within
+from octet.rpc.writing import Context, Writer
 from octet.telemetry.answers import AnswerMeter
 from octet.telemetry.metrics import Metrics
 from octet.translate.gateway_events import GatewayEvents
@@ -103,9 +103,9 @@ class VllmEngineService(vllm_engine_pb2_grpc.VllmEngineServicer):  # type: ignor
         _check(request)
         responses = self._responses(servicer, request, context)
         try:
-            async with aclosing(responses):
+            async with Writer(self._write_timeout_seconds, context) as writer, aclosing(responses):
                 async for response in responses:
-                    await write_within(self._write_timeout_seconds, context, response)
+                    await writer.write(response)
         except CancelledByCallerError:
             await context.write(_ABORTED)
 

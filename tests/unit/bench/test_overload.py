@@ -2,18 +2,25 @@
 
 import math
 
-import grpc
 import pytest
 
-from bench.overload import Outcome, make_requests, open_loop, summarize, table
+from bench.overload import make_requests, open_loop, summarize, table
+from octet.bench.serving.octet_grpc import OctetTarget
+from octet.bench.serving.orders import Kind, Order
+from octet.bench.serving.play import OK, Outcome
+from octet.bench.serving.target import Usage
 from octet.config import ServerConfig
 from octet.server.server import Server
-from octet.v1 import chat_service_pb2_grpc
 from tests.integration.fake_engine import Endless, FakeEngine
 
+ORDER = Order(0, Kind.TEXT, 8, 10)
 
-def outcome(sent: float, total: float, code: str = "OK") -> Outcome:
-    return Outcome(sent, code, 0.1 if code == "OK" else None, total, 10 if code == "OK" else 0)
+
+def outcome(sent: float, total: float, status: str = OK) -> Outcome:
+    """With its first token a tenth of a second after it was sent."""
+    if status == OK:
+        return Outcome(ORDER, sent, sent, sent + total, pieces=[sent + 0.1], usage=Usage(8, 10))
+    return Outcome(ORDER, sent, sent, sent + total, status)
 
 
 def test_what_is_generated_within_the_window_counts() -> None:
@@ -26,8 +33,8 @@ def test_what_is_generated_within_the_window_counts() -> None:
     parts = (8.0 - 7.1) / 1.9 + (2.5 - 2.0) / 0.9
     assert load.goodput_tokens_per_s == pytest.approx(10 * (1 + parts) / 6)
     assert load.codes == {"OK": 4, "RESOURCE_EXHAUSTED": 4}
-    assert load.total_s == (2.0, pytest.approx(2.98))
-    assert load.refusal_s == (0.01, pytest.approx(0.01))
+    assert load.total_s == pytest.approx((2.0, 2.98))
+    assert load.refusal_s == pytest.approx((0.01, 0.01))
     [first, *_] = table([load]).columns[0].cells
     assert first == "2x"
 
@@ -45,26 +52,26 @@ async def test_every_arrival_is_accounted_for() -> None:
     await server.start()
     try:
         await server.attach(FakeEngine(script))
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            stub = chat_service_pb2_grpc.ChatServiceStub(channel)
 
-            class Listener:
-                refused_ones = 0
+        class Listener:
+            refused_ones = 0
 
-                def admitted(self, caller: str, queue_seconds: float) -> None: ...
+            def admitted(self, caller: str, queue_seconds: float) -> None: ...
 
-                def refused(self, caller: str, reason: str) -> None:
-                    self.refused_ones += 1
-                    if self.refused_ones == 20:
-                        script.release.set()
+            def refused(self, caller: str, reason: str) -> None:
+                self.refused_ones += 1
+                if self.refused_ones == 20:
+                    script.release.set()
 
-            server.admission.subscribe(Listener())
-            outcomes = await open_loop(stub, make_requests(4), rate=1000.0, seconds=0.1)
+        server.admission.subscribe(Listener())
+        target = OctetTarget(f"127.0.0.1:{server.port}", timeout=60)
+        outcomes = await open_loop(target, make_requests(target, 4), rate=1000.0, seconds=0.1)
+        await target.close()
     finally:
         await server.stop()
-    codes = [outcome.code for outcome in outcomes]
+    codes = [outcome.status for outcome in outcomes]
     assert set(codes) == {"OK", "RESOURCE_EXHAUSTED"}
     assert codes.count("OK") >= 5
     assert codes.count("RESOURCE_EXHAUSTED") >= 20
-    assert all(outcome.tokens == 2 for outcome in outcomes if outcome.code == "OK")
-    assert all(outcome.first_token_s is None for outcome in outcomes if outcome.code != "OK")
+    assert all(outcome.usage == Usage(7, 2) for outcome in outcomes if outcome.status == OK)
+    assert not any(outcome.pieces for outcome in outcomes if outcome.status != OK)

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file
 
 from octet import demo, ops
 from octet import doctor as doctor_module
@@ -107,6 +109,19 @@ def test_a_broken_companion_comes_with_the_command_that_helps(monkeypatch: pytes
     found = finding("torchaudio")
     assert found.status is Status.ERROR
     assert found.remedy == "pip uninstall -y torchaudio"
+
+
+def test_what_vllm_would_load_as_something_else_is_an_error(tmp_path: Path) -> None:
+    said = {"quant_method": "octet_fp8", "weights": "e4m3", "activations": "e4m3"}
+    config = {"architectures": ["LlamaForCausalLM"], "quantization_config": said}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    save_file({"lm_head.weight": torch.zeros(4, 4)}, tmp_path / "model.safetensors")
+    found = finding("model", str(tmp_path))
+    assert found.status is Status.ERROR
+    assert found.detail == "config.json says e4m3 weights, and no tensor is F8_E4M3"
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    assert "model.safetensors cannot be read" in finding("model", str(tmp_path)).detail
 
 
 def test_weights_larger_than_the_memory_are_an_error(tmp_path: Path) -> None:

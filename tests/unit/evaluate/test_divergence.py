@@ -82,10 +82,50 @@ def test_the_summary() -> None:
     assert summary.source_perplexity == pytest.approx(math.exp(-own(p).mean()), rel=1e-5)
     assert summary.mean == pytest.approx(exact(p, q).mean(), rel=1e-4)
     assert summary.maximum == pytest.approx(exact(p, q).max(), rel=1e-4)
-    assert summary.standard_error == pytest.approx(exact(p, q).std(ddof=1) / math.sqrt(ROWS), rel=1e-4)
+    assert summary.windows == 2
+    assert summary.ratio == pytest.approx(summary.perplexity / summary.source_perplexity)
     assert summary.same_top == pytest.approx((p.argmax(1) == q.argmax(1)).double().mean())
     assert summary.exact
     assert not summarize([(scores(p, 5), scores(q, 5))], VOCABULARY).exact
+
+
+def drawn(generator: np.random.Generator, size: int, level: float) -> tuple[TokenScores, TokenScores]:
+    """A window whose losses are near `level`, the quantized model's a little above the source's."""
+    source = level + generator.normal(0, 0.3, size)
+    made = []
+    for losses in (source, source + generator.normal(0.02, 0.01, size)):
+        one = np.zeros((size, 1))
+        made.append(
+            TokenScores(one[:, 0].astype(np.int32), -losses.astype(np.float32), one.astype(np.int32), one)
+        )
+    return made[0], made[1]
+
+
+def test_standard_errors_are_what_figures_vary_by_from_sample_to_sample() -> None:
+    """Windows of a text differ from each other more than their tokens do."""
+    generator = np.random.default_rng(0)
+    summaries = [
+        summarize(
+            [drawn(generator, int(size), generator.normal(3, 0.5)) for size in generator.integers(1, 8, 20)],
+            VOCABULARY,
+        )
+        for _ in range(200)
+    ]
+    for figure, error in (
+        ("perplexity", "perplexity_error"),
+        ("source_perplexity", "source_perplexity_error"),
+        ("ratio", "ratio_error"),
+    ):
+        spread = np.std([getattr(summary, figure) for summary in summaries], ddof=1)
+        assert np.mean([getattr(summary, error) for summary in summaries]) == pytest.approx(spread, rel=0.2)
+    # What both models read they find equally hard: their ratio is known far better than either.
+    assert all(s.ratio_error < 0.1 * s.perplexity_error / s.perplexity for s in summaries)  # type: ignore[operator]
+
+
+def test_one_window_has_no_standard_error() -> None:
+    p, q = pair()
+    summary = summarize([(scores(p, 5), scores(q, 5))], VOCABULARY)
+    assert (summary.standard_error, summary.perplexity_error, summary.ratio_error) == (None, None, None)
 
 
 def test_nothing_to_summarize() -> None:

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octet.evaluate.windows import Window, split_documents, windows
+from octet.evaluate.windows import Window, sample, split_documents, windows
 
 BOS = 99
 
@@ -45,6 +45,20 @@ def test_every_token_is_scored_once_and_in_order(
         assert window.tokens[: len(opening)] == opening
         assert len(window.tokens) <= length
         assert window.scored < len(window.tokens)
+
+
+@given(total=st.integers(0, 50), count=st.integers(0, 60), seed=st.integers(0, 5))
+def test_a_sample_is_of_different_windows_in_their_order(total: int, count: int, seed: int) -> None:
+    whole = [Window([number], 1) for number in range(total)]
+    found = sample(iter(whole), total, count, seed)
+    assert len(found) == (min(count, total) if count else total)
+    assert found == [window for window in whole if window in found]
+    assert found == sample(whole, total, count, seed)
+
+
+def test_another_seed_draws_others() -> None:
+    whole = [Window([number], 1) for number in range(1000)]
+    assert len({tuple(w.tokens[0] for w in sample(whole, 1000, 10, seed)) for seed in range(20)}) == 20
 
 
 def test_documents() -> None:

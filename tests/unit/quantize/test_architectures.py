@@ -1,66 +1,18 @@
-"""The table of linear layers against the models that transformers builds."""
-
-import contextlib
-from pathlib import Path
+"""The table of linear layers; `tests/quantize/test_families.py` compares it with the models that transformers
+builds.
+"""
 
 import pytest
-import torch
 
 from octet.quantize import architectures
-from octet.quantize.errors import QuantizeError
-
-TINY = {
-    "vocab_size": 16,
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
-TINY_VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 8,
-}
+from octet.quantize.architectures import Architecture
+from octet.quantize.safetensors_file import StoredTensor
 
 
-def build(name: str) -> torch.nn.Module:
-    """A small model of the architecture, without memory for its weights."""
-    import transformers
-
-    model_class = getattr(transformers, name)
-    if name == "LlavaForConditionalGeneration":
-        config = model_class.config_class(
-            text_config=transformers.LlamaConfig(**TINY),
-            vision_config=transformers.CLIPVisionConfig(**TINY_VISION),
-        )
-    elif name.endswith("ForConditionalGeneration"):
-        config = model_class.config_class(
-            text_config=TINY, vision_config=TINY_VISION | {"vision_use_head": False}, mm_tokens_per_image=4
-        )
-    else:
-        config = model_class.config_class(**TINY)
-    with torch.device("meta"), contextlib.suppress(RuntimeWarning):
-        model: torch.nn.Module = model_class(config)
-    return model
-
-
-@pytest.mark.parametrize("name", architectures.names())
-def test_knows_the_linear_layers_of_transformers_in_their_order(name: str) -> None:
-    architecture = architectures.find(name, Path("config.json"))
-    model = build(name)
-    linear = [layer for layer, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
-    assert len(linear) >= 2 * 4 + 1
-    positions = [architecture.position(layer) for layer in linear]
-    assert None not in positions, linear[positions.index(None)]
-    assert positions == sorted(positions)  # type: ignore[type-var]
-    others = [layer for layer, module in model.named_modules() if not isinstance(module, torch.nn.Linear)]
-    assert [layer for layer in others if architecture.position(layer) is not None] == []
+def known(name: str) -> Architecture:
+    architecture = architectures.find(name)
+    assert architecture is not None
+    return architecture
 
 
 @pytest.mark.parametrize(
@@ -75,8 +27,7 @@ def test_knows_the_linear_layers_of_transformers_in_their_order(name: str) -> No
     ],
 )
 def test_knows_gemma_3_by_published_names_and_by_transformers(layer: str) -> None:
-    architecture = architectures.find("Gemma3ForConditionalGeneration", Path("config.json"))
-    assert architecture.position(layer) is not None
+    assert known("Gemma3ForConditionalGeneration").position(layer) is not None
 
 
 @pytest.mark.parametrize(
@@ -90,10 +41,36 @@ def test_knows_gemma_3_by_published_names_and_by_transformers(layer: str) -> Non
     ],
 )
 def test_nothing_else_is_a_linear_layer(layer: str) -> None:
-    architecture = architectures.find("Gemma3ForConditionalGeneration", Path("config.json"))
-    assert architecture.position(layer) is None
+    assert known("Gemma3ForConditionalGeneration").position(layer) is None
 
 
-def test_an_unknown_architecture_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(QuantizeError, match=r"^dir/config.json: .* T5Model is not known; known are .*Llama"):
-        architectures.find("T5Model", Path("dir/config.json"))
+@pytest.mark.parametrize("layer", ["model.layers.3.mlp.up_proj", "layers.3.mlp.up_proj"])
+def test_embedding_models_lack_what_precedes_the_layers(layer: str) -> None:
+    assert known("Qwen3ForCausalLM").position(layer) == (0, 3, 5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "position"),
+    [
+        ("model.layers.1.block_sparse_moe.experts.7.w2", (0, 1, 6, 7)),
+        ("model.layers.1.block_sparse_moe.experts.w2", None),
+        ("model.layers.1.block_sparse_moe.experts.x.w2", None),
+        ("model.layers.1.block_sparse_moe.experts.7.w4", None),
+    ],
+)
+def test_experts_are_numbered(layer: str, position: tuple[int, ...] | None) -> None:
+    assert known("MixtralForCausalLM").position(layer) == position
+
+
+@pytest.mark.parametrize(("name", "gate"), [("Mixtral", "block_sparse_moe.gate"), ("Qwen3Moe", "mlp.gate")])
+def test_routers_stay(name: str, gate: str) -> None:
+    tensors = [
+        StoredTensor(f"model.layers.0.{layer}.weight", "BF16", (64, 64), 0)
+        for layer in (gate, "self_attn.q_proj")
+    ]
+    found = architectures.anatomy(known(f"{name}ForCausalLM"), tensors)
+    assert [layer.kept is None for layer in found.layers] == [True, False]
+
+
+def test_the_table_lacks_what_transformers_is_asked_for() -> None:
+    assert architectures.find("T5Model") is None

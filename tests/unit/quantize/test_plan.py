@@ -34,9 +34,9 @@ ALL = FIRST | {name.replace("layers.0", "layers.1") for name in FIRST}
     ("targets", "ignore", "expected"),
     [
         (("Linear",), ("lm_head",), ALL),
-        (("Linear",), (), ALL | {"lm_head"}),
+        (("Linear",), (), ALL),  # the output layer stays, whatever is ignored
         (("re:.*down_proj",), (), DOWN),
-        (("re:.*down_proj$", "lm_head"), (), DOWN | {"lm_head"}),
+        (("re:.*down_proj$", "lm_head"), (), DOWN),
         (("re:.*down",), (), DOWN),  # a regular expression matches from the name's start, not to its end
         (("re:model.layers.0.*",), (), FIRST),
         (("Linear",), ("re:model\\.layers\\.1\\..*", "lm_head"), FIRST),

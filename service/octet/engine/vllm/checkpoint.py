@@ -1,14 +1,20 @@
 """What a checkpoint on disk says about itself, and whether vLLM here could load it; nothing is loaded."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from octet.engine.types import Quantization
-from octet.engine.vllm import formats
+from octet.engine.vllm import compat, formats
 from octet.engine.vllm.formats import FormatPair
-from octet.engine.vllm.serving.model_info import quantization
-from octet.weight_index import CheckpointError, read_json, read_weight_map
+from octet.engine.vllm.serving.model_info import describe_scheme
+from octet.loading import rules
+from octet.loading.contents import Contents
+from octet.loading.headers import Tensor, read_headers
+from octet.loading.said import Said, find, read
+from octet.weight_files import find_folder, weight_files
+from octet.weight_index import CheckpointError, read_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +26,7 @@ class Checkpoint:
         config: its config.json.
         architectures: the classes that its config names.
         quantization: how it is quantized, None when it is not.
-        quant_method: the method's name in the config, "" when it is not quantized.
-        quantizes_vocabulary: whether the config says that the output layer is quantized too.
+        said: what the config says of quantization, None when nothing.
         weight_files: the files of its weights, in the order of their names.
     """
 
@@ -29,14 +34,23 @@ class Checkpoint:
     config: dict[str, Any]
     architectures: tuple[str, ...]
     quantization: Quantization | None
-    quant_method: str
-    quantizes_vocabulary: bool
+    said: Said | None
     weight_files: tuple[Path, ...]
 
     @property
     def weight_bytes(self) -> int:
         """What the weight files hold."""
         return sum(path.stat().st_size for path in self.weight_files)
+
+    @property
+    def quant_method(self) -> str:
+        """The method's name, "" when it is not quantized."""
+        return self.said.method if self.said else ""
+
+    @property
+    def quantizes_vocabulary(self) -> bool:
+        """Whether the config says that the output layer is quantized too."""
+        return self.said is not None and self.said.names_output_layer
 
     @property
     def vocabulary_format(self) -> str | None:
@@ -46,9 +60,7 @@ class Checkpoint:
     @property
     def pair(self) -> FormatPair | None:
         """The number formats, where the method is Octet's own."""
-        if self.quant_method != formats.METHOD or self.quantization is None:
-            return None
-        return FormatPair(self.quantization.weight_format, self.quantization.activation_format)
+        return self.said.pair if self.said else None
 
 
 def read_checkpoint(model: str) -> Checkpoint:
@@ -62,20 +74,42 @@ def read_checkpoint(model: str) -> Checkpoint:
     weights = weight_files(folder)
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "tekken.json")):
         raise CheckpointError(f"{folder} holds no tokenizer")
-    quant_config = config.get("quantization_config")
+    architectures = _architectures(folder, config)
+    path, quant_config = find(config)
     try:
-        scheme = quantization(quant_config)
+        said = None if quant_config is None else read(quant_config, path)
     except ValueError as error:
         raise CheckpointError(f"{folder / 'config.json'}: {error}") from error
     return Checkpoint(
         folder=folder,
         config=config,
-        architectures=tuple(config.get("architectures") or ()),
-        quantization=scheme,
-        quant_method=str(quant_config.get("quant_method", "")) if quant_config else "",
-        quantizes_vocabulary=formats.quantizes_vocabulary(quant_config or {}),
+        architectures=architectures,
+        quantization=describe_scheme(said) if said else None,
+        said=said,
         weight_files=tuple(weights),
     )
+
+
+def _architectures(folder: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    named = config.get("architectures") or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise CheckpointError(f"{folder / 'config.json'}: architectures: is not a list of names")
+    return tuple(named)
+
+
+def contents_of(checkpoint: Checkpoint, tensors: Mapping[str, Tensor]) -> Contents:
+    """The checkpoint with `tensors`, which its files hold, put together as vLLM would. Imports vLLM."""
+    renaming = compat.naming.renaming(checkpoint.architectures)
+    return Contents(checkpoint.config, checkpoint.said, tensors, renaming)
+
+
+def read_tensors(checkpoint: Checkpoint) -> dict[str, Tensor]:
+    """What the checkpoint's files hold, by name; only headers are read.
+
+    Raises:
+        CheckpointError: a file is no whole safetensors file.
+    """
+    return {tensor.name: tensor for path in checkpoint.weight_files for tensor in read_headers(path)}
 
 
 def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:
@@ -84,6 +118,21 @@ def load_obstacles(checkpoint: Checkpoint, device: str) -> list[str]:
     if (pair := checkpoint.pair) and (reason := formats.refusal(pair, device)):
         obstacles.append(reason)
     return obstacles
+
+
+def content_obstacles(contents: Contents, device: str) -> list[str]:
+    """Why vLLM could not load what a checkpoint holds as what it is: on any machine, or here on `device`."""
+    obstacles = list(rules.problems(contents))
+    if device == "cpu" and (reason := unmultiplied_on_cpu(contents)):
+        obstacles.append(reason)
+    return obstacles
+
+
+def unmultiplied_on_cpu(contents: Contents) -> str | None:
+    """Why vLLM has no kernel for a checkpoint's FP8 on this machine's CPU; None where it has."""
+    import torch
+
+    return rules.unmultiplied_on_cpu(contents, torch.cpu._is_amx_tile_supported())
 
 
 def unknown_to_vllm(checkpoint: Checkpoint) -> list[str]:
@@ -112,39 +161,3 @@ def has_chat_template(folder: Path) -> bool:
         return True
     files = [folder / name for name in ("tokenizer_config.json", "processor_config.json")]
     return any(bool(read_json(file).get("chat_template")) for file in files if file.is_file())
-
-
-def find_folder(model: str) -> Path:
-    """Where a model's files are: it is a local directory, or a hub id in the local cache.
-
-    Raises:
-        CheckpointError: it is neither.
-    """
-    local = Path(model).expanduser()
-    if local.is_dir():
-        return local
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(model, "config.json")
-    except HFValidationError as error:
-        raise CheckpointError(f"{model} is neither a directory nor a hub id") from error
-    if not isinstance(found, str):
-        raise CheckpointError(f"{model} is neither a directory nor in the local cache of the hub")
-    return Path(found).parent
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """A model's weight files, in the order of their names.
-
-    Raises:
-        CheckpointError: there are none, or some that the index names are missing.
-    """
-    weight_map = read_weight_map(folder)
-    if weight_map is not None:
-        return [folder / name for name in sorted(set(weight_map.values()))]
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
-    if not files:
-        raise CheckpointError(f"{folder} holds no weights")
-    return files

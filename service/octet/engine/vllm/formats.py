@@ -10,8 +10,7 @@ Octet's own, names the formats of weights and activations separately:
 Importing this module imports neither vLLM nor torch.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,37 +79,9 @@ def read_config(config: Mapping[str, Any]) -> tuple[FormatPair, list[str]]:
     return FormatPair(config["weights"], config["activations"]), list(ignore)
 
 
-def quantizes_vocabulary(config: Mapping[str, Any]) -> bool:
-    """Whether a `quantization_config` says that the output layer is stored as codes, as vLLM reads it.
-
-    To vLLM that layer is no "Linear": compressed-tensors has to name it, where transformers would not need it
-    to.
-    """
-    if config.get("quant_method") == METHOD:
-        return config.get("vocabulary") is True
-    targets = [
-        name for group in config.get("config_groups", {}).values() for name in group.get("targets", ())
-    ]
-    return _names_output_layer(targets) and not _names_output_layer(config.get("ignore") or ())
-
-
 def asks_for_fp8_vocabulary(additional_config: Any) -> bool:
     """Whether vLLM's `additional_config` says what --fp8-vocabulary does."""
     return isinstance(additional_config, Mapping) and bool(additional_config.get(FP8_VOCABULARY))
-
-
-def _names_output_layer(patterns: Iterable[str]) -> bool:
-    names = (OUTPUT_LAYER, f"language_model.{OUTPUT_LAYER}")
-    return any(_matches(pattern, name) for pattern in patterns for name in names)
-
-
-def _matches(pattern: str, name: str) -> bool:
-    if not pattern.startswith("re:"):
-        return pattern == name
-    try:
-        return re.match(pattern.removeprefix("re:"), name) is not None
-    except re.error:  # whoever loads the checkpoint says so
-        return False
 
 
 def unserved_reason(pair: FormatPair, device: str) -> str | None:

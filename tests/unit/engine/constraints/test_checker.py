@@ -1,5 +1,6 @@
 """Constraints are compiled once, in a process that is replaced when one ends it."""
 
+import errno
 from collections.abc import Iterator
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from octet.engine.vllm.constraints import grammars
 from octet.engine.vllm.constraints.checker import BEGUN, Checker
 from octet.engine.vllm.constraints.reasons import explain, regex_problem
+from octet.errors import UnavailableError
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +130,19 @@ def test_a_process_that_was_killed_is_replaced() -> None:
 )
 def test_what_would_be_read_as_another_expression(regex: str, wrong: bool) -> None:
     assert bool(regex_problem(regex)) is wrong
+
+
+def test_without_a_process_nothing_is_known_of_a_constraint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where all descriptors are taken; it is compiled when there are some again."""
+    checker = Checker()
+    integer = schema(INTEGER)
+
+    def start() -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checker, "_start", start)
+        with pytest.raises(UnavailableError, match="try again"):
+            checker.check_now(integer)
+    assert checker.check_now(integer) == ("", integer)
+    checker.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from vllm.renderers import chat_utils
+from vllm.renderers import chat_utils, hf
 
 from octet import demo
 from octet.engine.types import (
@@ -23,7 +23,7 @@ from octet.engine.types import (
     ToolResultPart,
 )
 from octet.engine.vllm.serving import render, vllm_messages
-from octet.engine.vllm.serving.special_tokens import Speech
+from octet.engine.vllm.serving.special_tokens import SpecialTokens, Speech
 from octet.engine.vllm.serving.templates import GEMMA3_TEMPLATE, _variables
 from octet.engine.vllm.serving.turns import Abilities, to_turns
 from octet.engine.vllm.serving.vllm_messages import to_vllm_tools
@@ -159,6 +159,7 @@ def test_gemma3_template_gives_pictures_their_place() -> None:
 
 LONG = {
     "text": [[TextPart("word " * 10_000)]],
+    "page": [[TextPart("word " * 800)]],
     "turns": [[TextPart("a")]] * 200,
     "parts": [[TextPart("a")] * 200],
     "result": [[TextPart("a")], [ToolResultPart("1", "f", "word " * 10_000)]],
@@ -180,10 +181,12 @@ async def test_a_long_conversation_is_put_into_words_off_the_event_loop(
         return noted
 
     monkeypatch.setattr(render, "to_turns", noting(render.to_turns))
-    # What the asynchronous one does on the event loop as well.
     monkeypatch.setattr(
         chat_utils, "_parse_chat_message_content", noting(chat_utils._parse_chat_message_content)
     )
+    monkeypatch.setattr(hf, "safe_apply_chat_template", noting(hf.safe_apply_chat_template))
+    monkeypatch.setattr(renderer._renderer, "_tokenize_prompt", noting(renderer._renderer._tokenize_prompt))
+    monkeypatch.setattr(SpecialTokens, "encode", noting(SpecialTokens.encode))
 
     def to_request(conversation: Sequence[Sequence[Any]]) -> GenerationRequest:
         roles = [Role.TOOL if isinstance(parts[0], ToolResultPart) else Role.USER for parts in conversation]
@@ -191,8 +194,14 @@ async def test_a_long_conversation_is_put_into_words_off_the_event_loop(
         return GenerationRequest("id", tuple(Message(role, tuple(parts)) for role, parts in turns))
 
     await renderer.measure(to_request(LONG[kind]))
-    assert len(threads) > 1
+    assert len(threads) >= 3
     assert threading.get_ident() not in threads
     threads.clear()
     await renderer.measure(to_request([[TextPart("short")]]))
+    assert len(threads) == 4
+    assert set(threads) == {threading.get_ident()}
+    threads.clear()
+    # Some of it is not to become special tokens.
+    await renderer.measure(to_request([[TextPart("<bos>")]]))
+    assert len(threads) == 4
     assert set(threads) == {threading.get_ident()}

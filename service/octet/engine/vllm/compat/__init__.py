@@ -23,10 +23,12 @@ from octet import heap
 from octet.engine.vllm.compat import constraints as constraints
 from octet.engine.vllm.compat import cpu_runner as cpu_runner
 from octet.engine.vllm.compat import devices as devices
+from octet.engine.vllm.compat import ending as ending
 from octet.engine.vllm.compat import inductor as inductor
 from octet.engine.vllm.compat import kernels as kernels
 from octet.engine.vllm.compat import layers as layers
 from octet.engine.vllm.compat import loading as loading
+from octet.engine.vllm.compat import naming as naming
 from octet.engine.vllm.compat import pictures as pictures
 from octet.engine.vllm.compat import processes as processes
 from octet.engine.vllm.compat import rendering as rendering

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import select
 import subprocess
 import sys
@@ -13,6 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeAlias
 
 from octet.engine.vllm.constraints.limits import COMPILE_WALL_SECONDS
+from octet.errors import UnavailableError
+
+logger = logging.getLogger("octet")
 
 _KEPT_VERDICTS = 4096
 _KEPT_CHARACTERS = 8 * 1024**2
@@ -46,7 +50,11 @@ class Checker:
         self._thread = ThreadPoolExecutor(1, "constraints")
 
     async def check(self, grammar: str) -> Verdict:
-        """What is wrong with a constraint that `octet.engine.vllm.constraints.grammars` made."""
+        """What is wrong with a constraint that `octet.engine.vllm.constraints.grammars` made.
+
+        Raises:
+            UnavailableError: the process cannot be started, as when there are no descriptors left.
+        """
         known = self._known(grammar)
         if known is not None:
             return known
@@ -79,7 +87,11 @@ class Checker:
         if self._worker is not None and self._worker.poll() is not None:
             # Whatever ended it, it was none of the constraints.
             self._stop()
-        worker = self._worker or self._start()
+        try:
+            worker = self._worker or self._start()
+        except OSError as error:
+            logger.error("no process for constraints can be started: %s", error)
+            raise UnavailableError("constraints cannot be compiled at the moment; try again") from error
         assert worker.stdin is not None
         assert worker.stdout is not None
         with contextlib.suppress(BrokenPipeError):

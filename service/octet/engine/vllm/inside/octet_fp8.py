@@ -70,7 +70,7 @@ class OctetFP8Config(QuantizationConfig):  # type: ignore[misc]
         pair, ignore = formats.read_config(config)
         if reason := formats.refusal(pair, _platform()):
             raise ValueError(reason)
-        return cls(pair, ignore, vocabulary=formats.quantizes_vocabulary(config))
+        return cls(pair, ignore, vocabulary=config.get("vocabulary") is True)
 
     def get_name(self) -> str:
         """The quantization method's name."""

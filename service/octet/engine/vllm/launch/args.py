@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from octet.engine.vllm import compat, formats
-from octet.engine.vllm.launch import environment, parallel
+from octet.engine.vllm.launch import caches, environment, folders, parallel
 from octet.errors import StartupError
 
 if TYPE_CHECKING:
@@ -19,17 +19,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-GIB = 1024**3
-
 SCANNER = "gemma3"
 """The tool parser that is Octet's own: it reads the text without vLLM in between."""
 WORKER_EXTENSION = "octet.engine.vllm.inside.worker.WorkerExtension"
 
 # Containers may be scheduled, and images pulled, one after the other.
 HOSTS_TIMEOUT = 600.0
-
-# Flags that say how large the KV cache is to be, by their names in AsyncEngineArgs.
-_CACHE_SIZE_FLAGS = ("kv_cache_memory_bytes", "gpu_memory_utilization", "num_gpu_blocks_override")
 
 _PYDANTIC_FRAMES = ("Value error, ", "Assertion failed, ")
 
@@ -97,6 +92,8 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
         )
     adapters = _adapters(parsed.lora_modules, enabled=parsed.enable_lora)
     parsed.worker_extension_cls = WORKER_EXTENSION
+    if parsed.mm_processor_cache_gb is None:
+        parsed.mm_processor_cache_gb = caches.pictures_gib()
     try:
         engine = AsyncEngineArgs.from_cli_args(parsed)
     except (ValueError, TypeError, KeyError) as error:
@@ -106,7 +103,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
     _choose_backend(engine)
     _choose_mode(engine)
     parallel.check(engine)
-    _choose_cache_size(engine)
+    caches.choose(engine)
     return EngineSettings(
         engine=engine,
         chat_template=_load_template(parsed.chat_template),
@@ -157,7 +154,9 @@ def one_line(error: BaseException) -> str:
     if not lines:
         return type(error).__name__
     if len(lines) > 1 and "validation error" in lines[0]:
-        lines = [line for line in lines if line.startswith(_PYDANTIC_FRAMES)] or lines[1:]
+        lines = [line for line in lines if line.startswith(_PYDANTIC_FRAMES)] or [": ".join(lines[1:3])]
+    elif len(lines) > 1 and lines[0].endswith(":"):
+        lines = [" ".join(lines[:2])]
     text = lines[0].partition(" [type=")[0]
     for frame in _PYDANTIC_FRAMES:
         text = text.removeprefix(frame)
@@ -167,6 +166,7 @@ def one_line(error: BaseException) -> str:
 def _parser() -> Any:
     """The parser of the model and the engine's flags. The first thing that imports vLLM."""
     compat.require_supported()
+    folders.require_room()
     environment.require_working_packages()
     environment.prepare()
     from vllm.engine.arg_utils import AsyncEngineArgs
@@ -179,6 +179,8 @@ def _parser() -> Any:
     parser = Parser(prog="octet serve", add_help=False, allow_abbrev=False)
     parser.add_argument("model_tag", nargs="?", metavar="MODEL")
     parser = AsyncEngineArgs.add_cli_args(parser)
+    # None: whoever names vLLM's own default means it.
+    parser.set_defaults(mm_processor_cache_gb=None)
     _add_flags(parser.add_argument_group("Octet"))
     return parser
 
@@ -352,27 +354,3 @@ def _choose_mode(engine: "AsyncEngineArgs") -> None:
         return
     engine.enforce_eager = True
     logger.info("no C++ compiler (%s): the model runs eagerly, as with --enforce-eager", compiler)
-
-
-def _choose_cache_size(engine: "AsyncEngineArgs") -> None:
-    """On a CPU, takes a KV cache that fits into the free memory where the user named no size.
-
-    vLLM would claim nearly all of the machine's memory, and refuse to start when somebody else uses some.
-    """
-    import psutil  # type: ignore[import-untyped]
-    from vllm.platforms import current_platform
-
-    if not current_platform.is_cpu() or os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
-        return
-    defaults = type(engine).__dataclass_fields__
-    if any(getattr(engine, name) != defaults[name].default for name in _CACHE_SIZE_FLAGS):
-        return
-    free = psutil.virtual_memory().available
-    ranks = parallel.local_ranks(engine)
-    engine.kv_cache_memory_bytes = min(4 * GIB, free // 4 // ranks)
-    logger.info(
-        "KV cache: %.1f GiB%s of %.1f GiB free memory; --kv-cache-memory-bytes sets another size",
-        engine.kv_cache_memory_bytes / GIB,
-        f" for each of {ranks} ranks" if ranks > 1 else "",
-        free / GIB,
-    )

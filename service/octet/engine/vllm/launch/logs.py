@@ -1,7 +1,10 @@
 """vLLM's own log, in all of its processes."""
 
 import json
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from octet.engine.vllm.launch import folders
@@ -26,6 +29,18 @@ def configure_logging(log_format: str, level: str) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(_config(os.environ["VLLM_LOGGING_LEVEL"].upper()), file)
     os.environ["VLLM_LOGGING_CONFIG_PATH"] = path
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps vLLM from reporting, as it is imported and asked, on what it finds and lacks on this machine."""
+    log = logging.getLogger("vllm")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def in_format(line: bytes) -> bytes:

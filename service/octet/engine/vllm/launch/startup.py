@@ -8,22 +8,29 @@ lines back until the start has succeeded, and otherwise picks the cause out of t
 import logging
 import os
 import re
-import sys
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from octet.config.memory import memory_kills
 from octet.engine.vllm import compat, kernels, plugin
-from octet.engine.vllm.launch import forkserver, fp8_vocabulary, logs, parallel, sockets, threads
-from octet.engine.vllm.launch.args import EngineSettings, finder_of_calls, one_line
+from octet.engine.vllm.launch import (
+    forkserver,
+    fp8_vocabulary,
+    model_files,
+    parallel,
+    sockets,
+    threads,
+    weights,
+)
+from octet.engine.vllm.launch.args import EngineSettings, finder_of_calls
 from octet.engine.vllm.launch.hosts.addresses import choose
 from octet.engine.vllm.launch.hosts.meeting import Hosts, meet
 from octet.engine.vllm.launch.orphans import Lifeline, is_effective
+from octet.engine.vllm.launch.output import SILENT, EngineOutput, is_hollow, silent_end
 from octet.errors import StartupError
-from octet.telemetry.metrics import LOG_LINES_DROPPED
+from octet.weight_index import CheckpointError
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -34,18 +41,16 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_PROCESS = re.compile(rb"^\((?:EngineCore|Worker|VllmWorker|DP\w*|ApiServer)[^)]*\) ")
-_ERROR = re.compile(r"(?:^|ERROR .*?\] )(\w+(?:\.\w+)*(?:Error|Exception|Interrupt)): (.+)")
-
-# Messages of outer exceptions, which only say that there is an inner one.
-_HOLLOW = ("See stack trace", "See root cause", "initialization failed", "cancelled")
-
 # What is said of a rank that was killed, or that has lost one of another machine; and how long that machine
 # may take to say why.
-_FROM_AFAR = re.compile(
-    "|".join((*_HOLLOW, "connect|gloo|nccl|store|socket|peer|timed? ?out")), re.IGNORECASE
-)
+_FROM_AFAR = re.compile(f"{SILENT}|connect|gloo|nccl|store|socket|peer|timed? ?out|cancelled", re.IGNORECASE)
 _WORD_SECONDS = 5.0
+
+WANT_OF_MEMORY = (
+    "the kernel killed a process for want of memory; --kv-cache-memory-bytes, --mm-processor-cache-gb and "
+    "--max-num-batched-tokens say how much is taken beside the weights"
+)
+"""What is said of an engine that was killed for its memory."""
 
 
 class Launch:
@@ -59,6 +64,7 @@ class Launch:
         self._processes = Lifeline()
         self._link = Lifeline()
         self._hosts: Hosts | None = None
+        self._memory_kills = memory_kills()
 
     @property
     def lost(self) -> str | None:
@@ -81,18 +87,18 @@ class Launch:
         def create() -> "AsyncLLM":
             config = _prepare(self._settings)
             from vllm.usage.usage_lib import UsageContext
-            from vllm.v1.engine.async_llm import AsyncLLM
 
             compat.tokenizers.share_tokenizer()
+            llm = compat.ending.quiet_llm()
             return self._start(
-                lambda: AsyncLLM.from_vllm_config(
+                lambda: llm.from_vllm_config(
                     config,
                     usage_context=UsageContext.API_SERVER,
                     enable_log_requests=engine.enable_log_requests,
                     disable_log_stats=engine.disable_log_stats,
                     # One of one's own would switch statistics on.
                     stat_loggers=None if engine.disable_log_stats else list(stat_loggers),
-                )
+                ),
             )
 
         forkserver.server.start(parallel.local_ranks(engine))
@@ -117,6 +123,15 @@ class Launch:
             return self._start(lambda: MultiprocExecutor(config, monitor_workers=False))
 
         return self._among_hosts(create)
+
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether the kernel has killed for want of memory since the start, or since `seen_alive`."""
+        return memory_kills() > self._memory_kills
+
+    def seen_alive(self) -> None:
+        """Notes that all processes live: what the kernel has killed until now was none of theirs."""
+        self._memory_kills = memory_kills()
 
     def on_loss(self, listener: Callable[[], object]) -> None:
         """Has `listener` called, from another thread, when `lost` is set."""
@@ -171,17 +186,27 @@ class Launch:
     def _start(self, create: Callable[[], T]) -> T:
         """What `create` makes, whose processes write through this one and end with it."""
         sockets.keep_together()
-        output = _EngineOutput()
+        output = EngineOutput()
         try:
             with output, threads.bound(self._settings.engine), _forked():
                 made = create()
         except Exception as error:
             # An engine that could not start may leave processes behind, whose output would go on.
             self._processes.cut()
-            cause = self._blame(output.cause() or one_line(error))
-            raise StartupError(f"cannot serve {self._settings.engine.model}: {cause}") from error
+            raise _refusal(self._settings, self._cause(error, output)) from error
         output.release()
         return made
+
+    def _cause(self, error: Exception, output: EngineOutput) -> str:
+        """Why a start has failed: what a process of the engine's said of it, or else this one."""
+        told = output.cause()
+        if self.short_of_memory:
+            return WANT_OF_MEMORY
+        said = model_files.words(error)
+        if told is None and not is_hollow(type(error).__name__, said):
+            # The engine's processes were not even started.
+            return model_files.fault(self._settings, error)
+        return self._blame(told or silent_end(str(error)))
 
     def _blame(self, cause: str) -> str:
         """The loss of another machine, where that may be behind what went wrong here; `cause` otherwise."""
@@ -198,15 +223,25 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
 
     forkserver.server.imported()
     try:
+        model_files.check(settings)
+        model_files.check_given_template(settings)
         config = settings.engine.create_engine_config(UsageContext.API_SERVER, headless=headless)
+        model_files.check_generation(config)
+    except CheckpointError as error:
+        raise _refusal(settings, str(error)) from error
     except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
-        raise StartupError(f"cannot serve {settings.engine.model}: {one_line(error)}") from error
+        raise _refusal(settings, model_files.fault(settings, error, configuring=True)) from error
     _require_kernels()
     fp8_vocabulary.check(config)
+    weights.check(config)
     if settings.requires_calls_found:
         _require_calls_found(settings, config.model_config.hf_config.model_type)
     _announce_compilation(config)
     return config
+
+
+def _refusal(settings: EngineSettings, fault: str) -> StartupError:
+    return StartupError(f"cannot serve {settings.engine.model}: {fault}")
 
 
 def _announce_compilation(config: "VllmConfig") -> None:
@@ -254,91 +289,3 @@ def _require_kernels() -> None:
         return
     if reason := kernels.unavailable_reason(compat.devices.platform()):
         raise StartupError(f"{reason}; {kernels.SWITCH}=off serves with vLLM's own kernels")
-
-
-class _EngineOutput:
-    """Takes the output of the processes that are started inside it, for as long as they live.
-
-    Everything goes on to standard error; error lines only after `release`.
-    """
-
-    def __init__(self) -> None:
-        self._held: deque[bytes] | None = deque(maxlen=2000)
-        self._lock = threading.Lock()
-        self._saved: dict[int, int] = {}
-        read_fd, self._write_fd = os.pipe()
-        self._out = os.dup(2)
-        self._thread = threading.Thread(target=self._copy, args=(read_fd,), name="engine-output", daemon=True)
-
-    def __enter__(self) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self._thread.start()
-        for fd in (1, 2):
-            self._saved[fd] = os.dup(fd)
-            os.dup2(self._write_fd, fd)
-        os.close(self._write_fd)
-
-    def __exit__(self, *_: object) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        for fd, original in self._saved.items():
-            os.dup2(original, fd)
-            os.close(original)
-
-    def _copy(self, read_fd: int) -> None:
-        in_traceback = False
-        with open(read_fd, "rb", buffering=0) as pipe:
-            for line in _lines(pipe):
-                in_traceback = _is_trouble(line) or (in_traceback and line[:1] in b" \t")
-                with self._lock:
-                    if self._held is not None and (in_traceback or _ERROR.search(_text(line))):
-                        self._held.append(line)
-                        continue
-                self._write(line)
-
-    def release(self) -> None:
-        """The start has succeeded: lets error lines through from now on, and those that were held back."""
-        with self._lock:
-            held, self._held = self._held, None
-        for line in held or ():
-            self._write(line)
-
-    def _write(self, line: bytes) -> None:
-        """Writes a line, or drops it: the engine must not stop because a disk is full."""
-        try:
-            os.write(self._out, logs.in_format(line))
-        except OSError:
-            LOG_LINES_DROPPED.inc()
-
-    def cause(self) -> str | None:
-        """The message of the innermost error that was held back."""
-        # The processes are gone by now: the pipe's other end closes, and the thread ends by itself.
-        self._thread.join(timeout=5)
-        with self._lock:
-            held = [_text(line) for line in self._held or ()]
-        lines = [line for text in held for line in logs.error_lines(text) or [text]]
-        messages = [match[2].strip() for line in lines if (match := _ERROR.search(line))]
-        telling = [text for text in messages if not any(hollow in text for hollow in _HOLLOW)]
-        return next(iter(telling or messages), None)
-
-
-def _lines(pipe: Any) -> Iterator[bytes]:
-    rest = b""
-    while chunk := pipe.read(65536):
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line + b"\n"
-    if rest:
-        yield rest
-
-
-def _text(line: bytes) -> str:
-    return _PROCESS.sub(b"", line).decode(errors="replace").rstrip("\n")
-
-
-def _is_trouble(line: bytes) -> bool:
-    if logs.error_lines(_text(line)) is not None:
-        return True
-    text = _PROCESS.sub(b"", line)
-    return text.startswith((b"Traceback (most recent call last)", b"ERROR ", b"Process EngineCore"))

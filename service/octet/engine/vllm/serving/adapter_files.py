@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from octet.engine.vllm.checkpoint import find_folder, weight_files
 from octet.errors import InvalidRequestError
+from octet.weight_files import find_folder, weight_files
 from octet.weight_index import CheckpointError, read_json
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

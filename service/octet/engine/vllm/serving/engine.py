@@ -22,7 +22,7 @@ from octet.engine.types import (
 from octet.engine.vllm import compat, kernels
 from octet.engine.vllm.constraints.checker import Checker
 from octet.engine.vllm.constraints.request import Constraint, is_constrained, to_constraint, verified
-from octet.engine.vllm.launch import startup
+from octet.engine.vllm.launch import model_files, startup
 from octet.engine.vllm.priority import fair_priority
 from octet.engine.vllm.serving import adapters, embedding, image_costs, sampling, steps
 from octet.engine.vllm.serving.adapters import Adapter, Adapters
@@ -37,6 +37,7 @@ from octet.errors import (
     AdapterNotFoundError,
     EngineDeadError,
     InvalidRequestError,
+    OctetError,
     StartupError,
     UnavailableError,
 )
@@ -88,7 +89,10 @@ async def create_engine(settings: "EngineSettings") -> "VllmEngine":
         launch.close(str(error))
         if launch.lost:
             raise StartupError(launch.lost) from error
-        raise
+        if isinstance(error, OctetError) or not isinstance(error, Exception):
+            raise
+        # Models that load may have said things of themselves that nothing can be made of.
+        raise StartupError(f"cannot serve {settings.engine.model}: {model_files.words(error)}") from error
 
 
 class VllmEngine:
@@ -291,6 +295,7 @@ class VllmEngine:
         """Raises EngineDeadError when a process of the engine or one of its machines is gone."""
         if self._launch.lost or self.llm.errored:
             raise self._death()
+        self._launch.seen_alive()
 
     def close(self) -> None:
         """Stops the engine and its processes. Idempotent."""
@@ -307,7 +312,8 @@ class VllmEngine:
         self._launch.cancel()
 
     def _death(self) -> EngineDeadError:
-        return EngineDeadError(self._launch.lost or "the engine has died")
+        how = f": {startup.WANT_OF_MEMORY}" if self._launch.short_of_memory else ""
+        return EngineDeadError(self._launch.lost or f"the engine has died{how}")
 
     async def _constrain(self, request: GenerationRequest) -> Constraint | None:
         """What the answer is held to, before anything else is done for the request."""

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from octet.engine.types import ModelInfo, Quantization, Service
-from octet.engine.vllm import formats
 from octet.engine.vllm.serving.embedding import vectors_of
 from octet.engine.vllm.serving.image_costs import ImageCosts
+from octet.loading import said
+from octet.loading.said import Said
 from octet.pictures.plan import ImageView, PanAndScan
 
 if TYPE_CHECKING:
@@ -94,36 +95,28 @@ def quantization(config: Any) -> Quantization | None:
     """Reads a checkpoint's `quantization_config`; None for a model that is not quantized.
 
     Raises:
-        ValueError: it is Octet's own and malformed.
+        ValueError: vLLM could not read it; the message is one line.
     """
     if config is None:
         return None
-    if not isinstance(config, Mapping):
-        config = config.to_dict()
-    if config.get("quant_method") == formats.METHOD:
-        pair, _ = formats.read_config(config)
-        return Quantization(FP8_DYNAMIC, pair.weights, pair.activations)
-    groups = list(config.get("config_groups", {}).values())
-    if not groups:
-        return Quantization(str(config.get("quant_method", "unknown")).upper(), "", "")
-    weights, activations = groups[0].get("weights") or {}, groups[0].get("input_activations") or {}
-    scheme = str(config.get("format") or config.get("quant_method"))
-    if (
-        _format(weights) == _format(activations) == "e4m3"
-        and weights.get("strategy") == "channel"
-        and activations.get("strategy") == "token"
-        and activations.get("dynamic")
-    ):
+    return describe_scheme(said.read(config if isinstance(config, Mapping) else config.to_dict()))
+
+
+def describe_scheme(quantized: Said) -> Quantization:
+    """What a `quantization_config` says, as ModelInfo has it."""
+    if quantized.pair is not None:
+        return Quantization(FP8_DYNAMIC, quantized.pair.weights, quantized.pair.activations)
+    if not quantized.groups:
+        return Quantization((quantized.method or "unknown").upper(), "", "")
+    weights, activations = quantized.groups[0].weights, quantized.groups[0].activations
+    if activations is None:
+        return Quantization(quantized.format or quantized.method, weights.format, "")
+    per_token = activations.strategy == "token" and activations.dynamic
+    fp8 = weights.format == activations.format == "e4m3"
+    scheme = quantized.format or quantized.method
+    if fp8 and weights.strategy == "channel" and per_token:
         scheme = FP8_DYNAMIC
-    return Quantization(scheme, _format(weights), _format(activations))
-
-
-def _format(arguments: Mapping[str, Any]) -> str:
-    """The number format of compressed-tensors' quantization arguments; its only 8-bit float is E4M3."""
-    if not arguments:
-        return ""
-    bits, kind = arguments.get("num_bits"), arguments.get("type")
-    return "e4m3" if (bits, kind) == (8, "float") else f"{kind}{bits}"
+    return Quantization(scheme, weights.format, activations.format)
 
 
 def _output_token_limit(model: Any, wanted: int | None) -> int:

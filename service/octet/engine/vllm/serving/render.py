@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from PIL import Image
 
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
 
     from octet.engine.vllm.launch.args import EngineSettings
 
-# Characters; a millisecond's work. A message or a part takes as long as so many of them.
-_LONG = 16 * 1024
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Characters; a millisecond's work, most of it the tokenizer's. A message or a part takes as long as a piece.
+_SHORT = 3 * 1024
 _PIECE = 512
 
 
@@ -63,7 +67,11 @@ class Prompt:
 
 
 class PromptRenderer:
-    """Renders requests with the model's chat template, off the event loop as vLLM does it."""
+    """Renders requests with the model's chat template; what takes long, off the event loop.
+
+    What is short is done at once: a thread gets to it when the event loop lets it, which with many requests
+    at a time is milliseconds later, once for the template and once for the tokenizer.
+    """
 
     def __init__(self, renderer: "BaseRenderer", model: "ModelConfig", settings: "EngineSettings") -> None:
         self._renderer = renderer
@@ -189,7 +197,7 @@ class PromptRenderer:
             InvalidRequestError: the model does not take it.
         """
         raw, limit = request.prompt, self.context_window
-        ids = await asyncio.to_thread(self._raw.encode, raw)
+        ids = await _at_once_if(_length([raw.parts]) <= _SHORT, self._raw.encode, raw)
         is_long = len(ids) > limit
         if is_long and not request.truncate:
             raise ContextLengthError(
@@ -216,8 +224,11 @@ class PromptRenderer:
             if request.prompt is None:
                 prompt = await self._render_conversation(request, tokenize)
             else:
-                prompt = await self._render_raw(request.prompt, tokenize)
-            [tokens] = await self._renderer.tokenize_prompts_async([prompt], tokenize)
+                prompt = await self._render_raw(request.prompt, tokenize, short=_is_short(request))
+            if _is_short(request):
+                tokens = self._renderer.tokenize_prompt(prompt, tokenize)
+            else:
+                tokens = await self._renderer.tokenize_prompt_async(prompt, tokenize)
             tokens.update(_prompt_extras(request))
             engine_input = await self._renderer.process_for_engine_async(
                 tokens,
@@ -234,25 +245,21 @@ class PromptRenderer:
     async def _render_conversation(self, request: GenerationRequest, tokenize: "TokenizeParams") -> Any:
         """A conversation as text, or as tokens where names in it are not to become special ones."""
         speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
-        if _is_long(request):
-            messages, params, begun = await asyncio.to_thread(self._put, request, speech)
-            # vLLM goes through the messages on the event loop where it is asked there.
-            _, prompt = await asyncio.to_thread(self._renderer.render_messages, messages, params)
-        else:
-            messages, params, begun = self._put(request, speech)
-            _, prompt = await self._renderer.render_messages_async(messages, params)
-        if begun:
-            prompt["prompt"] += speech.cut() + begun
+        short = _is_short(request)
+        prompt = await _at_once_if(short, self._put_into_words, request, speech)
         if speech.is_marked:
-            await self._tokenize(prompt, speech, tokenize)
+            pieces = speech.pieces(prompt["prompt"])
+            prompt["prompt"] = "".join(pieces)
+            tokenize.apply_pre_tokenization(self._renderer.tokenizer, prompt)
+            prompt["prompt_token_ids"] = await _at_once_if(short, self._special.encode, pieces)
         return prompt
 
-    async def _render_raw(self, raw: RawPrompt, tokenize: "TokenizeParams") -> dict[str, Any]:
+    async def _render_raw(self, raw: RawPrompt, tokenize: "TokenizeParams", *, short: bool) -> dict[str, Any]:
         """A raw prompt as tokens, with its pictures."""
         # Refuses texts that cannot fit before they are split.
         text = "".join(part.text for part in raw.parts if isinstance(part, TextPart))
         tokenize.apply_pre_tokenization(self._renderer.tokenizer, {"prompt": text})
-        ids = await asyncio.to_thread(self._raw.encode, raw)
+        ids = await _at_once_if(short, self._raw.encode, raw)
         if tokenize.max_total_tokens is not None and len(ids) > tokenize.max_total_tokens:
             raise ContextLengthError(raw.field, _too_long(str(len(ids)), self.context_window))
         prompt: dict[str, Any] = {"prompt_token_ids": ids}
@@ -269,12 +276,13 @@ class PromptRenderer:
             for mm_hash in hashes:
                 cache.invalidate(mm_hash)
 
-    async def _tokenize(self, prompt: Any, speech: Speech, tokenize: "TokenizeParams") -> None:
-        """Splits a prompt's text at the marks, and the pieces into tokens."""
-        pieces = speech.pieces(prompt["prompt"])
-        prompt["prompt"] = "".join(pieces)
-        tokenize.apply_pre_tokenization(self._renderer.tokenizer, prompt)
-        prompt["prompt_token_ids"] = await asyncio.to_thread(self._special.encode, pieces)
+    def _put_into_words(self, request: GenerationRequest, speech: Speech) -> Any:
+        """A conversation as the template writes it."""
+        messages, params, begun = self._put(request, speech)
+        _, prompt = self._renderer.render_messages(messages, params)
+        if begun:
+            prompt["prompt"] += speech.cut() + begun
+        return prompt
 
     def _put(
         self, request: GenerationRequest, speech: Speech
@@ -343,12 +351,26 @@ class PromptRenderer:
         return self._templates.params(said, variables)
 
 
-def _is_long(request: GenerationRequest) -> bool:
-    """Whether going through all that a request says takes long enough to be done off the event loop."""
+async def _at_once_if(short: bool, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Calls a function here if its work is short, and otherwise in a thread."""
+    return function(*args, **kwargs) if short else await asyncio.to_thread(function, *args, **kwargs)
+
+
+def _is_short(request: GenerationRequest) -> bool:
+    """Whether the template and the tokenizer are soon done with all that a request says."""
+    if request.tools or request.chat_template_args:
+        # Who knows what the template makes of them.
+        return False
+    said = [request.prompt.parts] if request.prompt else [message.parts for message in request.messages]
+    return _length(said) <= _SHORT
+
+
+def _length(said: Iterable[Sequence[Any]]) -> int:
+    """Characters of what is said, each message or prompt by its parts."""
     length = 0
-    for message in request.messages:
-        length += _PIECE * (1 + len(message.parts))
-        for part in message.parts:
+    for parts in said:
+        length += _PIECE * (1 + len(parts))
+        for part in parts:
             match part:
                 case (
                     TextPart(text)
@@ -357,7 +379,7 @@ def _is_long(request: GenerationRequest) -> bool:
                     | ToolCallPart(_, _, text)
                 ):
                     length += len(text)
-    return length > _LONG
+    return length
 
 
 def _prompt_extras(request: GenerationRequest) -> dict[str, Any]:
