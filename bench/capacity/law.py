@@ -108,8 +108,11 @@ def fit(curves: dict[str, Any], prompt: int, answer: int) -> tuple[Law, list[Che
     """
     lengths, first = _points(curves["prompt"], _first_text)
     pair, token, begin = _polynomial(lengths, first, 2)
+    if pair < 0:
+        # What scatters has no square of its own.
+        pair, (token, begin) = 0.0, _polynomial(lengths, first, 1)
     steps = _points(curves["prompt"], _per_token)[1]
-    cached, _ = _polynomial(lengths, steps, 1)
+    cached = max(0.0, _polynomial(lengths, steps, 1)[0])
     streams, rates = _points(curves["streams"], _answers)
     # 1 / rate is a line over 1 / streams.
     shared, alone = _polynomial([1 / count for count in streams], [1 / rate for rate in rates], 1)

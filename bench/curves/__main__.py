@@ -30,10 +30,10 @@ PARTS = ("server", "replicas")
 
 
 def demo_flags(streams: int) -> list[str]:
-    """The demo checkpoint, with room for so many at once."""
+    """The demo checkpoint, with room for so many at once, and for all that one replica may be asked."""
     return [
         *(str(demo.PATH), "--enforce-eager", "--kv-cache-memory-bytes", "512M"),
-        *("--max-num-seqs", str(streams)),
+        *("--max-num-seqs", str(max(streams, sweeps.REPLICAS_STREAMS))),
     ]
 
 

@@ -30,7 +30,7 @@ ANSWER_TOKENS = 64
 # Where prompts and pictures vary, one request at a time: long enough for a median step.
 _SHORT_ANSWER = 16
 _REQUESTS_ALONE = 8
-_REPLICAS_STREAMS = 48
+REPLICAS_STREAMS = 48
 _TIMEOUT = 300.0
 
 
@@ -181,13 +181,13 @@ async def of_replicas(flags: Sequence[str], turns: int) -> list[Curve]:
     from tests.e2e.envoy import envoy
 
     settings = Settings(
-        levels=[Closed(_REPLICAS_STREAMS)],
+        levels=[Closed(REPLICAS_STREAMS)],
         prompt=Fixed(PROMPT_TOKENS),
         answer=Fixed(ANSWER_TOKENS),
     )
     cores = sorted(os.sched_getaffinity(0))
     fixed = (
-        f"{_REPLICAS_STREAMS} streams in all, prompts of {PROMPT_TOKENS} tokens, answers of {ANSWER_TOKENS}"
+        f"{REPLICAS_STREAMS} streams in all, prompts of {PROMPT_TOKENS} tokens, answers of {ANSWER_TOKENS}"
     )
     direct = Point(1, [])
     points = [Point(replicas, []) for replicas in REPLICAS]

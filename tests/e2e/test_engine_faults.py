@@ -34,11 +34,12 @@ def short_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Server:
-    """`octet serve` with the demo checkpoint.
+    """`octet serve`.
 
     Args:
         folder: an empty one, with a short path, for sockets lie in it.
         flags: what it is started with.
+        model: the checkpoint.
         environment: variables beside this process's.
         prepare: is called in the process before it is the server.
     """
@@ -47,11 +48,12 @@ class Server:
         self,
         folder: Path,
         *flags: str,
+        model: Path = demo.PATH,
         environment: dict[str, str] | None = None,
         prepare: Callable[[], None] | None = None,
     ) -> None:
         self.log, self.temporary = folder / "log", folder
-        command = [sys.executable, "-m", "octet", "serve", str(demo.PATH), "--port", "0", *flags]
+        command = [sys.executable, "-m", "octet", "serve", str(model), "--port", "0", *flags]
         with self.log.open("w") as file:
             self.popen = subprocess.Popen(
                 command,
@@ -86,7 +88,7 @@ class Server:
             self.family = psutil.Process(self.popen.pid).children(recursive=True)
         self._marks |= {path.name for path in self.temporary.glob("octet-engine-*")}
 
-    def end(self, seconds: float = 60) -> tuple[int, str]:
+    def end(self, seconds: float = START_SECONDS) -> tuple[int, str]:
         """Its exit status and the last line of its log, when it ends by itself; nothing may be left then."""
         status = self.popen.wait(seconds)
         assert psutil.wait_procs(self.family, timeout=5)[1] == []
@@ -141,7 +143,7 @@ def test_weights_that_do_not_fit_the_config(short_path: Path) -> None:
     text = config.read_text().replace('"intermediate_size": 768', '"intermediate_size": 512')
     config.unlink()
     config.write_text(text)
-    with serving(short_path, "--model", str(folder), *ENGINE_FLAGS) as server:
+    with serving(short_path, *ENGINE_FLAGS, model=folder) as server:
         status, line = server.end()
     assert status == 1
     assert line.startswith(f"octet: error: cannot serve {folder}: ")
@@ -149,24 +151,15 @@ def test_weights_that_do_not_fit_the_config(short_path: Path) -> None:
 
 
 @long
-@pytest.mark.parametrize("title", ["VLLM::Worker", "VLLM::EngineCore"])
-def test_a_process_that_stands_still_for_too_long(title: str, short_path: Path) -> None:
-    """A worker for longer than vLLM waits for a step: the engine is dead. A core for longer: it goes on."""
-    with serving(
-        short_path, *ENGINE_FLAGS, environment={"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "3"}
-    ) as server:
+def test_a_worker_that_stands_still_for_too_long(short_path: Path) -> None:
+    """For longer than vLLM waits for a step: the engine is dead, and what stands still is killed."""
+    # A first step may take seconds.
+    environment = {"VLLM_EXECUTE_MODEL_TIMEOUT_SECONDS": "30"}
+    with serving(short_path, *ENGINE_FLAGS, environment=environment) as server:
         with Client(server.target()) as client:
-            stream = client.stream("Tell me a story.", ignore_eos=True, max_tokens=1000)
+            stream = client.stream("Tell me a story.", ignore_eos=True, max_tokens=1900)
             assert next(iter(stream))
-            process = server.process(title)
-            process.send_signal(signal.SIGSTOP)
-            if title == "VLLM::EngineCore":
-                with pytest.raises(OctetRpcError) as raised:
-                    client.chat("Hello!", timeout=6.0)
-                assert raised.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
-                process.send_signal(signal.SIGCONT)
-                assert stream.answer().usage.completion_tokens == 1000
-                return
+            server.process("VLLM::Worker").send_signal(signal.SIGSTOP)
             with pytest.raises(OctetRpcError) as raised:
                 stream.answer()
             assert (raised.value.code, raised.value.reason) == (grpc.StatusCode.UNAVAILABLE, "ENGINE_DEAD")
@@ -228,7 +221,7 @@ def test_a_container_with_little_memory(named: bool, short_path: Path) -> None:
         with serving(short_path, "--enforce-eager", *size, prepare=enter) as server:
             if named:
                 server.look()
-                status, line = server.popen.wait(120), server.log.read_text().splitlines()[-1]
+                status, line = server.popen.wait(START_SECONDS), server.log.read_text().splitlines()[-1]
                 assert (status, "kernel killed a process for want of memory" in line) == (1, True), line
                 error_in(server.log)
                 return

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import signal
+import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,7 +34,7 @@ from octet.engine.types import (
 from octet.errors import UnavailableError
 from tests.certificates import Certificates
 from tests.integration.conftest import Start
-from tests.integration.fake_engine import call_tool
+from tests.integration.fake_engine import Endless, call_tool
 
 SMALL = ("--prompt-tokens", "12", "--answer-tokens", "4", "--warm-up", "1", "--picture-side", "32")
 
@@ -161,6 +163,20 @@ async def test_refusals_are_not_repeated(start: Start, tmp_path: Path) -> None:
     assert result.exit_code == 1
     [turn] = levels_in(file)[0]["turns"]
     assert turn["statuses"] == {"OK": 2, "RESOURCE_EXHAUSTED": 6}
+
+
+async def test_an_interruption_ends_it(start: Start) -> None:
+    script = Endless()
+    running = await start(script)
+    command = [sys.executable, "-m", "octet", "bench", "serve", "--target", running.target]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    await script.started.wait()
+    process.send_signal(signal.SIGINT)
+    printed, errors = await process.communicate()
+    assert (process.returncode, printed, errors) == (130, b"", b"octet: interrupted\n")
+    await running.engine.idle.wait()
 
 
 async def test_a_trace(start: Start, tmp_path: Path) -> None:

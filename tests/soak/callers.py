@@ -13,9 +13,12 @@ from octet.v1 import chat_service_pb2
 from tests.fuzz.judge import judge
 from tests.fuzz.play import Outcome, Player
 from tests.integration import http2
-from tests.soak.mix import PATIENT, Mix
+from tests.soak.mix import PATIENT, WRONG, Mix
 
 HANGING_SECONDS = 2 * PATIENT
+
+# Of callers' own mistakes; that a model makes no vectors is none of them.
+_REFUSALS = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 # A window that not even a first chunk fits into.
 _WINDOW = 16
@@ -72,6 +75,11 @@ class Callers:
     def _judge(self, outcome: Outcome) -> None:
         self.ended[outcome.code.name if outcome.code else "nothing"] += 1
         self.findings.update(judge(outcome, constrains=True, keys=self._keys))
+        wrong, method = outcome.call.metadata == WRONG, outcome.call.method
+        if wrong and outcome.code is grpc.StatusCode.OK:
+            self.findings[f"{method}: what is wrong was answered"] += 1
+        if not wrong and outcome.code in _REFUSALS:
+            self.findings[f"{method}: what is right was refused: {outcome.details}"] += 1
         if outcome.code is grpc.StatusCode.DEADLINE_EXCEEDED and outcome.call.seconds == PATIENT:
             self.findings[f"{outcome.call.method} took longer than {PATIENT:g} s"] += 1
 

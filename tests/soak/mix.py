@@ -51,6 +51,9 @@ _SHORTEST, _SHORT = 0.0005, 0.3
 PATIENT = 120.0
 """The deadline of all other calls, in seconds, which none needs."""
 
+WRONG = (("x-soak", "wrong"),)
+"""The metadata of calls with something wrong."""
+
 _QUESTIONS = (
     *("What is the capital of France?", "Tell me a story.", "Count to ten.", "Hello!"),
     *("What is two plus three?", "Which colours are in the picture?", "Wie geht es dir? \U0001f600"),
@@ -129,7 +132,7 @@ class Mix:
     def _ended(self, call: Call, **how: Any) -> Call:
         if how.get("cancel_seconds") is not None:
             how.pop("reads", None)
-        fields = {name: getattr(call, name) for name in ("method", "messages", "key")}
+        fields = {name: getattr(call, name) for name in ("method", "messages", "key", "metadata")}
         return Call(**(fields | {"seconds": call.seconds} | how))
 
     def _call(self, method: str, *messages: Any) -> Call:
@@ -270,11 +273,12 @@ class Mix:
         return self._call(self._lots.choice((INFER, STREAM_INFER)), request)
 
     def _bad(self) -> Call:
-        """Something wrong, which has to be said without anything else coming of it."""
+        """Something wrong, which has to be said without anything else coming of it; it is marked as that."""
         request = self._request()
+        method, messages = CHAT, ()
         match self._lots.randrange(8):
             case 0:
-                return Call(CHAT, (b"\xff\xff\xff",), key=self._key, seconds=PATIENT)
+                messages = (b"\xff\xff\xff",)
             case 1:
                 del request.messages[:]
             case 2:
@@ -288,5 +292,6 @@ class Mix:
             case 6:
                 self._say(request, content_pb2.ROLE_USER, "word " * 4000)
             case 7:
-                return Call("/octet.v1.ChatService/NoSuchMethod", key=self._key, seconds=PATIENT)
-        return self._call(CHAT, request)
+                method = "/octet.v1.ChatService/NoSuchMethod"
+        sent = messages or (request.SerializeToString(),)
+        return Call(method, sent, key=self._key, metadata=WRONG, seconds=PATIENT)

@@ -48,7 +48,7 @@ WARM_SHARE = 1 / 3
 FLAGS = (
     *("--port", "0", "--metrics-port", "0", "--smg", "--kserve", "--served-model-name", MODEL),
     *("--enforce-eager", "--kv-cache-memory-bytes", "256M", "--max-num-seqs", "8"),
-    *("--mm-processor-cache-gb", "0.005", "--max-waiting-requests", "64"),
+    *("--mm-processor-cache-gb", "0.002", "--max-waiting-requests", "64"),
 )
 
 _LINES_BEHIND = 60

@@ -81,6 +81,18 @@ def test_errors_are_shares_of_what_was_measured() -> None:
     assert "at most" in streams.in_words()
 
 
+def test_what_scatters_has_no_square() -> None:
+    """Prompts whose time grows less and less, and steps that are shorter with longer ones."""
+    curves = measured(Law(0.001, 1e-5, 0, 0.01, 1e-3, 1e-4, 0), 32, 64)
+    for point, first, step in zip(
+        curves["prompt"]["points"], (0.01, 0.02, 0.025, 0.026), (0.004, 0.003, 0.002, 0.001), strict=True
+    ):
+        point["turns"][0] |= {"first_text_s": {"p50": first}, "per_token_s": {"p50": step}}
+    law, _ = fit(curves, 32, 64)
+    assert (law.pair, law.cached) == (0.0, 0.0)
+    assert law.token > 0
+
+
 @given(LAWS, st.integers(1, 512), st.integers(1, 4096), st.integers(1, 2048))
 def test_more_sequences_answer_more_and_each_more_slowly(
     law: Law, sequences: int, prompt: int, answer: int
