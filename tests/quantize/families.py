@@ -33,7 +33,7 @@ VISION: dict[str, Any] = {
 MIXTURE: dict[str, Any] = TEXT | {
     "num_experts": 4,
     "num_local_experts": 4,
-    "num_experts_per_tok": 2,
+    "num_experts_per_tok": 4,
     "moe_intermediate_size": 96,
     "decoder_sparse_step": 1,
 }
@@ -90,11 +90,19 @@ _DEEPSEEK = MIXTURE | {
     "topk_group": 1,
     "first_k_dense_replace": 1,
     "q_lora_rank": 64,
-    "kv_lora_rank": 64,
+    "kv_lora_rank": 512,
     "qk_nope_head_dim": 32,
-    "qk_rope_head_dim": 32,
+    "qk_rope_head_dim": 64,
     "v_head_dim": 32,
     "num_key_value_heads": 4,
+}
+# What vLLM reads of LFM's configs, and transformers 5 has under other names.
+_SHORT_CONVOLUTION = {
+    "conv_dim": 128,
+    "block_dim": 128,
+    "block_multiple_of": 32,
+    "block_auto_adjust_ff_dim": False,
+    "block_ffn_dim_multiplier": 1.0,
 }
 _HYBRID = {
     "mamba_n_heads": 8,
@@ -138,16 +146,16 @@ FAMILIES = (
     Family("Gemma4ForCausalLM", TEXT, (*HEAD, r"re:.*per_layer_model_projection")),
     Family(
         "Gemma4ForCausalLM",
-        MIXTURE | {"enable_moe_block": True, "top_k_experts": 2},
+        MIXTURE | {"enable_moe_block": True, "top_k_experts": 4},
         (*EXPERTS, r"re:.*per_layer_model_projection"),
         NO_EXPERTS,
     ),
     Family(
         "Lfm2ForCausalLM",
-        TEXT | {"layer_types": ["conv", "full_attention"], "conv_dim": 128, "conv_dim_out": 128},
+        TEXT | {"layer_types": ["conv", "full_attention"], **_SHORT_CONVOLUTION},
     ),
     Family("FalconH1ForCausalLM", TEXT | _HYBRID),
-    Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}),
+    Family("BambaForCausalLM", TEXT | _HYBRID | {"attn_layer_indices": [1]}, HEAD, "vLLM has no such model"),
     Family("Qwen3_5ForCausalLM", TEXT | _LINEAR_ATTENTION, (*HEAD, r"re:.*in_proj_[ab]$")),
     # Mixtures of experts.
     Family("MixtralForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
@@ -172,15 +180,19 @@ FAMILIES = (
         NO_EXPERTS,
     ),
     Family("DeepseekV2ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
-    Family("DeepseekV3ForCausalLM", _DEEPSEEK, EXPERTS, NO_EXPERTS),
-    Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 2}, EXPERTS, NO_EXPERTS),
+    Family(
+        "DeepseekV3ForCausalLM",
+        _DEEPSEEK | {"topk_method": "noaux_tc", "scoring_func": "sigmoid"},
+        EXPERTS,
+        NO_EXPERTS,
+    ),
+    Family("Ernie4_5_MoeForCausalLM", MIXTURE | {"moe_num_experts": 4, "moe_k": 4}, EXPERTS, NO_EXPERTS),
     Family(
         "Lfm2MoeForCausalLM",
         MIXTURE
         | {
             "layer_types": ["conv", "full_attention"],
-            "conv_dim": 128,
-            "conv_dim_out": 128,
+            **_SHORT_CONVOLUTION,
             "num_dense_layers": 1,
         },
         EXPERTS,
@@ -333,6 +345,7 @@ FAMILIES = (
             "vision_config": VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
         },
         TOWER,
+        "vLLM asks for its image processor",
     ),
     Family(
         "Lfm2VlForConditionalGeneration",
@@ -341,10 +354,9 @@ FAMILIES = (
             | {
                 "model_type": "lfm2",
                 "layer_types": ["conv", "full_attention"],
-                "conv_dim": 128,
-                "conv_dim_out": 128,
+                **_SHORT_CONVOLUTION,
             },
-            "vision_config": VISION,
+            "vision_config": VISION | {"vision_use_head": False},
         },
         TOWER,
     ),
@@ -408,6 +420,7 @@ FAMILIES = (
             },
         },
         (*HEAD, r"re:.*audio_tower.*", r"re:.*multi_modal_projector.*"),
+        "vLLM takes it in Mistral's own format",
     ),
     # What embeds, classifies and judges.
     Family("LlamaForSequenceClassification", TEXT, ("score",)),
@@ -415,7 +428,7 @@ FAMILIES = (
     Family("Qwen3ForSequenceClassification", TEXT, ("score",)),
     Family("LlamaModel", TEXT, ()),
     Family("MistralModel", TEXT, ()),
-    Family("Qwen2Model", TEXT, ()),
+    Family("Qwen2Model", TEXT, (), 'vLLM asks for names that begin with "model."'),
     Family("Qwen3Model", TEXT, ()),
     Family("Gemma3TextModel", TEXT, ()),
     Family("BertModel", TEXT, ("pooler.dense",)),

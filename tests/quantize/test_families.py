@@ -62,32 +62,28 @@ def by_recipe(family: Family, model: transformers.PreTrainedModel) -> set[str]:
     return weights
 
 
+def quantized(found: Anatomy) -> set[str]:
+    """Tensors that are quantized, output layers aside."""
+    assert found.unknown == ()
+    names = {layer.tensor for layer in found.layers if layer.kept is None}
+    return {name for name in names if name.split(".")[-2:] != [OUTPUT_LAYER, "weight"]}
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
 def test_agrees_with_the_recipe(family: Family) -> None:
+    """By the names that checkpoints are published with, as the model has them, and without the first part."""
     model = build(family)
-    found = anatomy.describe(family.architecture, config_of(family), stored_tensors(model))
-    assert found.unknown == ()
-    quantized = {layer.tensor for layer in found.layers if layer.kept is None}
-    heads = {name for name in quantized if name.split(".")[-2:] == [OUTPUT_LAYER, "weight"]}
-    assert quantized - heads == set(as_stored(model, by_recipe(family, model)))
-
-
-@pytest.mark.parametrize("without", ["", "model."], ids=["whole names", "without model."])
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
-def test_agrees_by_other_names(family: Family, without: str) -> None:
-    """Checkpoints are published under several names: as the model has them, or without the first part."""
-    model = build(family)
-    tied = set(model.all_tied_weights_keys)
-    state = {name: tensor for name, tensor in model.state_dict().items() if name not in tied}
-    tensors = [
-        StoredTensor(name.removeprefix(without), "BF16", tuple(tensor.shape), 0)
-        for name, tensor in state.items()
-    ]
-    found = anatomy.describe(family.architecture, config_of(family), tensors)
-    assert found.unknown == ()
-    quantized = {layer.tensor for layer in found.layers if layer.kept is None}
-    heads = {name for name in quantized if name.split(".")[-2:] == [OUTPUT_LAYER, "weight"]}
-    assert quantized - heads == {name.removeprefix(without) for name in by_recipe(family, model)}
+    expected = by_recipe(family, model)
+    found = anatomy.dissect(model, family.architecture, stored_tensors(model))
+    assert quantized(found) == set(as_stored(model, expected))
+    for without in ("", "model."):
+        tensors = [
+            StoredTensor(name.removeprefix(without), "BF16", tuple(tensor.shape), 0)
+            for name, tensor in model.state_dict().items()
+            if name not in model.all_tied_weights_keys
+        ]
+        found = anatomy.dissect(model, family.architecture, tensors)
+        assert quantized(found) == {name.removeprefix(without) for name in expected}
 
 
 def of_llama(*names: str, shape: tuple[int, ...] = (64, 64)) -> list[StoredTensor]:
@@ -159,7 +155,7 @@ def test_the_table_says_what_transformers_does(family: Family) -> None:
     model = build(family)
     tensors = stored_tensors(model)
     table = architectures.anatomy(known, tensors)
-    asked = anatomy.describe(family.architecture, config_of(family), tensors)
+    asked = anatomy.dissect(model, family.architecture, tensors)
     assert table.unknown == asked.unknown == ()
     assert table.output == asked.output
     assert {layer.modules for layer in table.layers} == {layer.modules for layer in asked.layers}

@@ -6,28 +6,25 @@
 import gc
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
-import transformers
-from safetensors.torch import load_file, save_file
 
 from tests.quantize.conftest import Quantize
-from tests.quantize.families import FAMILIES, NO_EXPERTS, TEXT, Family
+from tests.quantize.families import FAMILIES, NO_EXPERTS, Family
+from tests.quantize.tiny import write
 
 pytestmark = pytest.mark.skipif(
     "OCTET_LONG_TESTS" not in os.environ, reason="takes long: make check-families"
 )
 
 PROMPT = [3, 17, 99, 250, 4, 8, 120, 63, 31, 77, 12, 201]
-TOLERANCE = 0.35
-"""Nats by which log probabilities may differ in the mean: FP8's error over two layers is a tenth of it."""
+TOLERANCE = 0.5
+"""Nats by which log probabilities may differ in the mean: most do by 0.1, and squares make it 0.3."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -59,46 +56,6 @@ def decode_experts(method: Any, layer: Any) -> None:
     plain = UnquantizedFusedMoEMethod(layer.moe_config)
     layer._replace_quant_method(plain)
     plain.process_weights_after_loading(layer)
-
-
-def write(family: Family, directory: Path) -> None:
-    """A checkpoint whose channels differ in size, so that a scale that is lost is noticed."""
-    torch.manual_seed(0)
-    model_class = getattr(transformers, family.architecture)
-    model = model_class(model_class.config_class(**family.config)).to(torch.bfloat16)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim < 2:
-                continue
-            rows = torch.rand(parameter.shape[:-1], dtype=torch.float32).mul(1.5).add(0.5).unsqueeze(-1)
-            drawn = torch.randn(parameter.shape) * rows / parameter.shape[-1] ** 0.5
-            parameter.copy_(drawn.to(parameter.dtype))
-    model.save_pretrained(directory)
-    write_as_published(directory, family.architecture)
-    write_tokenizer(directory, TEXT["vocab_size"])
-
-
-def write_as_published(directory: Path, architecture: str) -> None:
-    """Does to a checkpoint what published ones have, transformers 5 does not write, and vLLM asks for.
-
-    Towers of CLIP and SigLIP have a level more; Qwen 3 VL's experts lie transposed.
-    """
-    path = directory / "model.safetensors"
-    tensors = load_file(path)
-    if any(".embeddings.position_embedding." in name for name in tensors):
-        more = r"\1vision_tower.vision_model."
-        tensors = {re.sub(r"(^|\.)vision_tower\.", more, name): tensor for name, tensor in tensors.items()}
-    if architecture.startswith("Qwen3VLMoe"):
-        stacked = {name: tensor.mT.contiguous() for name, tensor in tensors.items() if ".experts." in name}
-        tensors |= stacked
-    save_file(tensors, path, {"format": "pt"})
-
-
-def write_tokenizer(directory: Path, vocabulary: int) -> None:
-    """One that nobody uses; models that see or hear ask for it all the same."""
-    words = {f"t{number}": number for number in range(vocabulary)}
-    model = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="t0"))
-    transformers.PreTrainedTokenizerFast(tokenizer_object=model, pad_token="t0").save_pretrained(directory)
 
 
 SETTINGS: dict[str, Any] = {
@@ -183,6 +140,7 @@ def compare(family: Family, source: Path, made: Path) -> tuple[float, str]:
     settings = {"language_model_only": True} if seeing else {}
     if family.architecture.endswith(("ForCausalLM", "ForConditionalGeneration")):
         expected, found = (run(path, log_probabilities, **settings) for path in (source, made))
+        assert expected.isfinite().all()
         return float((expected - found).abs().mean()), "nats"
     expected, found = (run(path, pooled) for path in (source, made))
     return float((expected - found).norm() / expected.norm()), "of the vector's length"

@@ -16,7 +16,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from octet.quantize.errors import QuantizeError
 from octet.quantize.layers import (
     OUTPUT_LAYER,
     Anatomy,
@@ -35,6 +34,9 @@ if TYPE_CHECKING:
 
 _ELSEWHERE = "it is in no block of the language model"
 
+# Of Gemma 3n and 4: vLLM has them below another module than checkpoints do, and only a pattern reaches them.
+_MOVED = re.compile(r"(?:^|\.)((?:per_layer_model_projection|altup_(?:unembed_)?projections)(?:\.\d+)?)$")
+
 
 class UnknownModelError(Exception):
     """transformers does not know the model, or cannot build it; the message says which."""
@@ -45,7 +47,6 @@ def ask(architecture: str, config: dict[str, Any], tensors: Iterable[StoredTenso
 
     Raises:
         UnknownModelError: as there.
-        QuantizeError: as there.
     """
     question = {
         "architecture": architecture,
@@ -70,8 +71,6 @@ def ask(architecture: str, config: dict[str, Any], tensors: Iterable[StoredTenso
         raise UnknownModelError(f"transformers cannot be asked for {architecture}: {said}") from None
     if "unknown" in answer:
         raise UnknownModelError(answer["unknown"])
-    if "refused" in answer:
-        raise QuantizeError(answer["refused"])
     return Anatomy(
         layers=tuple(_layer(*fields) for fields in answer["layers"]),
         unknown=tuple(answer["without_layer"]),
@@ -110,9 +109,12 @@ def describe(architecture: str, config: dict[str, Any], tensors: Iterable[Stored
 
     Raises:
         UnknownModelError: transformers has no such class, or cannot build it from the config.
-        QuantizeError: vLLM could not load what would be made of the experts.
     """
-    model = build(architecture, config)
+    return dissect(build(architecture, config), architecture, tensors)
+
+
+def dissect(model: "PreTrainedModel", architecture: str, tensors: Iterable[StoredTensor]) -> Anatomy:
+    """The same for a model that has been built, of the class that is called so or without its head."""
     members = _Members(model)
     follow = _follower(model)
     layers, unknown = [], []
@@ -234,6 +236,9 @@ def _classify(tensor: StoredTensor, parameter: str, place: _Place, members: _Mem
         return _kept(tensor, place.number, f"it is in the tower {tower}")
     if module.split(".")[-1] == OUTPUT_LAYER and place.module is members.model.get_output_embeddings():
         return Layer(tensor.name, (place.number,), (module,))
+    if below is None and (moved := _MOVED.search(module)) is not None:
+        pattern = f"re:.*\\.{re.escape(moved[1])}$"
+        return Layer(tensor.name, (place.number,), (module, pattern), _ELSEWHERE)
     if below is None:
         return _kept(tensor, place.number, _ELSEWHERE)
     if _is_expert(parameter, module):
@@ -420,8 +425,6 @@ def main() -> None:
         anatomy = describe(question["architecture"], question["config"], tensors)
     except UnknownModelError as error:
         answer: dict[str, Any] = {"unknown": str(error)}
-    except QuantizeError as error:
-        answer = {"refused": str(error)}
     else:
         answer = {
             "layers": [

@@ -40,7 +40,8 @@ class Layer:
     Attributes:
         tensor: its name.
         order: places it among the model's layers.
-        modules: names of the linear layers, as `ignore` has them. Of a stack: expert by expert.
+        modules: names of the linear layers, as `ignore` has them. Of a stack: expert by expert. Of one that
+            stays, patterns may follow.
         kept: why it stays as it is, whatever the options say; None where they decide.
         stack: how a stack lies; None of a matrix.
     """

@@ -200,6 +200,9 @@ async def scorer(model: str, engine_flags: Sequence[str] = ()) -> AsyncIterator[
     try:
         yield Answerer(llm, settings)
     finally:
+        if llm.output_handler is not None:
+            # Otherwise it would take the end for the engine's death, and log that.
+            llm.output_handler.cancel()
         await asyncio.to_thread(llm.shutdown, SHUTDOWN_SECONDS)
         launch.close()
 
