@@ -164,16 +164,29 @@ struct Fp8Linear {
   int64_t out_features;
 };
 
-// The part [row_begin, row_end) x [col_begin, col_end) of `out`; not empty.
-struct Fp8LinearTile {
+// out[t, n] = sum_k x[t, k] * w[n, k] + bias[n], accumulated in f32 and rounded once.
+struct Bf16Linear {
+  const uint16_t* x;  // [rows, in_features]
+  int64_t x_stride;   // elements from row to row
+  const uint16_t* w;  // [out_features, in_features], contiguous
+  const float* bias;  // [out_features], or null
+  void* out;          // [rows, out_features], contiguous
+  Dtype out_dtype;
+  int64_t rows;
+  int64_t in_features;
+  int64_t out_features;
+};
+
+// The part [row_begin, row_end) x [col_begin, col_end) of the output of a linear layer; not empty.
+struct LinearTile {
   int64_t row_begin;
   int64_t row_end;
   int64_t col_begin;
   int64_t col_end;
 };
 
-// What a kernel can do in one call, and the scratch that it needs for that.
-struct Fp8LinearLimits {
+// What a kernel of a linear layer can do in one call, and the scratch that it needs for that.
+struct LinearLimits {
   int64_t rows;
   int64_t cols;
   size_t scratch_bytes;
@@ -182,8 +195,13 @@ struct Fp8LinearLimits {
 // Computes a tile within the kernel's limits for these arguments. `scratch` is this thread's own,
 // aligned to kScratchAlignment. How the tiles are cut changes no result, but the number of rows may
 // change the order of a sum.
-using Fp8LinearKernel = void (*)(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
-using Fp8LinearLimitsOf = Fp8LinearLimits (*)(const Fp8Linear& args);
+using Fp8LinearKernel = void (*)(const Fp8Linear& args, const LinearTile& tile, void* scratch);
+using Fp8LinearLimitsOf = LinearLimits (*)(const Fp8Linear& args);
+
+// The same; here the order of a sum depends on in_features alone, so that what a row's outputs are
+// does not depend on the other rows.
+using Bf16LinearKernel = void (*)(const Bf16Linear& args, const LinearTile& tile, void* scratch);
+using Bf16LinearLimitsOf = LinearLimits (*)(const Bf16Linear& args);
 
 constexpr size_t kScratchAlignment = 64;
 
@@ -198,6 +216,8 @@ struct Kernels {
   GatedQuantKernel silu_and_mul_quant;
   Fp8LinearKernel fp8_linear;
   Fp8LinearLimitsOf fp8_linear_limits;
+  Bf16LinearKernel bf16_linear;
+  Bf16LinearLimitsOf bf16_linear_limits;
 };
 
 }  // namespace octet

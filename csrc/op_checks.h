@@ -272,19 +272,34 @@ inline GatedQuant gated_quant_args(const at::Tensor& x, const at::Tensor& q,
   };
 }
 
+// What the products of linear layers demand alike.
+inline void check_linear_weight(const at::Tensor& w) {
+  TORCH_CHECK(w.dim() == 2, "w must be [out_features, in_features], got ", w.dim(), " dimensions");
+  TORCH_CHECK(w.is_contiguous(), "w must be a contiguous [out_features, in_features], got strides ",
+              w.strides(), "; a transposed view has to be transposed back");
+}
+inline void check_linear_output(const at::Tensor& w, const std::optional<at::Tensor>& bias,
+                                at::ScalarType out_dtype) {
+  if (bias.has_value()) {
+    TORCH_CHECK(is_float(bias->scalar_type()) && bias->dim() == 1 && bias->size(0) == w.size(0),
+                "bias must be float32, float16 or bfloat16 [", w.size(0), "], got ",
+                bias->scalar_type(), " ", bias->sizes());
+  }
+  TORCH_CHECK(is_float(out_dtype), "out_dtype must be float32, float16 or bfloat16, got ",
+              out_dtype);
+}
+
 inline void check_linear(const at::Tensor& xq, const at::Tensor& x_scale, const at::Tensor& w,
                          const at::Tensor& w_scale, const std::optional<at::Tensor>& bias,
                          at::ScalarType out_dtype) {
   TORCH_CHECK(xq.dim() == 2, "xq must be [tokens, in_features], got ", xq.dim(), " dimensions");
-  TORCH_CHECK(w.dim() == 2, "w must be [out_features, in_features], got ", w.dim(), " dimensions");
+  check_linear_weight(w);
   TORCH_CHECK(is_fp8(xq.scalar_type()), "xq must be float8_e4m3fn or float8_e5m2, got ",
               xq.scalar_type());
   TORCH_CHECK(is_fp8(w.scalar_type()), "w must be float8_e4m3fn or float8_e5m2, got ",
               w.scalar_type());
   TORCH_CHECK(xq.size(1) == w.size(1), "xq and w must agree in in_features, got ", xq.sizes(),
               " and ", w.sizes());
-  TORCH_CHECK(w.is_contiguous(), "w must be a contiguous [out_features, in_features], got strides ",
-              w.strides(), "; a transposed view has to be transposed back");
   TORCH_CHECK(x_scale.scalar_type() == at::kFloat && x_scale.dim() == 2 &&
                   x_scale.size(0) == xq.size(0) && x_scale.size(1) == 1,
               "x_scale must be float32 [", xq.size(0), ", 1], got ", x_scale.scalar_type(), " ",
@@ -293,13 +308,18 @@ inline void check_linear(const at::Tensor& xq, const at::Tensor& x_scale, const 
                   w_scale.size(0) == w.size(0) && w_scale.size(1) == 1,
               "w_scale must be float32 [", w.size(0), ", 1], got ", w_scale.scalar_type(), " ",
               w_scale.sizes());
-  if (bias.has_value()) {
-    TORCH_CHECK(is_float(bias->scalar_type()) && bias->dim() == 1 && bias->size(0) == w.size(0),
-                "bias must be float32, float16 or bfloat16 [", w.size(0), "], got ",
-                bias->scalar_type(), " ", bias->sizes());
-  }
-  TORCH_CHECK(is_float(out_dtype), "out_dtype must be float32, float16 or bfloat16, got ",
-              out_dtype);
+  check_linear_output(w, bias, out_dtype);
+}
+
+inline void check_bf16_linear(const at::Tensor& x, const at::Tensor& w,
+                              const std::optional<at::Tensor>& bias, at::ScalarType out_dtype) {
+  TORCH_CHECK(x.dim() == 2, "x must be [tokens, in_features], got ", x.dim(), " dimensions");
+  TORCH_CHECK(x.scalar_type() == at::kBFloat16, "x must be bfloat16, got ", x.scalar_type());
+  check_linear_weight(w);
+  TORCH_CHECK(w.scalar_type() == at::kBFloat16, "w must be bfloat16, got ", w.scalar_type());
+  TORCH_CHECK(x.size(1) == w.size(1), "x and w must agree in in_features, got ", x.sizes(), " and ",
+              w.sizes());
+  check_linear_output(w, bias, out_dtype);
 }
 
 }  // namespace octet

@@ -138,9 +138,9 @@ int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Computes the whole of args.out: cuts it into tiles of nearly equal size within the kernel's
 // limits, which threads take one after another.
-void multiply(const Fp8Linear& args) {
-  const Kernels& kernels = active_implementation().kernels;
-  const Fp8LinearLimits limits = kernels.fp8_linear_limits(args);
+template <class Args>
+void multiply(const Args& args, void (*kernel)(const Args&, const LinearTile&, void*),
+              const LinearLimits& limits) {
   const int64_t products = args.rows * args.in_features * args.out_features;
   const int64_t threads =
       std::clamp<int64_t>(products / kLinearProductsPerThread, 1, at::get_num_threads());
@@ -166,10 +166,10 @@ void multiply(const Fp8Linear& args) {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tiles;) {
       const int64_t row = i % tiles_down * tile_rows;
       const int64_t col = i / tiles_down * tile_cols;
-      kernels.fp8_linear(args,
-                         Fp8LinearTile{row, std::min(row + tile_rows, args.rows), col,
-                                       std::min(col + tile_cols, args.out_features)},
-                         scratch);
+      kernel(args,
+             LinearTile{row, std::min(row + tile_rows, args.rows), col,
+                        std::min(col + tile_cols, args.out_features)},
+             scratch);
     }
   });
 }
@@ -180,7 +180,7 @@ Tensor fp8_linear(const Tensor& xq, const Tensor& x_scale, const Tensor& w, cons
   Tensor out = at::empty({xq.size(0), w.size(0)}, xq.options().dtype(out_dtype));
   if (out.numel() == 0) return out;
 
-  const Tensor x_rows = xq.stride(1) == 1 || xq.size(1) <= 1 ? xq : xq.contiguous();
+  const Tensor x_rows = has_unit_inner_stride(xq) ? xq : xq.contiguous();
   const Tensor x_scales = x_scale.contiguous();
   const Tensor w_scales = w_scale.contiguous();
   const Tensor bias_f32 = bias ? bias->to(at::kFloat).contiguous() : Tensor();
@@ -200,7 +200,33 @@ Tensor fp8_linear(const Tensor& xq, const Tensor& x_scale, const Tensor& w, cons
   args.in_features = xq.size(1);
   args.out_features = w.size(0);
 
-  multiply(args);
+  const Kernels& kernels = active_implementation().kernels;
+  multiply(args, kernels.fp8_linear, kernels.fp8_linear_limits(args));
+  return out;
+}
+
+Tensor bf16_linear(const Tensor& x, const Tensor& w, const std::optional<Tensor>& bias,
+                   at::ScalarType out_dtype) {
+  check_bf16_linear(x, w, bias, out_dtype);
+  Tensor out = at::empty({x.size(0), w.size(0)}, x.options().dtype(out_dtype));
+  if (out.numel() == 0) return out;
+
+  const Tensor x_rows = has_unit_inner_stride(x) ? x : x.contiguous();
+  const Tensor bias_f32 = bias ? bias->to(at::kFloat).contiguous() : Tensor();
+
+  Bf16Linear args;
+  args.x = static_cast<const uint16_t*>(x_rows.const_data_ptr());
+  args.x_stride = x_rows.stride(0);
+  args.w = static_cast<const uint16_t*>(w.const_data_ptr());
+  args.bias = bias ? bias_f32.const_data_ptr<float>() : nullptr;
+  args.out = out.mutable_data_ptr();
+  args.out_dtype = dtype_of(out_dtype);
+  args.rows = x.size(0);
+  args.in_features = x.size(1);
+  args.out_features = w.size(0);
+
+  const Kernels& kernels = active_implementation().kernels;
+  multiply(args, kernels.bf16_linear, kernels.bf16_linear_limits(args));
   return out;
 }
 
@@ -210,6 +236,7 @@ TORCH_LIBRARY_IMPL(octet, CPU, m) {
   register_per_token_quant<CpuQuant>(m);
   register_norms_and_fused_quant<CpuQuant>(m);
   m.impl("fp8_linear", &fp8_linear);
+  m.impl("bf16_linear", &bf16_linear);
 }
 
 }  // namespace octet

@@ -38,4 +38,5 @@ TORCH_LIBRARY(octet, m) {
       "fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
       " ScalarType out_dtype) -> Tensor",
       tags);
+  m.def("bf16_linear(Tensor x, Tensor w, Tensor? bias, ScalarType out_dtype) -> Tensor", tags);
 }

@@ -134,7 +134,8 @@ def main() -> None:
         f"medians of {arguments.turns} turns; {' '.join(flags)}; cores {arguments.cores}", soft_wrap=True
     )
     console.print(report.table(rows, titles))
-    console.print(report.aims_table(found))
+    if found:
+        console.print(report.aims_table(found))
     console.print(_idle(turns))
     if arguments.json_file is not None:
         written = _as_json(arguments, flags, turns)

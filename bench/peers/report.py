@@ -143,7 +143,7 @@ def table(rows: Rows, titles: Mapping[str, str]) -> Table:
                 "" if row.first_text is None else f"{row.first_text:.1f}",
                 ""
                 if engine is None
-                else f"+{first - engine.first_token:.1f} ms, {first / engine.first_token:.2f}x",
+                else f"{first - engine.first_token:+.1f} ms, {first / engine.first_token:.2f}x",
                 f"{row.step:.2f}",
                 f"{row.front:.1f}",
                 f"{row.whole:.1f}",

@@ -111,7 +111,7 @@ struct TileUnit {
 
 }  // namespace
 
-void fp8_linear_amx_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+void fp8_linear_amx_bf16(const Fp8Linear& args, const LinearTile& tile, void* scratch) {
   // Others use tiles on these threads too, each with a configuration of its own; and a thread whose
   // tiles are in their initial state is switched without them.
   const bool tiles = args.rows > kDirectRows;
@@ -120,7 +120,7 @@ void fp8_linear_amx_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void*
   if (tiles) tile_release();
 }
 
-Fp8LinearLimits fp8_linear_limits_amx_bf16(const Fp8Linear& args) {
+LinearLimits fp8_linear_limits_amx_bf16(const Fp8Linear& args) {
   return bf16_limits<TileUnit>(args);
 }
 

@@ -4,6 +4,7 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "cpu/f32_dot_avx2.h"
 #include "cpu/fp8_linear_tile.h"
 #include "cpu/kernel_list.h"
 
@@ -48,11 +49,7 @@ struct Bytes {
 template <Fp8Format format>
 constexpr Bytes<format> kBytes;
 
-struct Avx2 {
-  using Operand = float;
-  using Vec = __m256;
-  using Acc = __m256;
-  static constexpr int kLanes = 8;
+struct Avx2 : F32DotAvx2 {
   static constexpr int kVecs = 4;
   static constexpr int kTileRows = 4;
   static constexpr int kTileCols = 3;
@@ -136,26 +133,14 @@ struct Avx2 {
         V % 2 == 0 ? _mm256_slli_epi32(pairs, 16)
                    : _mm256_and_si256(pairs, _mm256_set1_epi32(static_cast<int>(0xFFFF0000u))));
   }
-
-  static OCTET_INLINE Vec load(const Operand* p) { return _mm256_load_ps(p); }
-  static OCTET_INLINE void store(Operand* p, Vec v) { _mm256_store_ps(p, v); }
-  static OCTET_INLINE Acc zero() { return _mm256_setzero_ps(); }
-  static OCTET_INLINE Acc dot(Acc acc, Vec a, Vec b) { return _mm256_fmadd_ps(a, b, acc); }
-  static OCTET_INLINE float sum(Acc acc) {
-    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(acc), _mm256_extractf128_ps(acc, 1));
-    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-  }
 };
 
 }  // namespace
 
-void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+void fp8_linear_avx2(const Fp8Linear& args, const LinearTile& tile, void* scratch) {
   fp8_linear_tile<Avx2>(args, tile, scratch);
 }
 
-Fp8LinearLimits fp8_linear_limits_avx2(const Fp8Linear& args) {
-  return fp8_linear_limits<Avx2>(args);
-}
+LinearLimits fp8_linear_limits_avx2(const Fp8Linear& args) { return fp8_linear_limits<Avx2>(args); }
 
 }  // namespace octet

@@ -3,17 +3,14 @@
 #include <immintrin.h>
 #include <string.h>
 
+#include "cpu/f32_dot_avx512.h"
 #include "cpu/fp8_linear_tile.h"
 #include "cpu/kernel_list.h"
 
 namespace octet {
 namespace {
 
-struct Avx512 {
-  using Operand = float;
-  using Vec = __m512;
-  using Acc = __m512;
-  static constexpr int kLanes = 16;
+struct Avx512 : F32DotAvx512 {
   static constexpr int kVecs = 4;
   static constexpr int kTileRows = 4;
   static constexpr int kTileCols = 6;
@@ -68,20 +65,15 @@ struct Avx512 {
   static OCTET_INLINE Vec part(const Packed& packed) {
     return packed.vec[V];
   }
-  static OCTET_INLINE Vec load(const Operand* p) { return _mm512_load_ps(p); }
-  static OCTET_INLINE void store(Operand* p, Vec v) { _mm512_store_ps(p, v); }
-  static OCTET_INLINE Acc zero() { return _mm512_setzero_ps(); }
-  static OCTET_INLINE Acc dot(Acc acc, Vec a, Vec b) { return _mm512_fmadd_ps(a, b, acc); }
-  static OCTET_INLINE float sum(Acc acc) { return _mm512_reduce_add_ps(acc); }
 };
 
 }  // namespace
 
-void fp8_linear_avx512(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+void fp8_linear_avx512(const Fp8Linear& args, const LinearTile& tile, void* scratch) {
   fp8_linear_tile<Avx512>(args, tile, scratch);
 }
 
-Fp8LinearLimits fp8_linear_limits_avx512(const Fp8Linear& args) {
+LinearLimits fp8_linear_limits_avx512(const Fp8Linear& args) {
   return fp8_linear_limits<Avx512>(args);
 }
 

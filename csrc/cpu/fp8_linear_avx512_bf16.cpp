@@ -75,11 +75,11 @@ struct Bf16Unit {
 
 }  // namespace
 
-void fp8_linear_avx512_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+void fp8_linear_avx512_bf16(const Fp8Linear& args, const LinearTile& tile, void* scratch) {
   bf16_linear<Bf16Unit>(args, tile, scratch);
 }
 
-Fp8LinearLimits fp8_linear_limits_avx512_bf16(const Fp8Linear& args) {
+LinearLimits fp8_linear_limits_avx512_bf16(const Fp8Linear& args) {
   return bf16_limits<Bf16Unit>(args);
 }
 

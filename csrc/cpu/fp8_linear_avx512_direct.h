@@ -115,8 +115,7 @@ inline void direct_sums(const Bf16Expander& weights, const uint16_t* x, const ui
 }
 
 // x: room for the activations of a block of k. sums: for those of a tile, its columns rounded up.
-inline void linear_direct(const Fp8Linear& args, const Fp8LinearTile& tile, uint16_t* x,
-                          float* sums) {
+inline void linear_direct(const Fp8Linear& args, const LinearTile& tile, uint16_t* x, float* sums) {
   const int64_t rows = tile.row_end - tile.row_begin;
   const int64_t cols = tile.col_end - tile.col_begin;
   const int64_t sums_stride = round_up(cols, 16);

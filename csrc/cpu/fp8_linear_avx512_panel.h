@@ -125,8 +125,8 @@ struct Expansion {
 };
 
 // Sums of [column][row] to the columns [begin, end) of a tile's outputs, [row][column].
-inline void store_columns(const Fp8Linear& args, const Fp8LinearTile& tile, int64_t begin,
-                          int64_t end, const float* sums, int64_t sums_stride) {
+inline void store_columns(const Fp8Linear& args, const LinearTile& tile, int64_t begin, int64_t end,
+                          const float* sums, int64_t sums_stride) {
   for (int64_t row = tile.row_begin; row < tile.row_end; row += kGroupRows) {
     const int64_t rows = min_of(kGroupRows, tile.row_end - row);
     for (int64_t col = begin; col < end; col += 16) {
@@ -160,8 +160,8 @@ struct PanelScratch {
 
 // A block of k of the activations of a tile, as panels.
 template <class Unit>
-inline void pack_panels(const Fp8Linear& args, const Fp8LinearTile& tile, int64_t begin,
-                        int64_t count, uint16_t* panels) {
+inline void pack_panels(const Fp8Linear& args, const LinearTile& tile, int64_t begin, int64_t count,
+                        uint16_t* panels) {
   const Bf16Expander activations(args.x_format);
   const int64_t rows = tile.row_end - tile.row_begin;
   const int64_t groups = ceil_div(rows, kGroupRows);
@@ -176,7 +176,7 @@ inline void pack_panels(const Fp8Linear& args, const Fp8LinearTile& tile, int64_
 }
 
 template <class Unit>
-inline void linear_panels(const Fp8Linear& args, const Fp8LinearTile& tile,
+inline void linear_panels(const Fp8Linear& args, const LinearTile& tile,
                           const PanelScratch& scratch) {
   constexpr int64_t kBlockCols = Unit::kBlockCols;
   constexpr int64_t kPanelGroups = Unit::kPanelGroups;
@@ -264,14 +264,14 @@ struct ScratchLayout {
 };
 
 template <class Unit>
-inline Fp8LinearLimits bf16_limits(const Fp8Linear& args) {
-  return Fp8LinearLimits{Unit::kMaxRows, Unit::kMaxCols,
-                         static_cast<size_t>(ScratchLayout<Unit>(args).end)};
+inline LinearLimits bf16_limits(const Fp8Linear& args) {
+  return LinearLimits{Unit::kMaxRows, Unit::kMaxCols,
+                      static_cast<size_t>(ScratchLayout<Unit>(args).end)};
 }
 
 // A few rows straight from the codes, more as panels.
 template <class Unit>
-inline void bf16_linear(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+inline void bf16_linear(const Fp8Linear& args, const LinearTile& tile, void* scratch) {
   const ScratchLayout<Unit> layout(args);
   uint8_t* const base = static_cast<uint8_t*>(scratch);
   uint16_t* const activations = reinterpret_cast<uint16_t*>(base);

@@ -52,7 +52,7 @@ std::vector<float> product(const Operands& operands, Fp8LinearKernel kernel,
   args.in_features = operands.in_features;
   args.out_features = operands.out_features;
 
-  const Fp8LinearLimits limits = limits_of(args);
+  const LinearLimits limits = limits_of(args);
   const size_t bytes = (limits.scratch_bytes / kScratchAlignment + 1) * kScratchAlignment;
   const std::unique_ptr<void, decltype(&std::free)> scratch(
       std::aligned_alloc(kScratchAlignment, bytes), &std::free);
@@ -60,8 +60,8 @@ std::vector<float> product(const Operands& operands, Fp8LinearKernel kernel,
   for (int64_t row = 0; row < args.rows; row += limits.rows) {
     for (int64_t col = 0; col < args.out_features; col += limits.cols) {
       kernel(args,
-             Fp8LinearTile{row, std::min(row + limits.rows, args.rows), col,
-                           std::min(col + limits.cols, args.out_features)},
+             LinearTile{row, std::min(row + limits.rows, args.rows), col,
+                        std::min(col + limits.cols, args.out_features)},
              scratch.get());
     }
   }

@@ -1,5 +1,6 @@
 // fp8_linear, portable: a table of 256 values a format, and f32 sums in lanes that any compiler can
 // map to what vector registers there are.
+#include "cpu/f32_dot_scalar.h"
 #include "cpu/fp8_linear_tile.h"
 #include "cpu/kernel_list.h"
 
@@ -19,20 +20,13 @@ struct Float32Table {
 constexpr Float32Table kE4M3Table(Fp8Format::kE4M3);
 constexpr Float32Table kE5M2Table(Fp8Format::kE5M2);
 
-struct Scalar {
-  static constexpr int kLanes = 8;
+struct Scalar : F32DotScalar {
   static constexpr int kVecs = 1;
   static constexpr int kTileRows = 2;
   static constexpr int kTileCols = 2;
   static constexpr int kDirectRows = 1;
   static constexpr int direct_cols(int) { return 2; }
   static constexpr int64_t direct_k(int64_t) { return INT64_MAX; }
-
-  using Operand = float;
-  struct Vec {
-    float lane[kLanes];
-  };
-  using Acc = Vec;
 
   using Packed = Vec;
 
@@ -57,33 +51,15 @@ struct Scalar {
   static OCTET_INLINE Vec part(const Packed& packed) {
     return packed;
   }
-  static OCTET_INLINE Vec load(const Operand* p) {
-    Vec v;
-    for (int i = 0; i < kLanes; ++i) v.lane[i] = p[i];
-    return v;
-  }
-  static OCTET_INLINE void store(Operand* p, const Vec& v) {
-    for (int i = 0; i < kLanes; ++i) p[i] = v.lane[i];
-  }
-  static OCTET_INLINE Acc zero() { return Acc{}; }
-  static OCTET_INLINE Acc dot(Acc acc, const Vec& a, const Vec& b) {
-    for (int i = 0; i < kLanes; ++i) acc.lane[i] += a.lane[i] * b.lane[i];
-    return acc;
-  }
-  static OCTET_INLINE float sum(const Acc& acc) {
-    float total = 0.0f;
-    for (int i = 0; i < kLanes; ++i) total += acc.lane[i];
-    return total;
-  }
 };
 
 }  // namespace
 
-void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+void fp8_linear_scalar(const Fp8Linear& args, const LinearTile& tile, void* scratch) {
   fp8_linear_tile<Scalar>(args, tile, scratch);
 }
 
-Fp8LinearLimits fp8_linear_limits_scalar(const Fp8Linear& args) {
+LinearLimits fp8_linear_limits_scalar(const Fp8Linear& args) {
   return fp8_linear_limits<Scalar>(args);
 }
 

@@ -6,10 +6,7 @@
 // are streamed once and expanded in registers. With more rows a block of weights is expanded to
 // scratch once and used for every row of a block of activations.
 //
-// `Isa` provides
-//   Operand                 what a code expands to; Vec, a register of kLanes of them
-//   Acc                     a register of partial f32 sums; zero(), dot(acc, a, b), sum(acc)
-//   load(p), store(p, v)    of a Vec
+// `Isa` provides what dot_tile.h asks for, and
 //   Decoder<format>         expand(codes) gives kVecs * kLanes of them at once, Packed as it likes;
 //                           expand_tail(codes, count): zeros past count. Values are divided by
 //                           kFactor, a power of two
@@ -26,8 +23,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "cpu/dot_tile.h"
 #include "cpu/fp8_linear_common.h"
-#include "float16.h"
 #include "kernels.h"
 
 namespace octet {
@@ -88,13 +85,6 @@ inline float sum_factor(const Fp8Linear& args) {
     with_decoder<Isa>(format, [&](const auto& decoder) { factor *= decoder.kFactor; });
   }
   return factor;
-}
-
-// Calls f(Count<v>) for the registers of a Packed.
-template <int Vecs, class F>
-OCTET_INLINE void for_each_part(const F& f) {
-  if constexpr (Vecs > 1) for_each_part<Vecs - 1>(f);
-  f(Count<Vecs - 1>{});
 }
 
 // Expands `count` vectors of k codes to operands, zero-padded to a multiple of an expansion.
@@ -164,65 +154,10 @@ struct ExpandedColumns {
   }
 };
 
-// sums[r * C + c] = the dot product of row r of x with column c.
-template <class Isa, int R, int C, class Columns>
-OCTET_INLINE void dot_tile(const typename Isa::Operand* x, int64_t k, const Columns& columns,
-                           float* sums) {
-  using Vec = typename Isa::Vec;
-  typename Isa::Acc acc[R][C];
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) acc[r][c] = Isa::zero();
-  }
-  // Each row's operand is loaded once for all columns.
-  const auto accumulate = [&](int64_t i, const auto& fetch) __attribute__((always_inline)) {
-    typename Columns::Packed packed[C];
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) packed[c] = fetch(c, i);
-    for_each_part<Columns::kVecs>([&](auto v) __attribute__((always_inline)) {
-      Vec w[C];
-#pragma GCC unroll 8
-      for (int c = 0; c < C; ++c) w[c] = Columns::template part<v.value>(packed[c]);
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
-        const Vec a = Isa::load(x + r * k + i + v.value * Isa::kLanes);
-#pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) acc[r][c] = Isa::dot(acc[r][c], a, w[c]);
-      }
-    });
-  };
-  const int64_t whole = columns.whole();
-  for (int64_t i = 0; i < whole; i += Columns::kVecs * Isa::kLanes) {
-    accumulate(
-        i, [&](int c, int64_t at) __attribute__((always_inline)) { return columns.fetch(c, at); });
-  }
-  if (whole < k) {
-    accumulate(whole, [&](int c, int64_t at)
-                          __attribute__((always_inline)) { return columns.fetch_tail(c, at); });
-  }
-#pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-#pragma GCC unroll 8
-    for (int c = 0; c < C; ++c) sums[r * C + c] = Isa::sum(acc[r][c]);
-  }
-}
-
 inline void store_output(const Fp8Linear& args, int64_t row, int64_t col, float sum) {
   float value = sum * args.x_scale[row] * args.w_scale[col];
   if (args.bias != nullptr) value += args.bias[col];
-  const int64_t at = row * args.out_features + col;
-  switch (args.out_dtype) {
-    case Dtype::kFloat32:
-      static_cast<float*>(args.out)[at] = value;
-      return;
-    case Dtype::kFloat16:
-      static_cast<uint16_t*>(args.out)[at] = f32_to_f16(value);
-      return;
-    case Dtype::kBFloat16:
-      static_cast<uint16_t*>(args.out)[at] = f32_to_bf16(value);
-      return;
-  }
+  store_rounded(args.out, args.out_dtype, row * args.out_features + col, value);
 }
 
 template <class Isa, int R, int C, class Columns>
@@ -274,8 +209,8 @@ inline void direct_sums(const typename Isa::Operand* x, int64_t padded_k, Column
 // A few rows: the columns of a tile straight from their codes. x: room for the activations of a
 // block of k. sums: for those of a tile.
 template <class Isa>
-inline void linear_direct(const Fp8Linear& args, const Fp8LinearTile& tile,
-                          typename Isa::Operand* x, float* sums) {
+inline void linear_direct(const Fp8Linear& args, const LinearTile& tile, typename Isa::Operand* x,
+                          float* sums) {
   const int64_t rows = tile.row_end - tile.row_begin;
   const int64_t cols = tile.col_end - tile.col_begin;
 
@@ -327,7 +262,7 @@ inline void expanded_block(const Fp8Linear& args, int64_t row, int64_t rows, int
 }
 
 template <class Isa>
-inline void fp8_linear_tile(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch) {
+inline void fp8_linear_tile(const Fp8Linear& args, const LinearTile& tile, void* scratch) {
   using Operand = typename Isa::Operand;
   Operand* const x = static_cast<Operand*>(scratch);
   if (args.rows <= Isa::kDirectRows) {
@@ -349,15 +284,15 @@ inline void fp8_linear_tile(const Fp8Linear& args, const Fp8LinearTile& tile, vo
 }
 
 template <class Isa>
-inline Fp8LinearLimits fp8_linear_limits(const Fp8Linear& args) {
+inline LinearLimits fp8_linear_limits(const Fp8Linear& args) {
   if (args.rows <= Isa::kDirectRows) {
     const size_t x = static_cast<size_t>(args.rows * direct_block_k<Isa>(args));
     const size_t sums = static_cast<size_t>(args.rows * kDirectTileCols);
-    return Fp8LinearLimits{Isa::kDirectRows, kDirectTileCols,
-                           x * sizeof(typename Isa::Operand) + sums * sizeof(float)};
+    return LinearLimits{Isa::kDirectRows, kDirectTileCols,
+                        x * sizeof(typename Isa::Operand) + sums * sizeof(float)};
   }
   const Blocks<Isa> blocks(args);
-  return Fp8LinearLimits{blocks.rows, args.out_features, blocks.scratch_bytes()};
+  return LinearLimits{blocks.rows, args.out_features, blocks.scratch_bytes()};
 }
 
 }  // namespace

@@ -42,16 +42,24 @@ void silu_and_mul_quant_avx512(const GatedQuant& args, int64_t begin, int64_t en
 void silu_and_mul_quant_avx512_bf16(const GatedQuant& args, int64_t begin, int64_t end,
                                     void* scratch);
 
-void fp8_linear_scalar(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
-void fp8_linear_avx2(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
-void fp8_linear_avx512(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
-void fp8_linear_avx512_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
-void fp8_linear_amx_bf16(const Fp8Linear& args, const Fp8LinearTile& tile, void* scratch);
+void fp8_linear_scalar(const Fp8Linear& args, const LinearTile& tile, void* scratch);
+void fp8_linear_avx2(const Fp8Linear& args, const LinearTile& tile, void* scratch);
+void fp8_linear_avx512(const Fp8Linear& args, const LinearTile& tile, void* scratch);
+void fp8_linear_avx512_bf16(const Fp8Linear& args, const LinearTile& tile, void* scratch);
+void fp8_linear_amx_bf16(const Fp8Linear& args, const LinearTile& tile, void* scratch);
 
-Fp8LinearLimits fp8_linear_limits_scalar(const Fp8Linear& args);
-Fp8LinearLimits fp8_linear_limits_avx2(const Fp8Linear& args);
-Fp8LinearLimits fp8_linear_limits_avx512(const Fp8Linear& args);
-Fp8LinearLimits fp8_linear_limits_avx512_bf16(const Fp8Linear& args);
-Fp8LinearLimits fp8_linear_limits_amx_bf16(const Fp8Linear& args);
+LinearLimits fp8_linear_limits_scalar(const Fp8Linear& args);
+LinearLimits fp8_linear_limits_avx2(const Fp8Linear& args);
+LinearLimits fp8_linear_limits_avx512(const Fp8Linear& args);
+LinearLimits fp8_linear_limits_avx512_bf16(const Fp8Linear& args);
+LinearLimits fp8_linear_limits_amx_bf16(const Fp8Linear& args);
+
+void bf16_linear_scalar(const Bf16Linear& args, const LinearTile& tile, void* scratch);
+void bf16_linear_avx2(const Bf16Linear& args, const LinearTile& tile, void* scratch);
+void bf16_linear_avx512(const Bf16Linear& args, const LinearTile& tile, void* scratch);
+
+LinearLimits bf16_linear_limits_scalar(const Bf16Linear& args);
+LinearLimits bf16_linear_limits_avx2(const Bf16Linear& args);
+LinearLimits bf16_linear_limits_avx512(const Bf16Linear& args);
 
 }  // namespace octet

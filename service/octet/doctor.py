@@ -146,7 +146,7 @@ def _extension(report: Report) -> Finding:
     from octet import ops
 
     report.kernels |= {
-        "operators": list(kernels.operators(device)),
+        "operators": list(kernels.in_place(device)),
         "isa": ops.isa(),
         "available_isas": ops.available_isas(),
         "refused_isas": ops.refused_isas(),
@@ -154,7 +154,7 @@ def _extension(report: Report) -> Finding:
     }
     archs = ", ".join(ops.cuda_archs()) or "none built"
     detail = (
-        f"{kernels.variant(device)} for {', '.join(kernels.operators(device))}; "
+        f"{kernels.variant(device)} for {', '.join(kernels.in_place(device))}; "
         f"CPU: {', '.join(ops.available_isas())}; CUDA: {archs}"
     )
     if not wanted:
@@ -222,9 +222,7 @@ def _model(name: str, report: Report) -> list[Finding]:
     if findings[0].status is Status.OK and (served := _served_for(checkpoint)) is not None:
         findings.append(served)
     if scheme is None or scheme.scheme != "FP8_DYNAMIC":
-        detail = (
-            f"is {scheme.scheme if scheme else 'not quantized'}: Octet's kernels have nothing to do in it"
-        )
+        detail = f"is {scheme.scheme if scheme else 'not quantized'}: {_idle(unquantized=scheme is None)}"
         findings.append(Finding("model's format", Status.WARNING, detail))
     else:
         detail = f"FP8_DYNAMIC, weights {scheme.weight_format}, activations {scheme.activation_format}"
@@ -233,6 +231,14 @@ def _model(name: str, report: Report) -> list[Finding]:
         findings.append(Finding("model's format", Status.OK, detail))
     findings.append(_fits(checkpoint.weight_bytes))
     return findings
+
+
+def _idle(*, unquantized: bool) -> str:
+    """What Octet's kernels do in a model that is not in the format which they are for."""
+    on = os.environ.get(kernels.SWITCH) != "off"
+    if unquantized and on and kernels.BF16_LINEAR in kernels.in_place(compat.engine_device()):
+        return f"of Octet's kernels, {kernels.BF16_LINEAR} alone has something to do in it"
+    return "Octet's kernels have nothing to do in it"
 
 
 def _obstacles(checkpoint: Checkpoint) -> list[str]:

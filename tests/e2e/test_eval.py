@@ -47,7 +47,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def quantized(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The master quantized, with an adapter merged that changes next to nothing."""
+    """The master quantized, its output layer too, with an adapter merged that changes next to nothing."""
     folder = tmp_path_factory.mktemp("quantized")
     (folder / "adapter").mkdir()
     config = {"peft_type": "LORA", "r": 2, "lora_alpha": 2}
@@ -62,7 +62,7 @@ def quantized(source: str, tmp_path_factory: pytest.TempPathFactory) -> str:
                 matrices[f"base_model.model.{module}.lora_A.weight"] = torch.randn(2, inputs) * 0.01
                 matrices[f"base_model.model.{module}.lora_B.weight"] = torch.randn(outputs, 2) * 0.01
     save_file(matrices, folder / "adapter/adapter_model.safetensors")
-    arguments = [source, str(folder / "made"), "--adapter", str(folder / "adapter")]
+    arguments = [source, str(folder / "made"), "--adapter", str(folder / "adapter"), "--vocabulary"]
     result = CliRunner().invoke(quantize_command, arguments)
     assert result.exit_code == 0, result.output
     return str(folder / "made")

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from octet import ops
+from tests.kernels.x86.model import Model
 
 
 @pytest.fixture(params=ops.available_isas())
@@ -21,3 +22,9 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """The products for AVX-512 and AMX, on a model of their instructions."""
+    return Model(tmp_path_factory.mktemp("x86"))

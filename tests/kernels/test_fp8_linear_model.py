@@ -10,11 +10,6 @@ from tests.kernels.x86.model import ISAS, Fault, Linear, Model
 E4M3, E5M2 = torch.float8_e4m3fn, torch.float8_e5m2
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(tmp_path_factory.mktemp("x86"))
-
-
 @pytest.fixture(params=ISAS)
 def linear(request: pytest.FixtureRequest, model: Model) -> Linear:
     return model.linear(request.param)

@@ -18,7 +18,8 @@ LLAMA_NORM = torch.ops.octet.rms_norm_quant_fp8.default
 ROPE = torch.ops.octet.qk_norm_rope.default
 SILU = torch.ops.octet.silu_and_mul_quant_fp8.default
 LINEAR = torch.ops.octet.fp8_linear.default
-OPERATORS = (QUANT, QUANT_OUT, PLAIN_NORM, TWO_NORMS, NORM, LLAMA_NORM, ROPE, GELU, SILU, LINEAR)
+BF16 = torch.ops.octet.bf16_linear.default
+OPERATORS = (QUANT, QUANT_OUT, PLAIN_NORM, TWO_NORMS, NORM, LLAMA_NORM, ROPE, GELU, SILU, LINEAR, BF16)
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +56,7 @@ def test_schemas() -> None:
         "octet::silu_and_mul_quant_fp8(Tensor x, ScalarType dtype) -> (Tensor q, Tensor scale)",
         "octet::fp8_linear(Tensor xq, Tensor x_scale, Tensor w, Tensor w_scale, Tensor? bias,"
         " ScalarType out_dtype) -> Tensor",
+        "octet::bf16_linear(Tensor x, Tensor w, Tensor? bias, ScalarType out_dtype) -> Tensor",
     ]
 
 
@@ -108,6 +110,13 @@ def test_opcheck_fp8_linear(out_dtype: torch.dtype) -> None:
     w, w_scale = ops.per_token_quant_fp8(torch.randn(5, 64))
     torch.library.opcheck(LINEAR, (xq, x_scale, w, w_scale, None, out_dtype))
     torch.library.opcheck(LINEAR, (xq, x_scale, w, w_scale, torch.randn(5), out_dtype))
+
+
+@pytest.mark.parametrize("out_dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_opcheck_bf16_linear(out_dtype: torch.dtype) -> None:
+    x, w = torch.randn(3, 64).to(torch.bfloat16), torch.randn(5, 64).to(torch.bfloat16)
+    torch.library.opcheck(BF16, (x, w, None, out_dtype))
+    torch.library.opcheck(BF16, (x, w, torch.randn(5), out_dtype))
 
 
 def test_operators_trace_with_symbolic_sizes() -> None:

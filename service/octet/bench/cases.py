@@ -248,6 +248,10 @@ ROW_KERNELS: dict[str, tuple[Callable[[int, int, str], Case], ...]] = {
 """What makes the cases of each kernel: of its forms, if there are several."""
 
 
+LINEAR_KERNELS = ("fp8_linear", "bf16_linear")
+"""Those whose cases LinearOperands makes."""
+
+
 class LinearOperands:
     """The weights of a linear layer, in FP8 and bf16, in as many copies as overflow the last-level cache.
 
@@ -274,7 +278,7 @@ class LinearOperands:
         self.scale = torch.rand(shape.out_features, 1) * 0.01
 
     def case(self, rows: int, *, with_stock: bool) -> Case:
-        """The product with `rows` rows, to bf16; beside it, where asked for, what vLLM uses for FP8."""
+        """The FP8 product with `rows` rows, to bf16; beside it, where asked for, what vLLM uses for FP8."""
         shape = self.shape
         x = _activations(rows, shape.in_features, "cpu")
         quantized: tuple[torch.Tensor, torch.Tensor] = torch.ops.octet.per_token_quant_fp8(x, FP8)
@@ -304,6 +308,23 @@ class LinearOperands:
         weights = shape.in_features * shape.out_features
         moved = weights + rows * shape.in_features + 2 * rows * shape.out_features + 4 * shape.out_features
         return Case("fp8_linear", shape.name, rows, moved, 2 * rows * weights, functions)
+
+    def bf16_case(self, rows: int) -> Case:
+        """The product of `rows` rows with the bf16 weights."""
+        shape = self.shape
+        x = _activations(rows, shape.in_features, "cpu")
+        ours, theirs = itertools.cycle(self.half), itertools.cycle(self.half)
+        of_vllm, read = itertools.cycle(self.of_vllm), itertools.cycle(self.half)
+        functions: dict[str, Function] = {
+            "octet": lambda: torch.ops.octet.bf16_linear(x, next(ours), None, torch.bfloat16),
+            "read": lambda: roofs.read(next(read)),
+            "bf16": lambda: F.linear(x, next(theirs)),
+        }
+        if self.of_vllm:
+            functions["vllm"] = lambda: next(of_vllm)(x)
+        weights = shape.in_features * shape.out_features
+        moved = 2 * (weights + rows * (shape.in_features + shape.out_features))
+        return Case("bf16_linear", shape.name, rows, moved, 2 * rows * weights, functions)
 
 
 def row_cases(

@@ -21,9 +21,9 @@ _MARKERS = "osD^vP*X"
 def save(report: Report, path: Path) -> None:
     """Draws one panel for each number of threads, and writes it to `path`, in the format of its suffix.
 
-    Above, the product, by the operations that it has for each byte it moves: under the slope memory limits
-    it, under the level arithmetic. Below, the kernels that only move data, by how much they move: while that
-    fits into a cache, they are faster than a copy from memory.
+    Above, the products, by the operations that they have for each byte they move: under the slope memory
+    limits them, under the level arithmetic. Below, the kernels that only move data, by how much they move:
+    while that fits into a cache, they are faster than a copy from memory.
     """
     figure, panels = plt.subplots(
         2, len(report.roofs), figsize=(7 * len(report.roofs), 10), squeeze=False, layout="constrained"
@@ -32,7 +32,7 @@ def save(report: Report, path: Path) -> None:
         results = [result for result in report.results if result.threads == roof.threads]
         _products(panels[0][column], [r for r in results if r.flops], roof.copy, roof.read, roof.flops)
         _row_kernels(panels[1][column], [r for r in results if not r.flops], roof.copy)
-        panels[0][column].set_title(f"fp8_linear, {roof.threads} threads")
+        panels[0][column].set_title(f"products, {roof.threads} threads")
         panels[1][column].set_title(f"kernels of rows, {roof.threads} threads")
     figure.suptitle(machine.summary(report.machine), fontsize="small")
     figure.savefig(path, dpi=110)
@@ -45,13 +45,14 @@ def _products(axes: Axes, results: list[Result], copy: float, read: float, flops
         intensity, np.minimum(intensity * read, flops) / 1e9, "k-", label="read bandwidth, bf16 product"
     )
     axes.loglog(intensity, np.minimum(intensity * copy, flops) / 1e9, "k:", label="copy bandwidth")
-    for marker, (variant, group) in zip(_MARKERS, _by(results, lambda r: r.variant).items(), strict=False):
+    groups = _by(results, lambda r: f"{r.kernel}, {r.variant}")
+    for marker, (name, group) in zip(_MARKERS * 2, groups.items(), strict=False):
         axes.loglog(
             [r.flops / r.bytes_moved for r in group],
             [r.flops / r.seconds / 1e9 for r in group],
             marker,
             alpha=0.6,
-            label=variant,
+            label=name,
         )
     axes.set(xlabel="operations a byte", ylabel="GFLOP/s")
     axes.legend(fontsize="small")

@@ -27,7 +27,7 @@ class Settings:
         threads: numbers of threads.
         linear: names in shapes.LINEAR.
         widths: names in shapes.WIDTHS.
-        linear_rows: rows for fp8_linear.
+        linear_rows: rows for the products of linear layers.
         width_rows: rows for the other kernels.
         seconds: for each function that is timed.
         device: "cpu" or "cuda".
@@ -108,7 +108,7 @@ def run(settings: Settings, progress: Callable[[str], None]) -> Report:
             progress(f"the machine's limits, {threads} threads")
             roof_list.append(roofs.measure(threads, settings.seconds, settings.device))
         for kernel in settings.kernels:
-            if kernel == "fp8_linear":
+            if kernel in cases.LINEAR_KERNELS:
                 results.extend(_linear(kernel, settings, of_vllm, progress))
             else:
                 results.extend(_row_kernel(kernel, settings, progress))
@@ -189,7 +189,12 @@ def _linear(
                     break
                 progress(f"{kernel} {name}, {rows} rows, {variant}, {threads} threads")
                 with_stock = rows <= _STOCK_ROWS and variant == settings.isas[0]
-                result = _measure(operands.case(rows, with_stock=with_stock), variant, threads, settings)
+                case = (
+                    operands.case(rows, with_stock=with_stock)
+                    if kernel == "fp8_linear"
+                    else operands.bf16_case(rows)
+                )
+                result = _measure(case, variant, threads, settings)
                 yield result
                 seconds, before = result.seconds, rows
 

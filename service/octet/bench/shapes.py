@@ -38,6 +38,7 @@ LINEAR = {
         *_layers("1b", 1152, 6912, heads=4, kv_heads=1, head_dim=256),
         *_layers("4b", 2560, 10240, heads=8, kv_heads=4, head_dim=256),
         *_layers("12b", 3840, 15360, heads=16, kv_heads=8, head_dim=256),
+        LinearShape("1b/vocabulary", 1152, 262144),
     )
 }
 LINEAR_ROWS = (1, 2, 4, 8, 16, 32, 64, 256, 512, 2048)

@@ -88,7 +88,7 @@ def _settings(
     if device == "cuda":
         _require_gpu()
     # Not what works in place: a call would find what the one before it has left.
-    kernels = tuple(name for name in operators(device) if name in (*cases.ROW_KERNELS, "fp8_linear"))
+    kernels = tuple(name for name in operators(device) if name in (*cases.ROW_KERNELS, *cases.LINEAR_KERNELS))
     _require_known("kernel", only, kernels)
     _require_known("shape", shape_names, (*shapes.LINEAR, *shapes.WIDTHS))
     _require_known("ISA", isas, ops.available_isas())

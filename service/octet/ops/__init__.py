@@ -1,4 +1,4 @@
-"""Octet's operators, on CPU and CUDA tensors: FP8 and the norms around it.
+"""Octet's operators, on CPU and CUDA tensors: FP8, the norms around it, and products of bf16.
 
 The names below call ``torch.ops.octet.*``, which the compiled extension registers; compiled graphs
 (``torch.compile``, ``torch.export``) see them through the fake kernels of :mod:`octet.ops.fake`. The
@@ -16,6 +16,7 @@ from octet.ops import library as library
 
 __all__ = [
     "available_isas",
+    "bf16_linear",
     "build_info",
     "cuda_archs",
     "fp8_linear",
@@ -266,6 +267,35 @@ def fp8_linear(
         NotImplementedError: a tensor is not on the CPU.
     """
     out: torch.Tensor = torch.ops.octet.fp8_linear(xq, x_scale, w, w_scale, bias, out_dtype)
+    return out
+
+
+def bf16_linear(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """Multiply bf16 activations by bf16 weights: ``x @ w.T + bias``. CPU only.
+
+    For processors without products of bf16, whose kernels read the weights as they lie and multiply in
+    float32. Products are accumulated in float32, and the result is rounded once. A row's result does not
+    depend on the other rows, nor on how many there are.
+
+    Args:
+        x: ``[tokens, in_features]``, bfloat16.
+        w: ``[out_features, in_features]``, contiguous, bfloat16.
+        bias: float32, float16 or bfloat16 ``[out_features]``.
+        out_dtype: float32, float16 or bfloat16.
+
+    Returns:
+        ``[tokens, out_features]`` of ``out_dtype``.
+
+    Raises:
+        RuntimeError: a shape, dtype or layout is none of the above.
+        NotImplementedError: a tensor is not on the CPU.
+    """
+    out: torch.Tensor = torch.ops.octet.bf16_linear(x, w, bias, out_dtype)
     return out
 
 

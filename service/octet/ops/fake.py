@@ -81,3 +81,10 @@ def _fp8_linear(
     out_dtype: torch.dtype,
 ) -> torch.Tensor:
     return xq.new_empty((xq.shape[0], w.shape[0]), dtype=out_dtype)
+
+
+@torch.library.register_fake("octet::bf16_linear")  # type: ignore[untyped-decorator]
+def _bf16_linear(
+    x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None, out_dtype: torch.dtype
+) -> torch.Tensor:
+    return x.new_empty((x.shape[0], w.shape[0]), dtype=out_dtype)

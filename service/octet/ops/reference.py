@@ -199,3 +199,17 @@ def fp8_linear(
     if bias is not None:
         out = out + bias.to(torch.float64)
     return out.to(out_dtype)
+
+
+def bf16_linear(
+    x: torch.Tensor,
+    w: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    out_dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """What :func:`octet.ops.bf16_linear` approximates, in float64 up to the one rounding to ``out_dtype``.
+
+    The shapes are the same. Products of bf16 values are exact in float64.
+    """
+    out = x.to(torch.float64) @ w.to(torch.float64).T
+    return (out if bias is None else out + bias.to(torch.float64)).to(out_dtype)

@@ -153,6 +153,9 @@ inline __m512i _mm512_loadu_si512(const void* p) {
 inline __m512i _mm512_maskz_loadu_epi8(__mmask64 mask, const void* p) {
   return x86::masked_load<uint8_t, __m512i>(mask, p);
 }
+inline __m512i _mm512_maskz_loadu_epi16(__mmask32 mask, const void* p) {
+  return x86::masked_load<uint16_t, __m512i>(mask, p);
+}
 inline __m512 _mm512_maskz_loadu_ps(__mmask16 mask, const void* p) {
   return x86::masked_load<float, __m512>(mask, p);
 }
@@ -184,6 +187,9 @@ inline __m512i _mm512_add_epi32(__m512i a, __m512i b) {
 }
 inline __m512i _mm512_srli_epi32(__m512i a, unsigned count) {
   return x86::each<uint32_t>(a, [&](uint32_t x) { return count > 31 ? 0 : x >> count; });
+}
+inline __m512i _mm512_slli_epi32(__m512i a, unsigned count) {
+  return x86::each<uint32_t>(a, [&](uint32_t x) { return count > 31 ? 0 : x << count; });
 }
 inline __m512i _mm512_sra_epi16(__m512i a, __m128i count) {
   const uint64_t by = static_cast<uint64_t>(count[0]);

@@ -1,4 +1,4 @@
-// fp8_linear of the instruction sets that are modelled here, for ctypes.
+// The products of the instruction sets that are modelled here, for ctypes.
 #include "kernels.h"
 
 #include <cstdlib>
@@ -72,6 +72,24 @@ class Scratch {
   std::unique_ptr<uint8_t, decltype(&std::free)> memory_;
 };
 
+// Computes args.out in tiles of at most `rows` by `cols`, 0 for as many as the kernel takes.
+template <class Args>
+void multiply(const Args& args, void (*kernel)(const Args&, const LinearTile&, void*),
+              const LinearLimits& limits, int64_t rows, int64_t cols) {
+  if (rows == 0 || rows > limits.rows) rows = limits.rows;
+  if (cols == 0 || cols > limits.cols) cols = limits.cols;
+  const Scratch scratch(limits.scratch_bytes);
+  for (int64_t row = 0; row < args.rows; row += rows) {
+    for (int64_t col = 0; col < args.out_features; col += cols) {
+      const int64_t row_end = row + rows < args.rows ? row + rows : args.rows;
+      const int64_t col_end = col + cols < args.out_features ? col + cols : args.out_features;
+      kernel(args, LinearTile{row, row_end, col, col_end}, scratch.get());
+    }
+  }
+  if (!scratch.untouched_after_it())
+    throw std::runtime_error("bytes after the scratch were written");
+}
+
 }  // namespace
 
 extern "C" {
@@ -82,21 +100,15 @@ const char* x86_error() { return error.c_str(); }
 int x86_fp8_linear(const char* isa, const Fp8Linear* args, int64_t rows, int64_t cols) {
   return guarded([&] {
     const Modelled& modelled = find(isa);
-    const Fp8LinearLimits limits = modelled.limits(*args);
-    if (rows == 0 || rows > limits.rows) rows = limits.rows;
-    if (cols == 0 || cols > limits.cols) cols = limits.cols;
-    const Scratch scratch(limits.scratch_bytes);
-    for (int64_t row = 0; row < args->rows; row += rows) {
-      for (int64_t col = 0; col < args->out_features; col += cols) {
-        const int64_t row_end = row + rows < args->rows ? row + rows : args->rows;
-        const int64_t col_end = col + cols < args->out_features ? col + cols : args->out_features;
-        modelled.kernel(*args, Fp8LinearTile{row, row_end, col, col_end}, scratch.get());
-      }
-    }
-    if (!scratch.untouched_after_it())
-      throw std::runtime_error("bytes after the scratch were written");
+    multiply(*args, modelled.kernel, modelled.limits(*args), rows, cols);
     if (model::state.configured) throw std::runtime_error("tiles were left configured");
   });
+}
+
+// The same; of AVX-512 only, which the others take it from.
+int x86_bf16_linear(const char*, const Bf16Linear* args, int64_t rows, int64_t cols) {
+  return guarded(
+      [&] { multiply(*args, bf16_linear_avx512, bf16_linear_limits_avx512(*args), rows, cols); });
 }
 
 // Whether the check at load accepts the kernels while tiles have a fault.

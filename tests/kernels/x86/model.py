@@ -1,4 +1,4 @@
-"""fp8_linear of AVX-512 and AMX as functions of tensors, on this folder's model of their instructions."""
+"""The products of AVX-512 and AMX as functions of tensors, on this folder's model of their instructions."""
 
 import ctypes
 import enum
@@ -18,6 +18,7 @@ CSRC = HERE.parents[2] / "csrc"
 ISAS = ("avx512", "avx512_bf16", "amx_bf16")
 SOURCES = (
     *(f"fp8_linear_{isa}.cpp" for isa in ISAS),
+    "bf16_linear_avx512.cpp",
     "fp8_linear_scalar.cpp",
     "fp8_linear_check.cpp",
 )
@@ -57,6 +58,22 @@ class Fp8Linear(ctypes.Structure):
     )
 
 
+class Bf16Linear(ctypes.Structure):
+    """octet::Bf16Linear of kernels.h."""
+
+    _fields_ = (
+        ("x", ctypes.c_void_p),
+        ("x_stride", ctypes.c_int64),
+        ("w", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("out_dtype", ctypes.c_uint8),
+        ("rows", ctypes.c_int64),
+        ("in_features", ctypes.c_int64),
+        ("out_features", ctypes.c_int64),
+    )
+
+
 class Model:
     """The kernels of csrc/cpu, compiled against the model instead of the compiler's intrinsics."""
 
@@ -73,6 +90,10 @@ class Model:
             tile: rows and columns of the tiles of outputs; (0, 0) for the largest ones.
         """
         return partial(self._fp8_linear, isa, tile)
+
+    def bf16_linear(self, tile: tuple[int, int] = (0, 0)) -> Linear:
+        """What takes the place of :func:`octet.ops.bf16_linear`, of AVX-512; `tile` as in :meth:`linear`."""
+        return partial(self._bf16_linear, tile)
 
     def agrees(self, isa: str, fault: Fault = Fault.NONE) -> bool:
         """Whether the check at load finds nothing."""
@@ -97,11 +118,6 @@ class Model:
         bias: torch.Tensor | None = None,
         out_dtype: torch.dtype = torch.bfloat16,
     ) -> torch.Tensor:
-        assert xq.stride(1) == 1 or xq.shape[1] <= 1
-        rows, columns = xq.shape[0], w.shape[0]
-        guard = 64
-        size = rows * columns * out_dtype.itemsize
-        memory = torch.full((size + guard,), UNTOUCHED, dtype=torch.uint8)
         bias_f32 = None if bias is None else bias.to(torch.float32).contiguous()
         args = Fp8Linear(
             x=xq.data_ptr(),
@@ -112,13 +128,45 @@ class Model:
             w_format=FORMATS.index(w.dtype),
             w_scale=w_scale.data_ptr(),
             bias=None if bias_f32 is None else bias_f32.data_ptr(),
-            out=memory.data_ptr(),
-            out_dtype=DTYPES.index(out_dtype),
-            rows=rows,
-            in_features=xq.shape[1],
-            out_features=columns,
         )
-        failed = self._library.x86_fp8_linear(
+        return self._multiply("x86_fp8_linear", isa, args, tile, xq, w, out_dtype)
+
+    def _bf16_linear(
+        self,
+        tile: tuple[int, int],
+        x: torch.Tensor,
+        w: torch.Tensor,
+        bias: torch.Tensor | None = None,
+        out_dtype: torch.dtype = torch.bfloat16,
+    ) -> torch.Tensor:
+        bias_f32 = None if bias is None else bias.to(torch.float32).contiguous()
+        args = Bf16Linear(
+            x=x.data_ptr(),
+            x_stride=x.stride(0),
+            w=w.data_ptr(),
+            bias=None if bias_f32 is None else bias_f32.data_ptr(),
+        )
+        return self._multiply("x86_bf16_linear", "avx512", args, tile, x, w, out_dtype)
+
+    def _multiply(
+        self,
+        function: str,
+        isa: str,
+        args: Fp8Linear | Bf16Linear,
+        tile: tuple[int, int],
+        x: torch.Tensor,
+        w: torch.Tensor,
+        out_dtype: torch.dtype,
+    ) -> torch.Tensor:
+        """Calls a product with what both kinds of arguments have beside their operands."""
+        assert x.stride(1) == 1 or x.shape[1] <= 1
+        rows, columns = x.shape[0], w.shape[0]
+        guard = 64
+        size = rows * columns * out_dtype.itemsize
+        memory = torch.full((size + guard,), UNTOUCHED, dtype=torch.uint8)
+        args.out, args.out_dtype = memory.data_ptr(), DTYPES.index(out_dtype)
+        args.rows, args.in_features, args.out_features = rows, x.shape[1], columns
+        failed = self._library[function](
             isa.encode(), ctypes.byref(args), ctypes.c_int64(tile[0]), ctypes.c_int64(tile[1])
         )
         if failed:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from octet.bench import cases, roofs, shapes
 from octet.bench.shapes import LinearShape
@@ -63,6 +64,20 @@ def test_the_linear_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(theirs, torch.Tensor)
     assert case.flops == 2 * ROWS * 64 * 48
     torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=float(theirs.abs().max()) * 2**-8)
+
+
+def test_the_bf16_layers_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("octet.bench.machine.l3_bytes", lambda: 4096)
+    operands = cases.LinearOperands(LinearShape("test", 64, 48), lambda weight: lambda x: F.linear(x, weight))
+    assert sum(weight.nbytes for weight in operands.half) >= 2 * 4096, "the weights overflow the cache"
+    case = operands.bf16_case(ROWS)
+    ours, *others = (case.functions[name]() for name in ("octet", "bf16", "vllm"))
+    assert isinstance(ours, torch.Tensor)
+    assert case.flops == 2 * ROWS * 64 * 48
+    assert case.bytes_moved == 2 * (64 * 48 + ROWS * 64) + ours.nbytes
+    for theirs in others:
+        assert isinstance(theirs, torch.Tensor)
+        torch.testing.assert_close(ours, theirs, rtol=2**-7, atol=float(theirs.abs().max()) * 2**-8)
 
 
 def test_the_product_of_vllm_is_that_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:

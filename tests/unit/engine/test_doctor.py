@@ -12,6 +12,7 @@ from octet import demo, ops
 from octet import doctor as doctor_module
 from octet.cli.doctor import doctor
 from octet.doctor import Status, examine
+from octet.engine.vllm import kernels
 from octet.engine.vllm.launch.environment import BrokenPackage
 from tests.e2e.checkpoints import write_embedding_checkpoint, write_templated_checkpoint
 
@@ -88,6 +89,25 @@ def test_what_a_model_is_for_is_told(tmp_path: Path) -> None:
     assert "--chat-template" in found.remedy
     write_embedding_checkpoint(demo.PATH, embedder)
     assert "octet.v1.EmbeddingService" in finding("model's services", str(embedder)).detail
+
+
+@pytest.mark.parametrize(("multiplies", "switch"), [(True, "on"), (True, "off"), (False, "on")])
+def test_what_the_kernels_do_in_a_model_that_is_not_quantized_is_told(
+    multiplies: bool, switch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file in demo.PATH.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    config = json.loads((demo.PATH / "config.json").read_text())
+    del config["quantization_config"]
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(kernels, "multiplies_bf16", lambda: multiplies)
+    monkeypatch.setenv(kernels.SWITCH, switch)
+    told = finding("model's format", str(tmp_path)).detail
+    assert told.startswith("is not quantized: ")
+    assert ("bf16_linear alone" in told) is (multiplies and switch == "on")
+    if switch == "on":
+        assert ("bf16_linear" in finding("kernels").detail) is multiplies
 
 
 def test_a_plugin_that_vllm_is_told_to_leave_out_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

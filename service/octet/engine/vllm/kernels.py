@@ -18,7 +18,8 @@ FUSED = (
     "rms_norm_quant_fp8",
     "qk_norm_rope",
 )
-OPERATORS = (QUANTIZATION, "fp8_linear", *FUSED)
+BF16_LINEAR = "bf16_linear"
+OPERATORS = (QUANTIZATION, "fp8_linear", *FUSED, BF16_LINEAR)
 
 DEVICES = ("cpu", "cuda")
 """What there are kernels for; everywhere else Octet stays out."""
@@ -99,10 +100,34 @@ def operators(device: str) -> tuple[str, ...]:
     return tuple(name for name in known if has_kernel(f"octet::{name}", key))
 
 
+def in_place(device: str) -> tuple[str, ...]:
+    """Those of `operators` that take vLLM's place: the product with bf16 weights only where it is faster."""
+    return tuple(name for name in operators(device) if name != BF16_LINEAR or multiplies_bf16())
+
+
+def multiplies_narrow() -> bool:
+    """Whether this CPU has instructions for products in bf16."""
+    import torch
+
+    capabilities = torch.cpu.get_capabilities()
+    names = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
+    return any(bool(capabilities.get(name)) for name in names)
+
+
+def multiplies_bf16() -> bool:
+    """Whether Octet multiplies by bf16 weights: on CPUs without instructions for it, where that is faster.
+
+    The portable kernel is for tests.
+    """
+    import octet.ops
+
+    return BF16_LINEAR in operators("cpu") and not multiplies_narrow() and octet.ops.isa() != "scalar"
+
+
 def describe(device: str) -> str:
     """The kernels that take vLLM's place on `device`, as the log names them."""
     name = variant(device)
-    return " ".join(f"{operator}={name}" for operator in operators(device))
+    return " ".join(f"{operator}={name}" for operator in in_place(device))
 
 
 def summarize(reports: Sequence[Mapping[str, int]]) -> tuple[str, ...]:

@@ -116,6 +116,7 @@ def _register_kernels(device: str) -> None:
     if "QuantFP8" in compat.out_of_tree_ops():
         return
     from octet.engine.vllm.inside import (
+        bf16_layers,
         fp8_vocabulary,
         fused,
         linear,
@@ -132,6 +133,7 @@ def _register_kernels(device: str) -> None:
     available = kernels.operators(device)
     if device == "cpu":
         output_layer.register()
+        bf16_layers.register()
         install.register()
         elements = compat.inductor.wake_threads_for_work_only()
         compat.set_compile_factor("OCTET_ELEMENTS_PER_THREAD", str(elements))

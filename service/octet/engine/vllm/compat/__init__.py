@@ -138,23 +138,6 @@ def replace_gemma3_decoder_layer(layer: type[Any], join: Callable[[list[Any]], N
     gemma3.Gemma3Model.__init__ = init
 
 
-def prepare_output_layers(prepare: Callable[[Any], bool]) -> None:
-    """Makes vLLM ask `prepare` to make an unquantized embedding or output layer ready for products.
-
-    Where that answers False, vLLM does it as ever.
-    """
-    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
-
-    stock = inspect.unwrap(UnquantizedEmbeddingMethod.process_weights_after_loading)
-
-    @functools.wraps(stock)
-    def process(self: Any, layer: Any) -> None:
-        if not prepare(layer):
-            stock(self, layer)
-
-    UnquantizedEmbeddingMethod.process_weights_after_loading = process
-
-
 def out_of_tree_ops() -> dict[str, type[Any]]:
     """vLLM's registry of the classes that replace its own operators, by the replaced class's name."""
     from vllm.model_executor.custom_op import op_registry_oot

@@ -38,3 +38,34 @@ def replace_forward(layer: type[Any], forward: Callable[..., Any]) -> None:
         return forward(stock, self, *args, **kwargs)
 
     layer.forward = replaced
+
+
+def prepare_output_layers(prepare: Callable[[Any], bool]) -> None:
+    """Makes vLLM ask `prepare` to make an unquantized embedding or output layer ready for products.
+
+    Where that answers False, vLLM does it as ever.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import UnquantizedEmbeddingMethod
+
+    _prepare_weights(UnquantizedEmbeddingMethod, prepare)
+
+
+def prepare_linear_layers(prepare: Callable[[Any], bool]) -> None:
+    """The same of linear layers that are not quantized, but for those that vLLM packs for nobody."""
+    from vllm.model_executor.layers.linear import UnquantizedLinearMethod
+
+    _prepare_weights(
+        UnquantizedLinearMethod,
+        lambda layer: not getattr(layer, "_cpu_skip_gemm_dispatch", False) and prepare(layer),
+    )
+
+
+def _prepare_weights(method: type[Any], prepare: Callable[[Any], bool]) -> None:
+    stock = inspect.unwrap(method.process_weights_after_loading)
+
+    @functools.wraps(stock)
+    def process(self: Any, layer: Any) -> None:
+        if not prepare(layer):
+            stock(self, layer)
+
+    method.process_weights_after_loading = process

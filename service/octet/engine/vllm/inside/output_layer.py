@@ -5,6 +5,7 @@ from vllm import _custom_ops
 from vllm.platforms import current_platform
 
 from octet.engine.vllm import compat
+from octet.engine.vllm.inside import bf16_layers
 
 # Rows and columns of the blocks that the kernel's packed weights consist of.
 _BLOCK_ROWS, _BLOCK_COLUMNS = 16, 32
@@ -36,7 +37,20 @@ class PackedProduct:
 
 
 def prepare(layer: torch.nn.Module) -> bool:
-    """Makes an unquantized embedding or output layer multiply by its packed weight; False where it cannot."""
+    """Makes an unquantized embedding or output layer multiply by its packed weight, or with Octet's kernel.
+
+    Returns:
+        False where it can do neither.
+    """
+    return _pack(layer) or bf16_layers.prepare(layer)
+
+
+def register() -> None:
+    """Makes vLLM ask `prepare` about output layers that are not quantized."""
+    compat.layers.prepare_output_layers(prepare)
+
+
+def _pack(layer: torch.nn.Module) -> bool:
     weight: torch.Tensor = layer.weight  # type: ignore[assignment]
     if weight.is_meta or weight.dtype != torch.bfloat16 or not _has_kernel():
         return False
@@ -44,11 +58,6 @@ def prepare(layer: torch.nn.Module) -> bool:
         return False
     layer.cpu_linear = PackedProduct()  # type: ignore[assignment]
     return True
-
-
-def register() -> None:
-    """Makes vLLM ask `prepare` about output layers that are not quantized."""
-    compat.prepare_output_layers(prepare)
 
 
 def _has_kernel() -> bool:

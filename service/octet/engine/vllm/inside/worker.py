@@ -16,12 +16,14 @@ class WorkerExtension:
     _octet_trace: Any = None
 
     def octet_active_kernels(self) -> dict[str, int]:
-        """Counts, over the loaded model's quantized layers, the implementations that run in them.
+        """Counts the loaded model's FP8 layers, and those that multiply bf16 by Octet, by what runs in them.
 
         Returns:
             Keys such as "fp8_linear=octet/avx512_bf16", or with the name of vLLM's class after the "=";
             "activations=unquantized" where the product's kernel takes them as they are.
         """
+        from octet.engine.vllm.inside import bf16_layers
+
         device = compat.devices.platform()
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         fused = _fused_producers(model)
@@ -35,6 +37,8 @@ class WorkerExtension:
                 counts["activations=unquantized"] += 1
             elif quant is not None and not quant.static:
                 counts[f"per_token_quant_fp8={_implementation(quant, device)}"] += 1
+        if count := bf16_layers.count(model):
+            counts[f"{kernels.BF16_LINEAR}={kernels.variant(device)}"] = count
         return dict(counts)
 
     def octet_vocabulary_format(self) -> str:

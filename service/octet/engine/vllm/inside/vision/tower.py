@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from octet.engine.vllm.inside.vision.shape import TowerShape, Unit
+from octet.engine.vllm.kernels import multiplies_narrow
 
 
 class WideProduct:
@@ -29,13 +30,6 @@ class WideProduct:
                 self._wide.clear()
             wide = self._wide[id(layer)] = layer.weight.float()
         return functional.linear(x.float(), wide, None if bias is None else bias.float()).to(x.dtype)
-
-
-def multiplies_narrow() -> bool:
-    """Whether this CPU has instructions for products in bf16."""
-    capabilities = torch.cpu.get_capabilities()
-    names = ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16")
-    return any(bool(capabilities.get(name)) for name in names)
 
 
 class SlicedTower:
