@@ -56,7 +56,7 @@ answer: ContextVar["AnswerSummary | None"] = ContextVar("answer", default=None)
 
 
 async def accept() -> None:
-    """Tells the client that its call has been let in, and the call's id. Idempotent.
+    """Tells the client that its call is being answered, and the call's id. Idempotent.
 
     What is refused before can be tried again by the client's own gRPC, or by a proxy.
     """

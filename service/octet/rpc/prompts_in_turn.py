@@ -60,12 +60,17 @@ class PromptsInTurn(Generic[T]):
         ) as ticket:
             with self._tracing.part("queue"):
                 await running.wait_for(ticket.turn)
-            await call.accept()
             first = await running.wait_for(self._begin, 0, ticket)
             alone = len(self._costs) == 1
             answers = _only(first, running) if alone else self._side_by_side(first, ticket, running)
+            accepted = False
             async with aclosing(answers):
                 async for answer in answers:
+                    if not accepted:
+                        # Not before: of requests that come together, none would reach the engine until all
+                        # clients have been told.
+                        await call.accept()
+                        accepted = True
                     yield answer
 
     async def _side_by_side(
