@@ -93,7 +93,7 @@ def parse_engine_args(argv: list[str]) -> EngineSettings:
     adapters = _adapters(parsed.lora_modules, enabled=parsed.enable_lora)
     parsed.worker_extension_cls = WORKER_EXTENSION
     if parsed.mm_processor_cache_gb is None:
-        parsed.mm_processor_cache_gb = caches.pictures_gib()
+        parsed.mm_processor_cache_gb = caches.pictures_gib(parsed.nnodes)
     try:
         engine = AsyncEngineArgs.from_cli_args(parsed)
     except (ValueError, TypeError, KeyError) as error:

@@ -26,16 +26,22 @@ _KV_CACHE_SHARE = 4
 _MOST_PICTURES = 4 * GIB
 _PICTURES_SHARE = 16
 _LEAST_PICTURES = GIB // 8
+_PICTURES_OF_MANY = GIB
 # One in the engine core; one in the server, of pictures that are only counted, or that gateways send.
 _PICTURE_CACHES = 2
 
 
-def pictures_gib() -> float:
+def pictures_gib(machines: int) -> float:
     """GiB for pictures as the model's processor has made them, kept to be seen again; of each such cache.
 
     A cache fills up with each picture that has not come before, and is full for ever then. vLLM's
     --mm-processor-cache-gb says another size; 0 keeps none.
+
+    Args:
+        machines: how many the engine runs on. Of several, all have to choose the same.
     """
+    if machines > 1:
+        return _PICTURES_OF_MANY / GIB
     size = min(_MOST_PICTURES, max(_LEAST_PICTURES, available_memory() // _PICTURES_SHARE))
     return round(size / GIB, 2)
 
