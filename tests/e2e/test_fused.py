@@ -485,7 +485,7 @@ def test_norms_are_fused_with_octets_quantization_where_there_is_one(strategy: s
     inputs = {"num_bits": 8, "type": "float", "strategy": strategy, "dynamic": True}
     own = {
         "quant_method": "compressed-tensors",
-        "config_groups": {"0": {"weights": weights, "input_activations": inputs}},
+        "config_groups": {"0": {"targets": ["Linear"], "weights": weights, "input_activations": inputs}},
     }
     level = Level(None, "no")
     for _ in range(2):
@@ -498,5 +498,7 @@ def test_norms_are_fused_with_octets_quantization_where_there_is_one(strategy: s
 
     assert decided(False, own) == (strategy == "token")
     assert decided(True, own)
+    # What cannot be read is vLLM's to refuse, and not to be raised out of its own deciding.
+    assert not decided(False, own | {"config_groups": None})
     assert not decided(False, None)
     assert not level.value(0)(SimpleNamespace(wants_it=False, model_config=None))

@@ -183,12 +183,13 @@ class Mix:
         request.sampling.max_tokens = 32
         if self._lots.random() < 0.5:
             request.tool_choice.mode = tool_pb2.ToolChoice.MODE_REQUIRED
+            request.sampling.ignore_eos = False
         return self._call(self._lots.choice((CHAT, STREAM_CHAT)), request)
 
     def _formed(self) -> Call:
         request = self._request()
         del request.sampling.stop[:]
-        request.sampling.max_tokens = 32
+        request.sampling.max_tokens, request.sampling.ignore_eos = 32, False
         new = self._lots.random() < 0.5
         request.output_format.json_schema_text = self._schema() if new else self._lots.choice(self._schemas)
         return self._call(self._lots.choice((CHAT, STREAM_CHAT)), request)

@@ -150,5 +150,9 @@ def _register_kernels(device: str) -> None:
 def _quantizes_per_token(config: Any) -> bool:
     from octet.engine.vllm.serving import model_info
 
-    scheme = model_info.quantization(config)
+    try:
+        scheme = model_info.quantization(config)
+    except ValueError:
+        # vLLM says what is wrong with what cannot be read.
+        return False
     return scheme is not None and scheme.scheme == model_info.FP8_DYNAMIC

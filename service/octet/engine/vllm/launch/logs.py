@@ -33,14 +33,18 @@ def configure_logging(log_format: str, level: str) -> None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps vLLM from reporting, as it is imported and asked, on what it finds and lacks on this machine."""
-    log = logging.getLogger("vllm")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Keeps vLLM from reporting, as it is imported and asked, on what it finds and lacks on this machine, and
+    transformers, which writes past the log's format, on what it reads.
+    """
+    logs = [logging.getLogger(name) for name in ("vllm", "transformers")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.ERROR)
     try:
         yield
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def in_format(line: bytes) -> bytes:

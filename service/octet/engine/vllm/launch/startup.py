@@ -18,6 +18,7 @@ from octet.engine.vllm import compat, kernels, plugin
 from octet.engine.vllm.launch import (
     forkserver,
     fp8_vocabulary,
+    logs,
     model_files,
     parallel,
     sockets,
@@ -226,7 +227,8 @@ def _prepare(settings: EngineSettings, *, headless: bool = False) -> "VllmConfig
         model_files.check(settings)
         model_files.check_given_template(settings)
         config = settings.engine.create_engine_config(UsageContext.API_SERVER, headless=headless)
-        model_files.check_generation(config)
+        with logs.quiet():
+            model_files.check_generation(config)
     except CheckpointError as error:
         raise _refusal(settings, str(error)) from error
     except Exception as error:  # vLLM and transformers raise nearly anything for what they cannot serve
