@@ -220,12 +220,13 @@ class PromptRenderer:
         from vllm.renderers import TokenizeParams
 
         tokenize = TokenizeParams(max_total_tokens=limit, max_output_tokens=0, add_special_tokens=False)
+        short = _is_short(request)
         try:
             if request.prompt is None:
-                prompt = await self._render_conversation(request, tokenize)
+                prompt = await self._render_conversation(request, tokenize, short=short)
             else:
-                prompt = await self._render_raw(request.prompt, tokenize, short=_is_short(request))
-            if _is_short(request):
+                prompt = await self._render_raw(request.prompt, tokenize, short=short)
+            if short:
                 tokens = self._renderer.tokenize_prompt(prompt, tokenize)
             else:
                 tokens = await self._renderer.tokenize_prompt_async(prompt, tokenize)
@@ -242,10 +243,11 @@ class PromptRenderer:
             raise InvalidRequestError(request.prompt_field, str(error)) from error
         return Prompt(engine_input, len(engine_input["prompt_token_ids"]), _image_tokens(engine_input))
 
-    async def _render_conversation(self, request: GenerationRequest, tokenize: "TokenizeParams") -> Any:
+    async def _render_conversation(
+        self, request: GenerationRequest, tokenize: "TokenizeParams", *, short: bool
+    ) -> Any:
         """A conversation as text, or as tokens where names in it are not to become special ones."""
         speech = Speech(self.plain_names(), marked=not self._templates.is_mistral)
-        short = _is_short(request)
         prompt = await _at_once_if(short, self._put_into_words, request, speech)
         if speech.is_marked:
             pieces = speech.pieces(prompt["prompt"])
