@@ -11,7 +11,7 @@ import click
 from click.core import ParameterSource
 
 from octet.cli.bench_files import check_files, json_option, plot_option, write_json
-from octet.cli.connecting import FILE, connection_options
+from octet.cli.connecting import FILE, connection_options, encryption, interruptible
 
 if TYPE_CHECKING:
     from octet.bench.serving.run import Level, Settings
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_EXIT_INTERRUPTED = 130
 _DEFAULT_TIMEOUT = 600.0
 
 _EPILOG = """\b
@@ -211,11 +210,8 @@ def serve(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     settings = _settings(options, given)
     target_of = _target(options, given, settings)
-    try:
+    with interruptible():
         failed = asyncio.run(_measure(target_of, settings, json_file, plot_file))
-    except KeyboardInterrupt:
-        click.echo("octet: interrupted", err=True)
-        sys.exit(_EXIT_INTERRUPTED)
     if failed > allow_failures:
         click.echo(f"octet: error: {failed:.1%} of a load's requests failed", err=True)
         sys.exit(1)
@@ -289,7 +285,6 @@ def _refuse(given: set[str], what: str, why: str, *names: str) -> None:
 def _target(options: dict[str, Any], given: set[str], settings: "Settings") -> "Callable[[], Target]":
     """Makes what is asked, on the running loop; click.UsageError names what it cannot be asked or told."""
     from octet.bench.serving.orders import Kind
-    from octet.client import Tls
 
     chosen = [name for name in ("target", "openai", "vllm_grpc") if name in given]
     if len(chosen) > 1:
@@ -298,14 +293,18 @@ def _target(options: dict[str, Any], given: set[str], settings: "Settings") -> "
     timeout = _DEFAULT_TIMEOUT if options["timeout"] is None else options["timeout"]
     if not timeout > 0:
         raise click.UsageError(f"--timeout: {timeout:g} is not more than 0")
-    api_key, ca, certificate, key = (options[name] for name in ("api_key", "ca", "certificate", "key"))
     try:
-        tls = Tls(ca, certificate, key) if options["tls"] or ca or certificate or key else None
+        tls = encryption(**{name: options[name] for name in ("tls", "ca", "certificate", "key")})
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if options["openai"]:
         return _openai(options, given, timeout)
-    common = {"api_key": api_key, "tls": tls, "timeout": timeout, "connections": options["connections"]}
+    common = {
+        "api_key": options["api_key"],
+        "tls": tls,
+        "timeout": timeout,
+        "connections": options["connections"],
+    }
     if options["vllm_grpc"]:
         if "model" in given:
             raise click.UsageError("--model: VllmEngine serves one model, and has no name for it")

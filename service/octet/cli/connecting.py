@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from octet.client import Client, OctetRpcError
+    from octet.client import Client, OctetRpcError, Tls
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -65,6 +65,27 @@ def given(options: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, (), [])}
 
 
+def encryption(*, tls: bool, ca: Path | None, certificate: Path | None, key: Path | None) -> "Tls | None":
+    """How a connection is encrypted, by the options; None where none of them asks for it.
+
+    Raises:
+        ValueError: they do not go together, or a file cannot be read.
+    """
+    from octet.client import Tls
+
+    return Tls(ca, certificate, key) if tls or ca or certificate or key else None
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """An interruption is a line on standard error and an exit status."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        click.echo("octet: interrupted", err=True)
+        sys.exit(_EXIT_INTERRUPTED)
+
+
 @contextmanager
 def connected(
     target: str,
@@ -78,19 +99,17 @@ def connected(
     """A client; what goes wrong with it and its calls is a line on standard error and an exit status."""
     # What goes wrong is told in a line of our own.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from octet.client import Client, OctetRpcError, Tls
+    from octet.client import Client, OctetRpcError
 
-    try:
-        encryption = Tls(ca, certificate, key) if tls or ca or certificate or key else None
-        with Client(target, api_key=api_key, tls=encryption) as client:
-            yield client
-    except (TypeError, ValueError) as error:
-        raise click.UsageError(str(error)) from None
-    except OctetRpcError as error:
-        _report(error, target)
-    except KeyboardInterrupt:
-        click.echo("octet: interrupted", err=True)
-        sys.exit(_EXIT_INTERRUPTED)
+    with interruptible():
+        try:
+            encrypted = encryption(tls=tls, ca=ca, certificate=certificate, key=key)
+            with Client(target, api_key=api_key, tls=encrypted) as client:
+                yield client
+        except (TypeError, ValueError) as error:
+            raise click.UsageError(str(error)) from None
+        except OctetRpcError as error:
+            _report(error, target)
 
 
 def _report(error: "OctetRpcError", target: str) -> NoReturn:
