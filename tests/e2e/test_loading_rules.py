@@ -7,7 +7,6 @@ quantized checkpoints otherwise.
 import copy
 import json
 import re
-import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from octet.engine.vllm.launch import weights as launch_weights
 from octet.errors import StartupError
 from octet.inspection import inspect, services
 from octet.ops import reference
+from tests.e2e.one_rank import one_rank
 
 Tensors = dict[str, torch.Tensor]
 Change = Callable[[dict[str, Any], Tensors], None]
@@ -129,28 +129,12 @@ def without_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    """vLLM's layers ask which rank they are."""
-    from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import (
-        destroy_distributed_environment,
-        destroy_model_parallel,
-        init_distributed_environment,
-        initialize_model_parallel,
-    )
-
+def in_one_rank() -> Iterator[None]:
     from octet.engine.vllm import plugin
 
     plugin.register()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    with torch.no_grad(), set_current_vllm_config(VllmConfig()):
-        init_distributed_environment(1, 0, address, 0, "gloo")
-        initialize_model_parallel(1)
-    yield
-    destroy_model_parallel()
-    destroy_distributed_environment()
+    with one_rank():
+        yield
 
 
 def vllm_s_refusal(folder: Path) -> str | None:

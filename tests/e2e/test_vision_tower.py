@@ -1,6 +1,5 @@
 """The tower in slices, over vLLM's modules and against transformers'; no engine."""
 
-import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +12,7 @@ from octet.engine.vllm.inside.vision import tower as tower_module
 from octet.engine.vllm.inside.vision.follow import Encoder
 from octet.engine.vllm.inside.vision.pictures import Instruction, Slice
 from octet.engine.vllm.inside.vision.tower import Encoding, SlicedTower
+from tests.e2e.one_rank import one_rank
 
 CROPS, SIDE, PATCH, TOKENS = 2, 48, 4, 16
 VISION = {
@@ -28,25 +28,11 @@ VISION = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_rank() -> Iterator[None]:
-    """vLLM's layers ask which rank they are."""
+def in_one_rank() -> Iterator[None]:
     from vllm.config import VllmConfig, set_current_vllm_config
-    from vllm.distributed import (
-        destroy_distributed_environment,
-        destroy_model_parallel,
-        init_distributed_environment,
-        initialize_model_parallel,
-    )
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    with torch.no_grad(), set_current_vllm_config(VllmConfig()):
-        init_distributed_environment(1, 0, address, 0, "gloo")
-        initialize_model_parallel(1)
+    with one_rank(), torch.no_grad(), set_current_vllm_config(VllmConfig()):
         yield
-        destroy_model_parallel()
-        destroy_distributed_environment()
 
 
 def config() -> Any:
