@@ -61,13 +61,25 @@ def test_a_stream_as_lines_and_as_events(echo: str, path: str, body: Any) -> Non
 
 
 @pytest.mark.parametrize("accept", ["*/*", "text/event-stream"])
-def test_what_is_wrong_with_a_stream_that_was_let_in_is_the_only_object(echo: str, accept: str) -> None:
-    """HTTP's status was sent before."""
-    status, _, text = curl(f"{echo}/v1/chat:stream", "--header", f"accept: {accept}", body={"messages": []})
-    assert status == 200
-    [error] = objects(text)
-    assert error["code"] == 3
-    assert error["message"].startswith("messages: is empty")
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code", "message"),
+    [
+        ("/v1/chat:stream", {"messages": []}, 400, 3, "messages: is empty"),
+        ("/v1/chat:stream", SAID | {"model": "another"}, 404, 5, "model: "),
+        ("/v1/chat:stream", chat("one two", temperature=-1), 400, 3, "sampling.temperature: "),
+        ("/v1/completions:stream", {"prompts": []}, 400, 3, "prompts: "),
+        ("/v1/completions:stream", {"prompts": [{"parts": [{"text": "one"}]}, {}]}, 400, 3, "prompts[1]"),
+    ],
+)
+def test_what_is_wrong_with_a_request_for_a_stream_has_its_own_status(
+    echo: str, accept: str, path: str, body: Any, status: int, code: int, message: str
+) -> None:
+    """HTTP follows the first thing that the server says: a status alone until the engine has the request."""
+    found, _, text = curl(echo + path, "--header", f"accept: {accept}", body=body)
+    assert found == status
+    error = json.loads(text)
+    assert error["code"] == code
+    assert error["message"].startswith(message)
 
 
 def test_what_is_refused_before_has_its_own_status(tmp_path: Path) -> None:
