@@ -49,7 +49,8 @@ def limits_of(config: ServerConfig, model: ModelInfo) -> Limits:
         token_calls=config.max_token_calls,
         running_per_caller=_running_per_caller(config, computed),
         computed=computed,
-        prompt_tokens=model.step_tokens,
+        # Where callers are all one, nobody's first request is any better off behind prompts that wait here.
+        prompt_tokens=model.step_tokens if config.tells_callers_apart else None,
         image_memory=config.image_memory,
     )
 

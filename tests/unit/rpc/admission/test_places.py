@@ -96,19 +96,21 @@ def test_the_rank_is_what_the_caller_had_before(door: Door) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "most"),
+    ("settings", "most", "prompt_tokens"),
     [
-        ({}, None),
-        ({"api_key": "secret"}, None),
-        ({"api_keys": "a aaaa\nb bbbb"}, 224),
-        ({"api_keys_file": "keys"}, 224),
-        ({"tls_certificate": "a", "tls_key": "b", "tls_client_ca": "c"}, 224),
-        ({"api_keys_file": "keys", "max_running_requests": 20}, 18),
-        ({"api_keys_file": "keys", "max_running_requests": 1}, 1),
-        ({"max_running_requests_per_key": 3}, 3),
+        ({}, None, None),
+        ({"api_key": "secret"}, None, None),
+        ({"api_keys": "a aaaa\nb bbbb"}, 224, 512),
+        ({"api_keys_file": "keys"}, 224, 512),
+        ({"tls_certificate": "a", "tls_key": "b", "tls_client_ca": "c"}, 224, 512),
+        ({"api_keys_file": "keys", "max_running_requests": 20}, 18, 512),
+        ({"api_keys_file": "keys", "max_running_requests": 1}, 1, 512),
+        ({"max_running_requests_per_key": 3}, 3, None),
     ],
 )
-def test_callers_that_are_told_apart_share(settings: dict[str, object], most: int | None) -> None:
+def test_callers_that_are_told_apart_share(
+    settings: dict[str, object], most: int | None, prompt_tokens: int | None
+) -> None:
     config = ServerConfig(port=0, **settings)  # type: ignore[arg-type]
     limits = limits_of(config, replace(MODEL, max_sequences=256, step_tokens=512))
-    assert (limits.running_per_caller, limits.prompt_tokens) == (most, 512)
+    assert (limits.running_per_caller, limits.prompt_tokens) == (most, prompt_tokens)
