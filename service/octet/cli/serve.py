@@ -115,13 +115,15 @@ def serve_engine(
         start_engine: loads the model.
         create_servicer: makes what answers SMG gateways over the engine, with config.smg.
     """
+    import uvloop
+
     from octet.server.lifecycle import run
     from octet.server.logs import logging_to_stderr
 
     status = 0
     try:
         with logging_to_stderr(config):
-            asyncio.run(run(config, start_engine, create_servicer))
+            uvloop.run(run(config, start_engine, create_servicer))
     except OctetError as error:
         click.echo(f"octet: error: {error}", err=True)
         status = 1
