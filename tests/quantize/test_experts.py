@@ -96,6 +96,7 @@ def test_in_pieces_as_well(tmp_path: Path, quantize: Quantize, monkeypatch: pyte
     quantize(source, tmp_path / "expected")
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1000)
     monkeypatch.setattr(pieces, "_READ_BYTES", 14)
+    monkeypatch.setattr(pieces, "_STRIP", 5)
     quantize(source, tmp_path / "made", workers=3, verify=True)
     assert same(
         load_file(tmp_path / "made/model.safetensors"), load_file(tmp_path / "expected/model.safetensors")

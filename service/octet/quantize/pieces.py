@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from octet.quantize import finite
 from octet.quantize.errors import QuantizeError, UnusableWeightError, reason_of
@@ -22,8 +23,13 @@ from octet.quantize.safetensors_file import ITEM_SIZES
 PIECE_BYTES = 4 << 20
 """Source bytes of a piece, but for rows that are longer."""
 
-_READ_BYTES = 4 << 10
-"""Bytes to read at a time, at least, where a piece's values are spread over its source."""
+_READ_BYTES = 16 << 10
+"""Bytes to read at a time, at least, where a piece's values are spread over its source: each time takes some
+10 us, and threads wait for one another's."""
+
+_STRIP = 128
+"""Inputs of a matrix that are transposed at a time."""
+_PADDING = 32
 
 _NO_KERNEL_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM)
 
@@ -95,27 +101,46 @@ def rewritten(piece: Piece, rows: memoryview) -> memoryview:
 
 def spans(piece: Piece) -> Iterator[tuple[int, int]]:
     """Where the values of a piece lie in the source file: offsets and lengths in bytes. That is one place,
-    but for matrices that lie transposed, of whose inputs each has its own.
+    but for wide parts of matrices that lie transposed, of whose inputs each has its own.
     """
     tensor = piece.tensor
     if tensor.columns is None:
         yield offset(piece), piece.size
         return
     item = ITEM_SIZES[tensor.source.dtype]
+    inputs, pitch = tensor.source.shape[1], tensor.columns * item
     first, length = tensor.source.offset + piece.begin * item, (piece.end - piece.begin) * item
-    for row in range(tensor.source.shape[1]):
-        yield first + row * tensor.columns * item, length
+    if _is_narrow(piece):
+        yield first, (inputs - 1) * pitch + length
+        return
+    for row in range(inputs):
+        yield first + row * pitch, length
+
+
+def _is_narrow(piece: Piece) -> bool:
+    """Whether what lies between a piece's values is read as well: all at once takes less time."""
+    return (piece.end - piece.begin) * ITEM_SIZES[piece.tensor.source.dtype] < _READ_BYTES
 
 
 def upright(piece: Piece, data: memoryview) -> memoryview:
     """The rows of a piece of a matrix, of what lies in its `spans`."""
-    if piece.tensor.columns is None:
+    columns = piece.tensor.columns
+    if columns is None:
         return data
     import numpy
 
-    inputs = piece.tensor.source.shape[1]
-    values = numpy.frombuffer(data, f"u{ITEM_SIZES[piece.tensor.source.dtype]}").reshape(inputs, -1)
-    return numpy.ascontiguousarray(values.T).reshape(-1).view(numpy.uint8).data
+    inputs, count = piece.tensor.source.shape[1], piece.end - piece.begin
+    item = ITEM_SIZES[piece.tensor.source.dtype]
+    pitch = item * (columns if _is_narrow(piece) else count)
+    values: numpy.ndarray[Any, Any] = numpy.ndarray((inputs, count), f"u{item}", data, strides=(pitch, item))
+    rows = numpy.empty((count, inputs), values.dtype)
+    # Values that lie a power of two apart share few lines of a cache: a strip's rows are set further apart.
+    strip = numpy.empty((_STRIP, count + _PADDING), values.dtype)[:, :count]
+    for begin in range(0, inputs, _STRIP):
+        lying = strip[: inputs - begin]
+        lying[:] = values[begin : begin + _STRIP]
+        rows[:, begin : begin + _STRIP] = lying.T
+    return rows.reshape(-1).view(numpy.uint8).data
 
 
 class Files:
@@ -228,9 +253,10 @@ class Files:
 
     def _read(self, piece: Piece) -> memoryview:
         """What lies in the piece's spans, one after the other."""
-        data = self._buffer("data", piece.size)
+        places = list(spans(piece))
+        data = self._buffer("data", sum(length for _, length in places))
         begin = 0
-        for place, length in spans(piece):
+        for place, length in places:
             self._read_into(data[begin : begin + length], piece, place)
             begin += length
         return data
