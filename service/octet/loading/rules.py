@@ -287,7 +287,7 @@ def missing_output_layer(contents: Contents) -> Iterator[str]:
     names = [name for name in contents.tensors if name.endswith(_OUTPUTS)]
     architectures = contents.config.get("architectures") or ()
     speaks = any(str(name).endswith(_SPEAKING) for name in architectures)
-    if speaks and not names and _ties(contents.config) is False:
+    if speaks and not names and _unties(contents.config):
         embeddings = [name for name in contents.tensors if name.endswith("embed_tokens.weight")]
         if embeddings:
             yield (
@@ -303,22 +303,25 @@ _SPEAKING = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
 UNTIED_BY_DEFAULT = (
     *("llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "phi3", "olmo2", "granite"),
     *("starcoder2", "deepseek_v3", "glm4", "seed_oss"),
+    *("idefics3", "llama4", "llava", "llava_next", "llava_onevision", "qwen2_5_vl", "qwen2_vl", "qwen3_vl"),
+    *("smolvlm", "vipllava"),
 )
 
 
-def _ties(config: Mapping[str, object]) -> bool | None:
-    """Whether the output layer shares the embedding; None where config.json does not say.
+def _unties(config: Mapping[str, object]) -> bool:
+    """Whether the output layer is sure to share nothing with the embedding.
 
-    The language model's own part goes before what stands at the top.
+    Of a model of several parts what stands at the top counts, and vLLM hands it on to the language model; but
+    some families' config classes take over that the language model's part says that it is shared.
     """
     text = config.get("text_config")
-    places = [text] if isinstance(text, Mapping) else []
-    for place in (*places, config):
-        if isinstance(said := place.get("tie_word_embeddings"), bool):
-            return said
-    inner = places[0] if places else config
-    return False if inner.get("model_type") in UNTIED_BY_DEFAULT else None
+    if isinstance(text, Mapping) and text.get(_TIED) is True:
+        return False
+    said = config.get(_TIED)
+    return said is False or (said is None and config.get("model_type") in UNTIED_BY_DEFAULT)
 
+
+_TIED = "tie_word_embeddings"
 
 _RULES: tuple[Callable[[Contents], Iterator[str]], ...] = (
     patterns,
