@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from octet.engine.vllm.checkpoint import content_obstacles, contents_of, read_checkpoint, read_tensors
 from tests.quantize.conftest import Quantize
 from tests.quantize.families import FAMILIES, NO_EXPERTS, Family
 from tests.quantize.tiny import write
@@ -144,6 +145,21 @@ def compare(family: Family, source: Path, made: Path) -> tuple[float, str]:
         return float((expected - found).abs().mean()), "nats"
     expected, found = (run(path, pooled) for path in (source, made))
     return float((expected - found).norm() / expected.norm()), "of the vector's length"
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
+def test_octet_serve_would_not_refuse_it(family: Family, tmp_path: Path, quantize: Quantize) -> None:
+    """Neither the source nor what is made of it, but for experts on a CPU."""
+    write(family, tmp_path / "source")
+    quantize(tmp_path / "source", tmp_path / "made")
+    for name in ("source", "made"):
+        (tmp_path / name / "tokenizer.json").touch()  # It is asked for, and not looked at.
+        checkpoint = read_checkpoint(str(tmp_path / name))
+        contents = contents_of(checkpoint, read_tensors(checkpoint))
+        assert content_obstacles(contents, "cuda", guess=False) == []
+        on_cpu = content_obstacles(contents, "cpu", guess=False)
+        expected = name == "made" and family.hindrance == NO_EXPERTS
+        assert ["experts" in obstacle for obstacle in on_cpu] == [True] * expected
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
