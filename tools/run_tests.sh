@@ -7,13 +7,13 @@
 set -u
 bin=$1
 status=0
-"$bin/python" -m pytest --numprocesses logical tests/unit tests/kernels tests/quantize || status=1
+"$bin/python" -m pytest --durations 15 --numprocesses logical tests/unit tests/kernels tests/quantize || status=1
 "$bin/python" -m pytest --numprocesses logical --dist loadfile tests/integration tests/packaging || status=1
 
 own=$(mktemp)
 trap 'rm -f "$own"' EXIT
-"$bin/python" -m pytest tests/e2e -m "not shares_engines" -p no:cacheprovider >"$own" 2>&1 &
-"$bin/python" -m pytest tests/e2e -m shares_engines || status=1
+"$bin/python" -m pytest --durations 10 tests/e2e -m "not shares_engines" -p no:cacheprovider >"$own" 2>&1 &
+"$bin/python" -m pytest --durations 10 tests/e2e -m shares_engines || status=1
 wait $! || status=1
 cat "$own"
 exit "$status"

@@ -19,9 +19,11 @@ from tests.quantize.conftest import Quantize
 from tests.quantize.families import FAMILIES, NO_EXPERTS, Family
 from tests.quantize.tiny import write
 
-pytestmark = pytest.mark.skipif(
-    "OCTET_LONG_TESTS" not in os.environ, reason="takes long: make check-families"
-)
+pytestmark = [
+    pytest.mark.skipif("OCTET_LONG_TESTS" not in os.environ, reason="takes long: make check-families"),
+    # Of Llama 4's rotary embedding, when the model is made bf16 to be written.
+    pytest.mark.filterwarnings("ignore:Casting complex values"),
+]
 
 PROMPT = [3, 17, 99, 250, 4, 8, 120, 63, 31, 77, 12, 201]
 TOLERANCE = 0.5
@@ -150,6 +152,8 @@ def compare(family: Family, source: Path, made: Path) -> tuple[float, str]:
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.architecture)
 def test_octet_serve_would_not_refuse_it(family: Family, tmp_path: Path, quantize: Quantize) -> None:
     """Neither the source nor what is made of it, but for experts on a CPU."""
+    if "library" in family.hindrance:
+        pytest.skip(family.hindrance)
     write(family, tmp_path / "source")
     quantize(tmp_path / "source", tmp_path / "made")
     for name in ("source", "made"):

@@ -19,7 +19,7 @@ from octet.engine.types import (
     ToolChoice,
     ToolChoiceMode,
 )
-from octet.errors import InvalidRequestError, ModelNotFoundError
+from octet.errors import AdapterNotFoundError, InvalidRequestError, ModelNotFoundError
 from octet.translate.media import ImageLimits
 from octet.translate.request import (
     check_request_id,
@@ -246,7 +246,7 @@ def test_nothing_that_can_be_parsed_raises_another_error(data: st.DataObject) ->
     with suppress(DecodeError):
         request.ParseFromString(bytes(wire))
     model = ModelInfo(("gemma",), "gemma", True, 8192, 2048, None, (), 1, 256, 1000)
-    with suppress(InvalidRequestError, ModelNotFoundError):
+    with suppress(AdapterNotFoundError, InvalidRequestError, ModelNotFoundError):
         converted = to_generation_request(
             request, model=model, limits=ImageLimits(1000, 1000), request_id="r1"
         )
