@@ -65,7 +65,7 @@ def test_a_stream_as_lines_and_as_events(echo: str, path: str, body: Any) -> Non
     ("path", "body", "status", "code", "message"),
     [
         ("/v1/chat:stream", {"messages": []}, 400, 3, "messages: is empty"),
-        ("/v1/chat:stream", SAID | {"model": "another"}, 404, 5, "model: "),
+        ("/v1/chat:stream", SAID | {"model": "another"}, 404, 5, "the model 'another' is not served here"),
         ("/v1/chat:stream", chat("one two", temperature=-1), 400, 3, "sampling.temperature: "),
         ("/v1/completions:stream", {"prompts": []}, 400, 3, "prompts: "),
         ("/v1/completions:stream", {"prompts": [{"parts": [{"text": "one"}]}, {}]}, 400, 3, "prompts[1]"),
