@@ -91,11 +91,15 @@ def test_a_stack_becomes_what_its_matrices_would(
     assert min(error.error.sqnr for error in result.errors) > 25
 
 
-def test_in_pieces_as_well(tmp_path: Path, quantize: Quantize, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_a_time", [14, 62, 4000])
+def test_in_pieces_as_well(
+    tmp_path: Path, quantize: Quantize, monkeypatch: pytest.MonkeyPatch, at_a_time: int
+) -> None:
+    """However much is read at a time: pieces of lines, lines whose end is narrow, whole ones."""
     source = write(tmp_path / "source", stacks(matrices(INNER, torch.bfloat16)))
     quantize(source, tmp_path / "expected")
     monkeypatch.setattr(pieces, "PIECE_BYTES", 1000)
-    monkeypatch.setattr(pieces, "_READ_BYTES", 14)
+    monkeypatch.setattr(pieces, "_READ_BYTES", at_a_time)
     monkeypatch.setattr(pieces, "_STRIP", 5)
     quantize(source, tmp_path / "made", workers=3, verify=True)
     assert same(

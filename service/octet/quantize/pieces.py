@@ -118,8 +118,12 @@ def spans(piece: Piece) -> Iterator[tuple[int, int]]:
 
 
 def _is_narrow(piece: Piece) -> bool:
-    """Whether what lies between a piece's values is read as well: all at once takes less time."""
-    return (piece.end - piece.begin) * ITEM_SIZES[piece.tensor.source.dtype] < _READ_BYTES
+    """Whether what lies between a piece's values is read as well, all at once: it takes less time, as long as
+    there is not much more of it.
+    """
+    assert piece.tensor.columns is not None
+    item = ITEM_SIZES[piece.tensor.source.dtype]
+    return (piece.end - piece.begin) * item < _READ_BYTES and piece.tensor.columns * item <= 4 * _READ_BYTES
 
 
 def upright(piece: Piece, data: memoryview) -> memoryview:
