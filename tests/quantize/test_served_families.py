@@ -23,6 +23,8 @@ pytestmark = [
     pytest.mark.skipif("OCTET_LONG_TESTS" not in os.environ, reason="takes long: make check-families"),
     # Of Llama 4's rotary embedding, when the model is made bf16 to be written.
     pytest.mark.filterwarnings("ignore:Casting complex values"),
+    # vLLM looks at every attribute of every module that was imported, deprecated ones among them.
+    pytest.mark.filterwarnings("ignore:.*is deprecated:FutureWarning"),
 ]
 
 PROMPT = [3, 17, 99, 250, 4, 8, 120, 63, 31, 77, 12, 201]
