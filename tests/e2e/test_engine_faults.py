@@ -140,10 +140,11 @@ def test_weights_that_do_not_fit_the_config(short_path: Path) -> None:
     folder = short_path / "model"
     write_templated_checkpoint(demo.PATH, folder, None)
     config = folder / "config.json"
-    text = config.read_text().replace('"intermediate_size": 768', '"intermediate_size": 512')
+    text = config.read_text().replace('"intermediate_size": 768', '"intermediate_size": 1024')
     config.unlink()
     config.write_text(text)
     with serving(short_path, *ENGINE_FLAGS, model=folder) as server:
+        server.process("VLLM::EngineCore")
         status, line = server.end()
     assert status == 1
     assert line.startswith(f"octet: error: cannot serve {folder}: ")
