@@ -130,7 +130,7 @@ FAMILIES = (
         *("Exaone4ForCausalLM", "SeedOssForCausalLM", "Starcoder2ForCausalLM", "NemotronForCausalLM"),
         *("GlmForCausalLM", "Glm4ForCausalLM", "StableLmForCausalLM", "HeliumForCausalLM"),
         *("ApertusForCausalLM", "ArceeForCausalLM", "Ernie4_5ForCausalLM", "HunYuanDenseV1ForCausalLM"),
-        *("OlmoForCausalLM", "DiffLlamaForCausalLM", "NanoChatForCausalLM"),
+        *("OlmoForCausalLM", "NanoChatForCausalLM"),
     ),
     Family("GPTNeoXForCausalLM", TEXT, (*HEAD, "embed_out")),
     Family(
@@ -172,7 +172,8 @@ FAMILIES = (
         NO_EXPERTS,
     ),
     Family("OlmoeForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
-    Family("PhimoeForCausalLM", MIXTURE, EXPERTS, NO_EXPERTS),
+    Family("DiffLlamaForCausalLM", hindrance="vLLM has no such model"),
+    Family("PhimoeForCausalLM", MIXTURE, EXPERTS, f"{NO_EXPERTS}; another size of them in vLLM"),
     Family(
         "Llama4ForCausalLM",
         MIXTURE | {"intermediate_size_mlp": 192, "num_experts_per_tok": 1},
@@ -202,7 +203,7 @@ FAMILIES = (
         "JambaForCausalLM",
         MIXTURE | {"attn_layer_period": 2, "attn_layer_offset": 1, "mamba_dt_rank": 16},
         (*EXPERTS, r"re:.*mamba.*"),
-        NO_EXPERTS,
+        f"{NO_EXPERTS}, nor a selective scan",
     ),
     # Pictures and sound.
     Family(
@@ -426,8 +427,8 @@ FAMILIES = (
     Family("LlamaForSequenceClassification", TEXT, ("score",)),
     Family("Qwen2ForSequenceClassification", TEXT, ("score",)),
     Family("Qwen3ForSequenceClassification", TEXT, ("score",)),
-    Family("LlamaModel", TEXT, ()),
-    Family("MistralModel", TEXT, ()),
+    Family("LlamaModel", TEXT, (), 'vLLM asks for names that begin with "model."'),
+    Family("MistralModel", TEXT, (), 'vLLM asks for names that begin with "model."'),
     Family("Qwen2Model", TEXT, (), 'vLLM asks for names that begin with "model."'),
     Family("Qwen3Model", TEXT, ()),
     Family("Gemma3TextModel", TEXT, ()),

@@ -164,7 +164,7 @@ def test_octet_serve_would_not_refuse_it(family: Family, tmp_path: Path, quantiz
         contents = contents_of(checkpoint, read_tensors(checkpoint))
         assert content_obstacles(contents, "cuda", guess=False) == []
         on_cpu = content_obstacles(contents, "cpu", guess=False)
-        expected = name == "made" and family.hindrance == NO_EXPERTS
+        expected = name == "made" and family.hindrance.startswith(NO_EXPERTS)
         assert ["experts" in obstacle for obstacle in on_cpu] == [True] * expected
 
 
