@@ -159,7 +159,7 @@ def test_the_table_says_what_transformers_does(family: Family) -> None:
     assert table.unknown == asked.unknown == ()
     assert table.output == asked.output
     assert {layer.modules for layer in table.layers} == {layer.modules for layer in asked.layers}
-    if family.hindrance == NO_EXPERTS:
+    if family.hindrance.startswith(NO_EXPERTS):
         # transformers holds experts in an order of its own.
         assert set(by_default(table)) == set(by_default(asked))
     else:
