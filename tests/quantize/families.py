@@ -82,6 +82,7 @@ def _text(*architectures: str) -> list[Family]:
     return [Family(architecture) for architecture in architectures]
 
 
+_WITHOUT_MODEL = 'vLLM asks for names that begin with "model."'
 NO_EXPERTS = "no FP8 experts with a scale for each channel on CPUs"
 _DEEPSEEK = MIXTURE | {
     "n_routed_experts": 4,
@@ -427,9 +428,9 @@ FAMILIES = (
     Family("LlamaForSequenceClassification", TEXT, ("score",)),
     Family("Qwen2ForSequenceClassification", TEXT, ("score",)),
     Family("Qwen3ForSequenceClassification", TEXT, ("score",)),
-    Family("LlamaModel", TEXT, (), 'vLLM asks for names that begin with "model."'),
-    Family("MistralModel", TEXT, (), 'vLLM asks for names that begin with "model."'),
-    Family("Qwen2Model", TEXT, (), 'vLLM asks for names that begin with "model."'),
+    Family("LlamaModel", TEXT, (), _WITHOUT_MODEL),
+    Family("MistralModel", TEXT, (), _WITHOUT_MODEL),
+    Family("Qwen2Model", TEXT, (), _WITHOUT_MODEL),
     Family("Qwen3Model", TEXT, ()),
     Family("Gemma3TextModel", TEXT, ()),
     Family("BertModel", TEXT, ("pooler.dense",)),

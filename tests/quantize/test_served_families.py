@@ -159,7 +159,6 @@ def test_octet_serve_would_not_refuse_it(family: Family, tmp_path: Path, quantiz
     write(family, tmp_path / "source")
     quantize(tmp_path / "source", tmp_path / "made")
     for name in ("source", "made"):
-        (tmp_path / name / "tokenizer.json").touch()  # It is asked for, and not looked at.
         checkpoint = read_checkpoint(str(tmp_path / name))
         contents = contents_of(checkpoint, read_tensors(checkpoint))
         assert content_obstacles(contents, "cuda", guess=False) == []
